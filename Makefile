@@ -1,0 +1,24 @@
+# make demo            records from CIFAR-10, then the article's AlexNet trained on them (CPU)
+# make demo NETWORK=lenet                      the same with MNIST and LeNet-5
+# make test | lint     PYTHON=python3.13 make test   picks the interpreter
+PYTHON  ?= python3
+NETWORK ?= alexnet
+VENV    ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN     := $(VENV)/bin
+
+dataset_alexnet := cifar10
+dataset_lenet   := mnist
+DATASET := $(dataset_$(NETWORK))
+
+.PHONY: demo test test-slow lint clean
+demo test test-slow lint: $(VENV)/.ready
+
+# numpy<2 is all that MXNet's metadata accepts, and Python 3.13 has only numpy 2: no dependencies.
+$(VENV)/.ready: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 8) <= v <= (3, 13) or \
+	  sys.exit("error: $(PYTHON) is Python %d.%d; MXNet 1.9.1 needs 3.8 to 3.13: make PYTHON=python3.11" % v)'
+	@echo "Creating $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mxnet==1.9.1
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,test]'
+	@touch $@

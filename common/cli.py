@@ -1,0 +1,87 @@
+"""The command line's manners: one parser, one exception for a user's mistake, one ``main``."""
+
+import argparse
+import os
+import sys
+
+
+class UserError(Exception):
+    """A mistake its user can mend. The message names the file or flag, the cause and the remedy."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argparse parser without abbreviations whose errors are one line."""
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def integers(text):
+    """'30,60' -> [30, 60]; an argparse type."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of integers such as 30,60")
+
+
+def numbers(text):
+    """'123.68,116.779,103.939' -> list of floats; an argparse type."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 0.5,1")
+
+
+def image_shape(text):
+    """'3,227,227' -> (3, 227, 227), channels first; an argparse type."""
+    try:
+        channels, height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        channels = height = width = 0
+    if channels not in (1, 3) or height < 1 or width < 1:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not channels,height,width such as 3,227,227 with 1 or 3 channels"
+        )
+    return channels, height, width
+
+
+def positive_int(text):
+    """An argparse type: an integer of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
+    return value
+
+
+def run(main):
+    """Call ``main()`` and exit as a well-behaved command does.
+
+    A :class:`UserError`, or an operating-system error about a named file, becomes one line on
+    stderr and exit code 2; Ctrl-C exits 130; anything else is a defect and keeps its traceback.
+    """
+    program = os.path.basename(sys.argv[0])
+    if program == "__main__.py":
+        program = "python -m " + os.path.basename(os.path.dirname(os.path.abspath(sys.argv[0])))
+    try:
+        sys.exit(main())
+    except UserError as error:
+        message = str(error)
+    except BrokenPipeError:  # the reader of our output (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror}"
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        sys.exit(130)
+    print(f"{program}: error: {message}", file=sys.stderr)
+    sys.exit(2)

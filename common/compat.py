@@ -1,0 +1,95 @@
+"""What MXNet 1.9.1 needs before it is imported: names that newer numpy dropped, threads, quiet.
+
+MXNet was retired in 2023; its last release uses names that numpy 1.24 and numpy 2 removed, and it
+starts only half as many OpenMP threads as there are cores. :func:`prepare` supplies both, without
+touching what is already there; a user's own environment variable always wins.
+"""
+
+import importlib.util
+import os
+import sys
+
+import numpy as np
+
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 8), (3, 13)
+
+# What ``import mxnet`` (or mxnet.numpy's fallback table) reads from numpy, and what numpy >= 1.24
+# or >= 2 no longer has. The financial functions left numpy in 1.20: mxnet only lists them.
+_ALIASES = {
+    "PZERO": 0.0,
+    "NZERO": -0.0,
+    "NINF": -np.inf,
+    "PINF": np.inf,
+    "Inf": np.inf,
+    "NAN": np.nan,
+    "NaN": np.nan,
+}
+_RENAMED = {
+    "alltrue": "all",
+    "sometrue": "any",
+    "round_": "round",
+    "product": "prod",
+    "in1d": "isin",
+    "trapz": "trapezoid",
+}
+_LISTED_ONLY = ("mirr", "npv", "pmt", "ppmt", "pv", "rate")
+
+
+def _msort(a):
+    return np.sort(a, axis=0)
+
+
+def _gone(name):
+    def function(*_args, **_kwargs):
+        raise NotImplementedError(f"numpy.{name} was removed from numpy")
+
+    return function
+
+
+def _supply_numpy_names():
+    wanted = dict(_ALIASES, bool=bool, int=int, float=float, object=object, msort=_msort)
+    wanted.update({old: getattr(np, new, None) for old, new in _RENAMED.items()})
+    wanted.update({name: _gone(name) for name in _LISTED_ONLY})
+    for name, value in wanted.items():
+        # np.__dict__, not hasattr: numpy 1.20 to 1.23 warn when a deprecated name is looked up.
+        if name not in np.__dict__ and not (name in ("bool", "int", "float", "object") and _old()):
+            setattr(np, name, value)
+    if not hasattr(np, "compat"):
+        np.compat = type(sys)("numpy.compat")
+    if not hasattr(np.compat, "basestring"):
+        np.compat.basestring = (str, bytes)
+
+
+def _old():
+    return tuple(int(part) for part in np.__version__.split(".")[:2]) < (1, 24)
+
+
+def physical_cores():
+    """Cores this process may run on, hyper-threads of one core counted once."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+    siblings = set()
+    for cpu in allowed:
+        try:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
+                siblings.add(file.read())
+        except OSError:
+            siblings.add(cpu)
+    return len(siblings)
+
+
+def prepare():
+    """Make ``import mxnet`` work and fast; safe to call more than once."""
+    _supply_numpy_names()
+    if importlib.util.find_spec("distutils") is None:
+        sys.exit(
+            f"error: Python {sys.version.split()[0]} has no distutils, which MXNet 1.9.1 imports;"
+            " pip install setuptools"
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+    if "--verbose" not in sys.argv:
+        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+        os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
+        os.environ.setdefault("MXNET_CUDNN_LIB_CHECKING", "0")

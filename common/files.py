@@ -1,0 +1,38 @@
+"""Files that appear only when whole: written under another name, flushed to disk, renamed."""
+
+import contextlib
+import os
+
+
+@contextlib.contextmanager
+def atomic(*paths):
+    """Yield a temporary path for each of ``paths``; rename them all once the block ends well.
+
+    The temporary files lie in the same folder, so the renames cannot fail for lack of space. The
+    first path is renamed last: give the file that marks the set as whole first. If the block
+    raises, the temporary files go and whatever stood at ``paths`` before stays.
+
+    >>> with atomic("x.rec", "x.idx") as (rec, idx):
+    ...     ...
+    """
+    temporary = [f"{path}.tmp{os.getpid()}" for path in paths]
+    try:
+        yield temporary[0] if len(paths) == 1 else temporary
+        for path in temporary:
+            _flush(path)
+        for path, target in reversed(list(zip(temporary, paths))):
+            os.replace(path, target)
+    finally:
+        for path in temporary:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+    for folder in {os.path.dirname(os.path.abspath(path)) for path in paths}:
+        _flush(folder)
+
+
+def _flush(path):
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
