@@ -139,7 +139,9 @@ def _walk(path, view, size):
         magic, word = head(view, at)
         if magic != MAGIC:
             if at == 0:
-                raise UserError(f"{path}: is not an MXNet record file (no magic number at its start)")
+                raise UserError(
+                    f"{path}: is not an MXNet record file (no magic number at its start)"
+                )
             raise UserError(
                 f"{path}: damaged at byte {at}, after {len(offsets)} good records; make it again"
             )
