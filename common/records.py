@@ -8,10 +8,12 @@ the encoded image. The index is text: a line ``key<TAB>offset`` for each record.
 Format: dmlc-core's recordio.h and MXNet's image_recordio.h.
 """
 
+import contextlib
+import errno
 import mmap
 import os
 import struct
-from typing import NamedTuple, Optional
+from typing import Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -22,7 +24,9 @@ MAGIC = 0xCED7230A
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 _MAX_LENGTH = (1 << 29) - 1
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
-_HEADER = struct.Struct("<IfQQ")
+_PART = struct.Struct("<II")  # magic, flag << 29 | length
+_HEADER = struct.Struct("<IfQQ")  # number of further labels, label, id, id2
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RecordWriter:
@@ -44,36 +48,35 @@ class RecordWriter:
                 flag = _WHOLE
             else:
                 flag = _FIRST if i == 0 else _LAST if i == len(parts) - 1 else _MIDDLE
-            self._rec.write(struct.pack("<II", MAGIC, flag << 29 | len(part)))
+            self._rec.write(_PART.pack(MAGIC, flag << 29 | len(part)))
             self._rec.write(part + b"\0" * (-len(part) % 4))
         self.count += 1
 
 
-class create:
-    """Context: a :class:`RecordWriter` whose ``prefix.rec``, ``.idx`` appear only when whole.
+@contextlib.contextmanager
+def create(prefix: str, classes: Optional[Sequence[str]] = None) -> Iterator[RecordWriter]:
+    """Yield a :class:`RecordWriter` whose ``prefix.rec`` and ``.idx`` appear only when whole.
 
     With ``classes`` (names, in label order) ``prefix-classes.txt`` is written too, a name a line.
+    If the block raises, none of them appears and files of those names from before stay.
+
+    Raises:
+        UserError: the disk is full.
     """
-
-    def __init__(self, prefix: str, classes=None):
-        paths = [f"{prefix}.rec", f"{prefix}.idx"]
-        if classes is not None:
-            paths.append(f"{prefix}-classes.txt")
-        self._classes = classes
-        self._atomic = atomic(*paths)
-
-    def __enter__(self):
-        rec, idx, *names = self._atomic.__enter__()
-        if names:
-            with open(names[0], "w", encoding="utf-8") as file:
-                file.writelines(f"{name}\n" for name in self._classes)
-        self._files = open(rec, "wb", buffering=1 << 20), open(idx, "wb", buffering=1 << 20)
-        return RecordWriter(*self._files)
-
-    def __exit__(self, *error):
-        for file in self._files:
-            file.close()
-        return self._atomic.__exit__(*error)
+    paths = [f"{prefix}.rec", f"{prefix}.idx"]
+    if classes is not None:
+        paths.append(f"{prefix}-classes.txt")
+    try:
+        with atomic(*paths) as (rec_path, idx_path, *names):
+            for path in names:
+                with open(path, "w", encoding="utf-8") as file:
+                    file.writelines(f"{name}\n" for name in classes)
+            with open(rec_path, "wb", 1 << 20) as rec, open(idx_path, "wb", 1 << 20) as idx:
+                yield RecordWriter(rec, idx)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise UserError(f"{prefix}.rec: cannot be written: {error.strerror}; free some space")
 
 
 def _split(payload):
@@ -96,7 +99,7 @@ class Records(NamedTuple):
     path: str
     offsets: np.ndarray  # (N,) int64
     labels: np.ndarray  # (N,) float32
-    classes: Optional[list]  # names from PREFIX-classes.txt, None without that file
+    classes: Optional[List[str]]  # names from PREFIX-classes.txt, None without that file
 
     def __len__(self):
         return len(self.offsets)
@@ -113,11 +116,10 @@ def scan(path: str) -> Records:
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such record file; data/README.md says how to make one")
-    size = os.path.getsize(path)
-    if size == 0:
+    if os.path.getsize(path) == 0:
         raise UserError(f"{path}: is empty; make it again")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        offsets, labels = _walk(path, view, size)
+        offsets, labels = _walk(path, view)
     offsets = np.asarray(offsets, np.int64)
     _check_index(path, offsets)
     return Records(path, offsets, np.asarray(labels, np.float32), _class_names(path))
@@ -128,54 +130,57 @@ def index_path(path: str) -> str:
     return os.path.splitext(path)[0] + ".idx"
 
 
-def _walk(path, view, size):
+def _walk(path, view):
+    """Check every record; return where each starts and its label."""
     offsets, labels = [], []
-    at = 0
-    inside = False  # between the first and the last part of one record
-    head, header = struct.Struct("<II").unpack_from, _HEADER.unpack_from
-    while at < size:
-        if at + 8 > size:
-            raise _cut(path, len(offsets), at)
-        magic, word = head(view, at)
-        if magic != MAGIC:
-            if at == 0:
-                raise UserError(
-                    f"{path}: is not an MXNet record file (no magic number at its start)"
-                )
-            raise UserError(
-                f"{path}: damaged at byte {at}, after {len(offsets)} good records; make it again"
-            )
-        flag, length = word >> 29, word & _MAX_LENGTH
-        end = at + 8 + length + -length % 4
-        if end > size:
-            raise _cut(path, len(offsets), at)
-        if inside != (flag in (_MIDDLE, _LAST)) or flag > _LAST:
-            raise UserError(
-                f"{path}: damaged at byte {at}: part {flag} of a record out of place; make it again"
-            )
+    inside = False  # a record whose last part is still to come
+    for at, flag, length in _parts(path, view):
+        if flag not in ((_MIDDLE, _LAST) if inside else (_WHOLE, _FIRST)):
+            raise UserError(f"{path}: a part is out of place at byte {at}; make it again")
         if not inside:
-            if length < _HEADER.size:
-                raise UserError(
-                    f"{path}: the record at byte {at} is shorter than an image header; make it again"
-                )
-            count, label, _, _ = header(view, at + 8)
-            if count > 1:
-                raise UserError(
-                    f"{path}: the record at byte {at} has {count} labels; classification needs one"
-                )
-            if count == 1:
-                (label,) = struct.unpack_from("<f", view, at + 8 + _HEADER.size)
             offsets.append(at)
-            labels.append(label)
+            labels.append(_label(path, view, at, length))
         inside = flag in (_FIRST, _MIDDLE)
-        at = end
     if inside:
-        raise _cut(path, len(offsets), at)
+        raise _cut(path, offsets[-1])
     return offsets, labels
 
 
-def _cut(path, count, at):
-    return UserError(f"{path}: is cut off after {count} records, at byte {at}; make it again")
+def _parts(path, view):
+    """Yield offset, flag and length of each part of each record."""
+    at, size = 0, len(view)
+    while at < size:
+        if at + _PART.size > size:
+            raise _cut(path, at)
+        magic, word = _PART.unpack_from(view, at)
+        if magic != MAGIC and at == 0:
+            raise UserError(f"{path}: is not an MXNet record file (no magic number at its start)")
+        if magic != MAGIC:
+            raise UserError(f"{path}: is damaged at byte {at}; make it again")
+        flag, length = word >> 29, word & _MAX_LENGTH
+        end = at + _PART.size + length + -length % 4
+        if end > size:
+            raise _cut(path, at)
+        yield at, flag, length
+        at = end
+
+
+def _label(path, view, at, length):
+    """The one label of the record at ``at``, whose first part holds ``length`` bytes."""
+    start, count = at + _PART.size, 0
+    if length >= _HEADER.size:
+        count, label, _, _ = _HEADER.unpack_from(view, start)
+        if count == 0:
+            return label
+        if count == 1 and length >= _HEADER.size + 4:
+            return struct.unpack_from("<f", view, start + _HEADER.size)[0]
+    if count > 1:
+        raise UserError(f"{path}: the record at byte {at} has {count} labels; one is needed")
+    raise UserError(f"{path}: the record at byte {at} is too short for an image; make it again")
+
+
+def _cut(path, at):
+    return UserError(f"{path}: is cut off inside the record at byte {at}; make it again")
 
 
 def _check_index(path, offsets):
@@ -186,9 +191,9 @@ def _check_index(path, offsets):
         return
     try:
         with open(index) as file:
-            keys = [tuple(map(int, line.split("\t"))) for line in file]
-        listed = np.array(sorted(offset for _, offset in keys), np.int64)
-    except ValueError:
+            entries = dict(map(int, line.split("\t")) for line in file)
+        listed = np.array(sorted(entries.values()), np.int64)
+    except (ValueError, OverflowError):
         raise UserError(f"{index}: is not a record index; delete it and it is made again")
     if not np.array_equal(listed, offsets):
         raise UserError(
@@ -201,5 +206,8 @@ def _class_names(path):
     names = os.path.splitext(path)[0] + "-classes.txt"
     if not os.path.exists(names):
         return None
-    with open(names, encoding="utf-8") as file:
-        return file.read().splitlines()
+    try:
+        with open(names, encoding="utf-8") as file:
+            return [line.rstrip("\n") for line in file]
+    except UnicodeDecodeError:
+        raise UserError(f"{names}: is not UTF-8 text; write a class name a line")

@@ -1,0 +1,96 @@
+"""Image sets that fit in memory, made into record files: what cifar10.py and mnist.py share."""
+
+import os
+from typing import Callable, Dict, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from common import records
+from common.cli import ArgumentParser, UserError
+from data import pack
+from data.fetch import cache_folder
+
+Split = Tuple[
+    np.ndarray, np.ndarray
+]  # images (N, H, W, 3 BGR) or (N, H, W) grey uint8, labels (N,)
+
+# Run-length PNG: the fastest of zlib's strategies, and for pictures this small also the smallest.
+_PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+_SHUFFLE_SEED = 0
+
+
+def parser(description: str, out: str, source: str) -> ArgumentParser:
+    """The command line of one data set: its default folder, and what --source may be."""
+    command = ArgumentParser(description=description)
+    command.add_argument("--out", default=out, help="folder for train.rec, val.rec and companions")
+    command.add_argument("--source", help=source)
+    command.add_argument("--cache", default=cache_folder(), help="folder that keeps the download")
+    command.add_argument("--overwrite", action="store_true", help="make the records anew")
+    return command
+
+
+def make_records(
+    out: str,
+    classes: Sequence[str],
+    counts: Dict[str, int],
+    load: Callable[[], Dict[str, Split]],
+    overwrite: bool = False,
+) -> None:
+    """Write ``out/SPLIT.rec``, ``.idx`` and ``-classes.txt`` for each split of ``counts``.
+
+    Splits already made whole are kept; ``load`` is called only if one is not. The training images
+    are shuffled, always alike; the others keep the data set's order.
+
+    Args:
+        counts: how many images each split must have, e.g. {"train": 50000, "val": 10000}.
+        load: returns the splits; called at most once.
+
+    Raises:
+        UserError: ``load`` gave another number of images, or a label that is no class.
+    """
+    prefixes = {split: os.path.join(out, split) for split in counts}
+    for split, prefix in list(prefixes.items()):
+        if not overwrite and _is_whole(prefix, counts[split], classes):
+            print(f"{prefix}.rec: already made, whole; kept (--overwrite makes it anew)")
+            del prefixes[split]
+    splits = load() if prefixes else {}
+    for split in prefixes:
+        _check(split, *splits[split], counts[split], len(classes))
+    for split, prefix in prefixes.items():
+        os.makedirs(out, exist_ok=True)
+        _write(prefix, *splits[split], classes, shuffle=split == "train")
+
+
+def _is_whole(prefix, count, classes):
+    if not os.path.exists(f"{prefix}.rec"):
+        return False
+    try:
+        found = records.scan(f"{prefix}.rec")
+    except UserError:
+        print(f"{prefix}.rec: is damaged; making it again")
+        return False
+    return len(found) == count and found.classes == list(classes)
+
+
+def _check(split, images, labels, count, classes):
+    if not len(images) == len(labels) == count:
+        raise UserError(
+            f"{split}: the source has {len(images):,} images and {len(labels):,} labels, not"
+            f" {count:,} of each; give the official data set"
+        )
+    if count and not 0 <= labels.min() <= labels.max() < classes:
+        raise UserError(
+            f"{split}: the source has labels {labels.min()} to {labels.max()}, not 0 to"
+            f" {classes - 1}; give the official data set"
+        )
+
+
+def _write(prefix, images, labels, classes, shuffle):
+    order = np.arange(len(images))
+    if shuffle:  # RandomState: its stream is the same in every numpy
+        np.random.RandomState(_SHUFFLE_SEED).shuffle(order)
+    with records.create(prefix, classes) as writer:
+        for i in pack.progress(order, os.path.basename(prefix), len(order)):
+            writer.write(float(labels[i]), cv2.imencode(".png", images[i], _PNG)[1].tobytes())
+    print(f"{prefix}.rec: {len(order):,} images, {os.path.getsize(prefix + '.rec') / 1e6:.1f} MB")

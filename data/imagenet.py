@@ -1,0 +1,286 @@
+"""ImageNet (ILSVRC2012) as record files, straight from the official tar archives.
+
+    python -m data.imagenet --train ILSVRC2012_img_train.tar --val ILSVRC2012_img_val.tar \\
+        --devkit ILSVRC2012_devkit_t12.tar.gz datasets/imagenet
+
+The archives come from https://image-net.org (registration). Nothing is unpacked to disk: the
+images pass through memory, are re-encoded, and land in parts (OUT_DIR/train.parts, one for each
+class), which are joined into OUT_DIR/train.rec at the end and then deleted. Killed at any time
+and run again, it goes on where it was. So while it joins, the disk holds the images twice.
+
+Labels are 0 to 999 in sorted order of the WordNet ids, the field's usual order. The validation
+ground truth numbers the classes 1 to 1000 in another order; data/imagenet_classes.txt has both.
+One training image is a PNG and some 22 are CMYK in spite of their names: encoding mends that.
+"""
+
+import contextlib
+import glob
+import gzip
+import os
+import shutil
+import tarfile
+import zlib
+from typing import Dict, Iterator, List, NamedTuple
+
+from common.cli import ArgumentParser, UserError, run
+from data import pack, parts
+
+MD5 = {  # as image-net.org and torchvision give them
+    "train": "1d675b47d978889d74fa0da5fadfb00e",
+    "val": "29b22e2961454d5413ddabcf34fc5622",
+}
+_PARTIAL = "or pass --allow-partial for an archive of your own with fewer images"
+_GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+_VAL_PART = 1000  # images
+# The end of a tar: two blocks of zeros, then zeros up to a multiple of 20 blocks.
+_TAR_BLOCK = 512  # bytes
+_TAR_END = (2 + 20) * _TAR_BLOCK  # at most
+
+
+class Class(NamedTuple):
+    """A line of imagenet_classes.txt; its position in the file is the label."""
+
+    wnid: str  # WordNet id, n01440764
+    ilsvrc_id: int  # 1 to 1000, in the challenge's order
+    name: str  # the first of its names
+
+
+def classes() -> List[Class]:
+    """The 1000 classes in label order."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "imagenet_classes.txt")
+    with open(path, encoding="utf-8") as file:
+        rows = [line.rstrip("\n").split("\t") for line in file]
+    return [Class(wnid, int(number), names.split(", ")[0]) for wnid, number, names in rows]
+
+
+def main(argv=None):
+    """Entry point of ``python -m data.imagenet``."""
+    args = _parse(argv)
+    table = classes()
+    jobs = []
+    if args.train:
+        jobs.append(TrainTar(args.train, table, args.allow_partial))
+    if args.val:
+        jobs.append(ValTar(args.val, _read_val_labels(args, table)))
+    os.makedirs(args.out_dir, exist_ok=True)
+    for job in jobs:
+        _make(job, args, [row.name for row in table])
+
+
+def _parse(argv):
+    parser = ArgumentParser(description="Make record files of ImageNet (ILSVRC2012).")
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder for train.rec and val.rec")
+    parser.add_argument("--train", metavar="TAR", help="ILSVRC2012_img_train.tar")
+    parser.add_argument("--val", metavar="TAR", help="ILSVRC2012_img_val.tar")
+    parser.add_argument("--devkit", metavar="TAR.GZ", help="ILSVRC2012_devkit_t12.tar.gz")
+    parser.add_argument(
+        "--val-labels",
+        metavar="FILE",
+        help=f"instead of --devkit: its {_GROUND_TRUTH}, or a list of WordNet ids in the same"
+        " order, or Caffe's val.txt (a file name and a label 0 to 999 on each line)",
+    )
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="accept archives with fewer images"
+    )
+    pack.add_args(parser)
+    args = parser.parse_args(argv)
+    if not args.train and not args.val:
+        parser.error("give --train, --val or both")
+    if args.val and bool(args.devkit) == bool(args.val_labels):
+        parser.error("--val needs its labels: give --devkit or --val-labels")
+    for flag in ("train", "val", "devkit", "val_labels"):
+        path = getattr(args, flag)
+        if path and not os.path.isfile(path):
+            raise UserError(f"--{flag.replace('_', '-')} {path}: no such file")
+    return args
+
+
+def _read_val_labels(args, table):
+    if args.devkit:
+        return val_labels(devkit_text(args.devkit), args.devkit, table)
+    with open(args.val_labels, encoding="utf-8", errors="replace") as file:
+        return val_labels(file.read(), args.val_labels, table)
+
+
+def _make(job, args, names):
+    prefix = os.path.join(args.out_dir, job.split)
+    workspace = f"{prefix}.parts"
+    if args.overwrite:
+        shutil.rmtree(workspace, ignore_errors=True)
+    elif os.path.exists(f"{prefix}.rec") and not os.path.exists(workspace):
+        print(f"{prefix}.rec: already made; kept (--overwrite makes it anew)")
+        return
+    for leftover in glob.glob(f"{glob.escape(prefix)}*.tmp*"):  # of a run that was killed
+        os.unlink(leftover)
+    found = _make_parts(job, workspace, args)
+    written, bad = sum(len(part.names) for part in found), [b for part in found for b in part.bad]
+    if not args.allow_partial and written + len(bad) != job.images:
+        raise UserError(
+            f"{job.path}: has {written + len(bad):,} images, not {job.images:,};"
+            f" {_remedy(job.split)}, {_PARTIAL}"
+        )
+    pack.report(bad, {prefix: written}, args.skip_bad)
+    count = parts.join(found, prefix, names, job.label, shuffle=job.split == "train")
+    shutil.rmtree(workspace)
+    print(f"{prefix}.rec: {count:,} images, {os.path.getsize(f'{prefix}.rec') / 1e9:.2f} GB")
+
+
+def _make_parts(job, workspace, args):
+    """Make the parts of ``job`` that are missing; return all."""
+    # Parts made with other settings lie in another folder, so they are never mixed.
+    encoding = f"resize{args.resize}-quality{args.quality}{args.encoding.replace('.', '-')}"
+    folder = os.path.join(workspace, encoding)
+    done = parts.find(folder)
+    if done:
+        print(f"{job.split}: going on; {len(done)} parts are there already", flush=True)
+    total = None if args.allow_partial else job.images - sum(map(len, done.values()))
+    parts.write(folder, job.items(done), job.parts, job.split, total, **pack.options(args))
+    found = parts.find(folder)
+    return [found[name] for name in job.parts.values()]
+
+
+class TrainTar:
+    """ILSVRC2012_img_train.tar: a tar for each class, n01440764.tar and so on; each is a part.
+
+    ``parts`` maps a part's number, here the label, to its name, which holds the size of the
+    class's tar: out of another archive it is another part.
+    """
+
+    split, images = "train", 1281167
+
+    def __init__(self, path: str, table: List[Class], allow_partial: bool):
+        self.path = path
+        labels = {f"{row.wnid}.tar": label for label, row in enumerate(table)}
+        with open(path, "rb") as file, _tar(path, file, self.split) as archive:
+            members = {os.path.basename(member.name): member for member in _files(archive)}
+        for name in members.keys() - labels.keys():
+            raise UserError(f"{path}: {name} is no class of ImageNet; {_remedy(self.split)}")
+        if len(members) != len(table) and not allow_partial:
+            raise UserError(
+                f"{path}: has {len(members)} classes, not {len(table)};"
+                f" {_remedy(self.split)}, {_PARTIAL}"
+            )
+        self._tars = {labels[name]: member for name, member in members.items()}
+        self._labels = {
+            f"{table[label].wnid}-{member.size}": label for label, member in self._tars.items()
+        }
+        self.parts = {label: name for name, label in self._labels.items()}
+
+    def items(self, done) -> Iterator[pack.Item]:
+        """Yield (image name, part number, bytes) of each image whose part is not in ``done``."""
+        with tarfile.open(self.path, "r:") as outer:
+            for label, member in self._tars.items():
+                if self.parts[label] not in done:
+                    yield from self._class_items(outer, label, member)
+
+    def _class_items(self, outer, label, member):
+        title = f"{self.path}: {member.name}"
+        with _tar(title, outer.extractfile(member), self.split) as archive:
+            for image in _files(archive):
+                yield os.path.basename(image.name), label, archive.extractfile(image).read()
+            if not archive.getmembers():
+                raise UserError(f"{title}: is empty; {_remedy(self.split)}")
+
+    def label(self, part: str, image: str) -> int:
+        """The label of every image of the part with this name."""
+        return self._labels[part]
+
+
+class ValTar:
+    """ILSVRC2012_img_val.tar: flat; every thousand images are a part. See :class:`TrainTar`.
+
+    ``parts`` is complete once :meth:`items` has run to its end.
+    """
+
+    split, images = "val", 50000
+
+    def __init__(self, path: str, labels: Dict[str, int]):
+        self.path, self._labels, self.parts = path, labels, {}
+
+    def items(self, done) -> Iterator[pack.Item]:
+        """Yield (image name, part number, bytes) of each image whose part is not in ``done``."""
+        size = os.path.getsize(self.path)
+        with open(self.path, "rb") as file, _tar(self.path, file, self.split) as archive:
+            for i, member in enumerate(_files(archive)):
+                name, number = os.path.basename(member.name), i // _VAL_PART
+                if name not in self._labels:
+                    raise UserError(f"{self.path}: the labels given have none for {name}")
+                self.parts[number] = f"{number:02d}-{size}"
+                if self.parts[number] not in done:
+                    yield name, number, archive.extractfile(member).read()
+
+    def label(self, part: str, image: str) -> int:
+        """The label of the image with this file name."""
+        return self._labels[image]
+
+
+def _files(archive):
+    return (member for member in archive if member.isfile())
+
+
+@contextlib.contextmanager
+def _tar(title, file, split):
+    """Open the tar in ``file``; after the block, which must go through it, see that it was whole.
+
+    tarfile takes a damaged header, a hole of zeros or a cut between two members for the end of the
+    archive: images would be lost without a word. A true end is zeros up to the padding.
+    """
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            yield archive
+            file.seek(archive.offset)
+            rest = file.read(_TAR_END + 1)
+            count = len(archive.getmembers())
+    except tarfile.TarError as error:
+        raise UserError(f"{title}: is cut or damaged ({error}); {_remedy(split)}")
+    if any(rest) or not _TAR_BLOCK <= len(rest) <= _TAR_END:
+        raise UserError(f"{title}: is cut or damaged after {count} files; {_remedy(split)}")
+
+
+def _remedy(split):
+    return f"its MD5 should be {MD5[split]}; get it again (what is done is kept)"
+
+
+def val_labels(text: str, path: str, table: List[Class]) -> Dict[str, int]:
+    """{file name of a validation image: label} out of the text of the file ``path``.
+
+    A line is an ILSVRC2012 id (1 to 1000) or a WordNet id, for the images in the order
+    of their names; or an image's file name and its label (0 to 999) or WordNet id.
+
+    Raises:
+        UserError: a line of none of these forms.
+    """
+    wnids = {row.wnid: label for label, row in enumerate(table)}
+    ids = {**wnids, **{str(row.ilsvrc_id): label for label, row in enumerate(table)}}
+    sorted_order = {**wnids, **{str(label): label for label in range(len(table))}}
+    labels = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        try:
+            if len(words) == 2:
+                labels[os.path.basename(words[0])] = sorted_order[words[1]]
+            else:
+                labels[f"ILSVRC2012_val_{number:08d}.JPEG"] = ids[line.strip()]
+        except KeyError:
+            raise UserError(
+                f"{path}: line {number} ({line[:40]!r}) is neither an ILSVRC2012 id, nor a WordNet"
+                f" id, nor a file name with its label; give the devkit's {_GROUND_TRUTH}"
+            )
+    return labels
+
+
+def devkit_text(path: str) -> str:
+    """The validation ground truth in the development kit, ILSVRC2012_devkit_t12.tar.gz."""
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if os.path.basename(member.name) == _GROUND_TRUTH:
+                    return archive.extractfile(member).read().decode()
+        cause = f"has no {_GROUND_TRUTH} in it"
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error):
+        cause = "is no whole tar archive"
+    raise UserError(f"{path}: {cause}; get it again, or pass --val-labels")
+
+
+if __name__ == "__main__":
+    run(main)

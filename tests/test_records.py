@@ -1,0 +1,279 @@
+"""common/records.py: record files equal to MXNet's, and every damaged one refused."""
+
+import errno
+import os
+import struct
+
+import numpy as np
+import pytest
+from conftest import run_script
+
+from common import records
+from common.cli import UserError
+
+MAGIC = struct.pack("<I", records.MAGIC)
+PAYLOADS = {
+    "plain": b"picture!",
+    "empty": b"",
+    "one byte": b"x",
+    "not a multiple of four": b"picture",
+    "magic alone": MAGIC,
+    "magic first": MAGIC + b"rest",
+    "magic last": b"head" + MAGIC,
+    "magic twice": MAGIC * 2,
+    "magic twice inside": b"head" + MAGIC * 2 + b"tail",
+    "magic apart": b"head" + MAGIC + b"body" + MAGIC + b"tai",
+    "magic out of step": b"x" + MAGIC + b"tail",
+    "magic out of step, then in step": b"x" + MAGIC + b"abc" + MAGIC,
+    "half a magic last": b"head" + MAGIC[:3],
+}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Three records, the middle one stored in parts, with an index and class names."""
+    prefix = str(tmp_path / "x")
+    with records.create(prefix, ["cat", "dog"]) as writer:
+        writer.write(1, b"first picture")
+        writer.write(0, b"head" + MAGIC + b"body" + MAGIC + b"tail")
+        writer.write(1, b"last")
+    return f"{prefix}.rec"
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def rewrite(path, content):
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def record(payload, flag=0):
+    return MAGIC + struct.pack("<I", flag << 29 | len(payload)) + payload
+
+
+def header(count=0, label=0.0):
+    return struct.pack("<IfQQ", count, label, 0, 0)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
+def test_the_bytes_are_those_that_mxnet_writes(tmp_path, payload):
+    import mxnet as mx
+
+    prefix = str(tmp_path / "theirs")
+    theirs = mx.recordio.MXIndexedRecordIO(f"{prefix}.idx", f"{prefix}.rec", "w")
+    with records.create(str(tmp_path / "ours")) as ours:
+        for key, label in enumerate((3.0, 7.0)):
+            ours.write(label, payload)
+            theirs.write_idx(key, mx.recordio.pack(mx.recordio.IRHeader(0, label, key, 0), payload))
+    theirs.close()
+
+    assert read(tmp_path / "ours.rec") == read(f"{prefix}.rec")
+    assert read(tmp_path / "ours.idx") == read(f"{prefix}.idx")
+
+
+def test_mxnet_reads_back_every_label_and_payload(tmp_path):
+    import mxnet as mx
+
+    prefix = str(tmp_path / "x")
+    with records.create(prefix) as writer:
+        for label, payload in enumerate(PAYLOADS.values()):
+            writer.write(label, payload)
+
+    reader = mx.recordio.MXIndexedRecordIO(f"{prefix}.idx", f"{prefix}.rec", "r")
+    for key, payload in enumerate(PAYLOADS.values()):
+        head, image = mx.recordio.unpack(reader.read_idx(key))
+        assert (head.label, head.id, image) == (key, key, payload)
+
+
+def test_scan_finds_every_record_of_a_file_with_parts(tmp_path):
+    prefix = str(tmp_path / "x")
+    with records.create(prefix) as writer:
+        for label, payload in enumerate(PAYLOADS.values()):
+            writer.write(label, payload)
+
+    found = records.scan(f"{prefix}.rec")
+
+    assert len(found) == len(PAYLOADS)
+    assert found.labels.tolist() == list(range(len(PAYLOADS)))
+    assert found.classes is None
+    with open(f"{prefix}.idx") as index:
+        assert found.offsets.tolist() == [int(line.split("\t")[1]) for line in index]
+
+
+def test_scan_reads_the_label_behind_a_header_that_counts_one(tmp_path):
+    path = str(tmp_path / "x.rec")
+    rewrite(path, record(header(count=1, label=9.0) + struct.pack("<f", 5.0) + b"pict"))
+
+    assert records.scan(path).labels.tolist() == [5.0]
+
+
+def test_class_names_keep_their_order_and_their_odd_characters(tmp_path):
+    names = ["zebra", "écureuil roux", "a\u2028b", "猫"]
+    with records.create(str(tmp_path / "x"), names) as writer:
+        writer.write(0, b"picture")
+
+    assert records.scan(str(tmp_path / "x.rec")).classes == names
+
+
+def test_class_names_that_are_not_utf8_are_refused(made):
+    rewrite(made.replace(".rec", "-classes.txt"), "écureuil".encode("latin-1"))
+    with pytest.raises(UserError, match="x-classes.txt: is not UTF-8"):
+        records.scan(made)
+
+
+def test_a_missing_index_is_made_again(made):
+    index = records.index_path(made)
+    before = read(index)
+    os.unlink(index)
+
+    records.scan(made)
+
+    assert read(index) == before
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"none.rec: no such record file"):
+        records.scan(str(tmp_path / "none.rec"))
+
+
+@pytest.mark.parametrize(
+    "content, cause",
+    [
+        (b"", "is empty"),
+        (b"\xff\xd8\xff\xe0 a picture", "is not an MXNet record file"),
+        (b"abc", "is cut off inside the record at byte 0"),
+        (record(b"x" * 20), "the record at byte 0 is too short"),
+        (record(header()[:-4]), "the record at byte 0 is too short"),
+        (record(header(count=1)), "the record at byte 0 is too short"),
+        (record(header() + b"pict") + record(b""), "the record at byte 36 is too short"),
+        (record(header(count=4) + b"x" * 16), "has 4 labels"),
+        (record(header() + b"pict", flag=3), "a part is out of place at byte 0"),
+        (record(header() + b"pict", flag=2), "a part is out of place at byte 0"),
+        (record(header() + b"pict", flag=4), "a part is out of place at byte 0"),
+        (record(header() + b"pict", flag=1), "is cut off inside the record at byte 0"),
+        (record(header(), flag=1) + record(header()), "a part is out of place at byte 32"),
+        (record(header(), flag=1) + record(b"", flag=1), "a part is out of place at byte 32"),
+    ],
+)
+def test_a_file_of_other_content_is_refused(tmp_path, content, cause):
+    path = str(tmp_path / "x.rec")
+    rewrite(path, content)
+    with pytest.raises(UserError, match=cause) as refusal:
+        records.scan(path)
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert "\n" not in str(refusal.value)
+    assert not os.path.exists(records.index_path(path)), "a damaged file must get no index"
+
+
+def test_a_file_cut_anywhere_is_refused(made):
+    whole = read(made)
+    for length in range(1, len(whole)):
+        rewrite(made, whole[:length])
+        with pytest.raises(UserError):
+            records.scan(made)
+
+
+def test_a_file_cut_inside_a_record_is_refused_without_an_index_too(made):
+    whole, starts = read(made), records.scan(made).offsets.tolist()
+    os.unlink(records.index_path(made))
+    for length in set(range(1, len(whole))) - set(starts):
+        rewrite(made, whole[:length])
+        with pytest.raises(UserError, match="is cut off inside the record at byte"):
+            records.scan(made)
+
+
+def test_a_wrong_magic_number_is_refused_wherever_it_is(made):
+    whole = read(made)
+    places = [at for at in range(0, len(whole), 4) if whole[at : at + 4] == MAGIC]
+    assert len(places) == 5
+    for at in places[1:]:
+        rewrite(made, whole[:at] + b"\0" + whole[at + 1 :])
+        with pytest.raises(UserError, match=f"is damaged at byte {at}"):
+            records.scan(made)
+
+
+def test_a_wrong_length_is_refused(made):
+    whole = read(made)
+    rewrite(made, whole[:4] + struct.pack("<I", 32) + whole[8:])
+    with pytest.raises(UserError, match="is damaged at byte 40"):
+        records.scan(made)
+
+
+@pytest.mark.parametrize(
+    "content, cause",
+    [
+        ("", "does not fit"),
+        ("0\t0\n", "does not fit"),
+        ("0\t0\n1\t48\n2\t104\n", "does not fit"),
+        ("0\t0\n0\t0\n0\t0\n", "does not fit"),
+        ("0\t0\n1\n", "is not a record index"),
+        ("zero\t0\n", "is not a record index"),
+        (f"0\t{2**70}\n", "is not a record index"),
+        ("\x89PNG", "is not a record index"),
+    ],
+)
+def test_an_index_of_another_file_is_refused(made, content, cause):
+    rewrite(records.index_path(made), content.encode("latin-1"))
+    with pytest.raises(UserError, match=f"x.idx: {cause}.*delete it and it is made again"):
+        records.scan(made)
+
+
+def test_an_error_leaves_nothing_behind_and_the_old_files_untouched(made, tmp_path):
+    before = {name: read(tmp_path / name) for name in os.listdir(tmp_path)}
+    with pytest.raises(RuntimeError), records.create(str(tmp_path / "x"), ["other"]) as writer:
+        writer.write(0, b"other")
+        raise RuntimeError
+
+    assert {name: read(tmp_path / name) for name in os.listdir(tmp_path)} == before
+
+
+def test_a_class_name_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UnicodeEncodeError), records.create(str(tmp_path / "x"), ["\udcff"]):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path):
+    refusal = pytest.raises(UserError, match=r"x.rec: cannot be written: .*space")
+    with refusal, records.create(str(tmp_path / "x")):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == []
+
+
+KILLED_AT_A_RENAME = """
+import os, sys
+from common import records
+replace, left = os.replace, int(sys.argv[2])
+def dying(*paths):
+    global left
+    left -= 1
+    if left < 0:
+        os._exit(9)
+    replace(*paths)
+os.replace = dying
+with records.create(sys.argv[1], ["cat"]) as writer:
+    writer.write(0, b"picture")
+"""
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_a_record_file_never_appears_without_its_index_and_classes(tmp_path, renames):
+    code = run_script("-c", KILLED_AT_A_RENAME, tmp_path / "x", renames).returncode
+
+    whole = {"x.rec", "x.idx", "x-classes.txt"}
+    there = {name for name in os.listdir(tmp_path) if ".tmp" not in name}
+    assert code == (9 if renames < 3 else 0)
+    assert len(there) == renames
+    assert there == whole or "x.rec" not in there
+
+
+def test_a_float_label_and_a_large_payload_survive(tmp_path):
+    picture = np.random.default_rng(0).bytes(3_000_001)
+    with records.create(str(tmp_path / "x")) as writer:
+        writer.write(2.5, picture)
+
+    assert records.scan(str(tmp_path / "x.rec")).labels.tolist() == [2.5]
+    assert picture in read(tmp_path / "x.rec")
