@@ -22,3 +22,24 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mxnet==1.9.1
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,test]'
 	@touch $@
+
+demo: PREFIX := checkpoints/$(NETWORK)-$(DATASET)
+demo:
+	@test -n '$(DATASET)' || { echo 'error: NETWORK=$(NETWORK): the demo has alexnet and lenet' >&2; exit 2; }
+	@$(BIN)/python -m data.$(DATASET) --out datasets/$(DATASET)
+	@$(BIN)/python train_imagenet.py --network $(NETWORK) --dataset $(DATASET) \
+	  --data-train datasets/$(DATASET)/train.rec --data-val datasets/$(DATASET)/val.rec \
+	  --model-prefix $(PREFIX) --overwrite
+
+test:
+	@$(BIN)/python -m pytest
+
+test-slow:
+	@$(BIN)/python -m pytest -m slow
+
+# ruff needs Python 3.9, and its version is fixed so that its opinion is
+lint:
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+clean:
+	rm -rf .venv .venv-* *.egg-info

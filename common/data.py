@@ -1,0 +1,211 @@
+"""Record files -> batches through MXNet's ImageRecordIter, augmented for training only.
+
+The 2012 preparation is the default of the ImageNet recipe: short side 256, a random 227 crop, a
+mirror image half of the time, PCA lighting of deviation 0.1; the centre crop for evaluation.
+"""
+
+import contextlib
+import itertools
+import os
+import sys
+from typing import Iterator, Tuple
+
+import mxnet as mx
+import numpy as np
+
+from common import augmentation, cli, records
+from common.cli import UserError
+
+
+def add_data_args(parser) -> None:
+    """Add the flags that say which images, and what is done to them before the network."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--data-train", metavar="X.rec", help="training images (data/README.md)")
+    data.add_argument("--data-val", metavar="X.rec", help="images to evaluate on each epoch")
+    data.add_argument("--image-shape", type=cli.image_shape, help="what the network sees: C,H,W")
+    data.add_argument("--num-classes", type=cli.positive_int, help="default: as the records have")
+    data.add_argument("--num-examples", type=cli.positive_int, help="images an epoch; default: all")
+    data.add_argument("--resize", type=cli.positive_int, help="short side before the crop, px")
+    data.add_argument("--rgb-mean", type=cli.numbers, help="taken off each channel, R,G,B")
+    data.add_argument("--rgb-std", type=cli.numbers, help="each channel is divided by, R,G,B")
+    data.add_argument(
+        "--data-nthreads", type=cli.positive_int, default=os.cpu_count(), help="decoding threads"
+    )
+    augmentation.add_args(parser)
+
+
+def check_data_args(args) -> None:
+    """Refuse combinations that MXNet would ignore, or die of.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    channels = args.image_shape[0]
+    for flag, values in (("--rgb-mean", args.rgb_mean), ("--rgb-std", args.rgb_std)):
+        if len(values) != channels:
+            raise UserError(f"{flag}: {len(values)} numbers for images of {channels} channels")
+    if min(args.rgb_std) <= 0:
+        raise UserError("--rgb-std: must be above 0")
+    if args.resize is not None and args.resize < max(args.image_shape[1:]):
+        raise UserError(
+            f"--resize {args.resize}: is smaller than the crop, --image-shape"
+            f" {','.join(map(str, args.image_shape))}"
+        )
+    augmentation.check_args(args)
+
+
+def open_records(path: str, num_classes: int = None, least: int = 1) -> records.Records:
+    """Check the record file ``path``: its structure, and its labels against ``num_classes``.
+
+    Raises:
+        UserError: a damaged file, a label that is no class number, or under ``least`` images.
+    """
+    found = records.scan(path)
+    labels = found.labels
+    whole = np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))
+    if not whole.all():
+        bad = int(np.argmin(whole))
+        raise UserError(f"{path}: record {bad} has the label {labels[bad]:g}, not a class number")
+    if num_classes is not None and labels.max() >= num_classes:
+        bad = int(np.argmax(labels >= num_classes))
+        raise UserError(
+            f"{path}: record {bad} has the label {labels[bad]:g}, but there are {num_classes}"
+            " classes (0 to {}); check --num-classes".format(num_classes - 1)
+        )
+    if len(found) < least:
+        raise UserError(
+            f"{path}: has {len(found)} images, fewer than --batch-size {least}; lower it"
+        )
+    return found
+
+
+def count_classes(found: records.Records, wanted: int = None) -> int:
+    """The number of classes in the training records; ``wanted`` is --num-classes.
+
+    Raises:
+        UserError: the records have another number of classes than ``wanted``.
+    """
+    present = len(found.classes) if found.classes else int(found.labels.max()) + 1
+    if wanted is not None and wanted != present:
+        raise UserError(
+            f"--num-classes {wanted}: {found.path} has {present} classes; leave the flag out"
+        )
+    return present
+
+
+def training_iterator(args, context: mx.Context) -> mx.io.DataIter:
+    """Shuffled, augmented batches of ``args.data_train``, an epoch between two resets.
+
+    Args:
+        context: the first device; a GPU's batches lie in its pinned memory.
+
+    Returns:
+        An iterator of data (N, C, H, W) float32 and softmax_label (N,). The last batch of an
+        epoch is filled with the first images of the next, which that epoch then leaves out.
+    """
+    return _record_iterator(
+        args,
+        args.data_train,
+        batch_size=args.batch_size,
+        shuffle=True,
+        seed=args.seed,
+        device_id=context.device_id if context.device_type == "gpu" else -1,
+        **augmentation.options(args),
+    )
+
+
+def evaluation_batches(
+    args, path: str, images: int, batch_size: int
+) -> Iterator[Tuple[mx.io.DataBatch, int]]:
+    """Centre crops of the ``images`` records in ``path``, in order, each exactly once.
+
+    Yields:
+        A batch, and how many of its rows count; the rest of the last batch is filling.
+    """
+    # A new iterator each time: after a reset MXNet 1.9.1 mixes the last epoch's filling in. It
+    # leaks 23 MB for each one but with ctx="cpu", which also decodes with every core.
+    batches = _record_iterator(args, path, batch_size=batch_size, ctx="cpu", device_id=-1)
+    for i, batch in enumerate(epoch(batches, path, -(-images // batch_size))):
+        yield batch, min(batch_size, images - i * batch_size)
+
+
+def epoch(batches: mx.io.DataIter, path: str, steps: int) -> Iterator[mx.io.DataBatch]:
+    """At most ``steps`` of the coming batches of ``path``.
+
+    Raises:
+        UserError: MXNet cannot decode an image; it does not say which.
+    """
+    with _decoding(path):
+        yield from itertools.islice(batches, steps)
+
+
+class Synthetic:
+    """``--benchmark 1``: the same random batch over and over, so that no data is read."""
+
+    def __init__(self, batch_size, image_shape, num_classes, images):
+        rng = np.random.RandomState(0)
+        data = rng.normal(0, 60, (batch_size, *image_shape)).astype(np.float32)
+        label = rng.randint(0, num_classes, batch_size).astype(np.float32)
+        self._batch = mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)], pad=0)
+        self._count = -(-images // batch_size)
+        self.reset()
+
+    def reset(self):
+        """Start an epoch."""
+        self._left = self._count
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._left == 0:
+            raise StopIteration
+        self._left -= 1
+        return self._batch
+
+
+def _record_iterator(args, path, **options):
+    channels = args.image_shape[0]
+    for name, mean, std in zip("rgb"[:channels], args.rgb_mean, args.rgb_std):
+        options[f"mean_{name}"], options[f"std_{name}"] = mean, std
+    if args.resize is not None:
+        options["resize"] = args.resize
+    options.update(
+        path_imgrec=path,
+        path_imgidx=records.index_path(path),
+        data_shape=args.image_shape,
+        preprocess_threads=args.data_nthreads,
+        verbose=args.verbose,
+    )
+    unknown = [name for name in options if f"\n{name} : " not in mx.io.ImageRecordIter.__doc__]
+    if unknown:  # MXNet ignores what it does not know
+        raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
+    with _decoding(path), contextlib.nullcontext() if args.verbose else _quiet():
+        return mx.io.ImageRecordIter(**options)
+
+
+@contextlib.contextmanager
+def _decoding(path):
+    """Name the file whose image MXNet cannot decode; a new iterator already reads a batch."""
+    try:
+        yield
+    except mx.base.MXNetError as error:
+        cause = str(error).strip().splitlines()[-1].rpartition(": ")[2]
+        raise UserError(
+            f"{path}: MXNet cannot prepare one of its images ({cause[:90]}); look at the"
+            " augmentation flags, or pack the file again: data/folder.py finds bad images"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Drop what MXNet's C++ code says on stderr; its errors arrive as exceptions all the same."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

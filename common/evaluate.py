@@ -1,0 +1,72 @@
+"""Loss and accuracy over images, each counted exactly once."""
+
+import mxnet as mx
+import numpy as np
+
+from common import data, records
+
+
+class Scores:
+    """Running cross-entropy, top-1 and top-k accuracy.
+
+    A class counts as ranked before the true one when its probability is equal or higher, so a
+    network that says the same for every class scores 0, not by luck of the order.
+    """
+
+    def __init__(self, top_k: int = 5):
+        self.top_k = top_k
+        self.count = 0
+        self._loss = 0.0
+        self._hits = np.zeros(2)
+
+    def update(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        """Add n images: ``probabilities`` (n, classes), ``labels`` (n,) class numbers."""
+        true = probabilities[np.arange(len(labels)), labels.astype(int)]
+        rank = (probabilities >= true[:, None]).sum(axis=1)
+        rank[~np.isfinite(true)] = probabilities.shape[1] + 1
+        self._loss -= np.log(np.maximum(true, 1e-30)).sum(dtype=float)
+        self._hits += [(rank <= 1).sum(), (rank <= self.top_k).sum()]
+        self.count += len(labels)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats."""
+        return self._loss / max(self.count, 1)
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose first guess is right."""
+        return self._hits[0] / max(self.count, 1)
+
+    @property
+    def topk(self) -> float:
+        """Share of images whose class is among the first ``top_k`` guesses."""
+        return self._hits[1] / max(self.count, 1)
+
+    def figures(self) -> dict:
+        """Loss and accuracies by their names, as logs show them."""
+        return {"loss": self.loss, "top-1": self.top1, f"top-{self.top_k}": self.topk}
+
+
+class Evaluator:
+    """The plain network, bound once for forward passes over the centre crops of a record file."""
+
+    def __init__(self, symbol, contexts, args, found: records.Records):
+        self._args, self._found = args, found
+        self._batch_size = min(args.batch_size, len(found))
+        self._module = mx.mod.Module(symbol, context=contexts)
+        shape = (self._batch_size, *args.image_shape)
+        self._module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
+
+    def __call__(self, arg_params: dict, aux_params: dict) -> Scores:
+        """Loss and accuracy of these weights, on each image exactly once."""
+        self._module.set_params(arg_params, aux_params)
+        scores = Scores(self._args.top_k)
+        batches = data.evaluation_batches(
+            self._args, self._found.path, len(self._found), self._batch_size
+        )
+        for batch, count in batches:
+            self._module.forward(batch, is_train=False)
+            probabilities = self._module.get_outputs()[0].asnumpy()[:count]
+            scores.update(probabilities, batch.label[0].asnumpy()[:count])
+        return scores

@@ -1,0 +1,75 @@
+"""What a training run says: a bar on a terminal, plain lines elsewhere, JSON lines beside it."""
+
+import json
+import sys
+import time
+from typing import Optional
+
+from tqdm import tqdm
+
+
+def describe(figures: dict) -> str:
+    """{'loss': 1.5, 'top-1': 0.43} -> 'loss 1.500  top-1 43.0%'."""
+    return "  ".join(
+        f"{name} {value:.1%}" if name.startswith("top-") else f"{name} {value:.3f}"
+        for name, value in figures.items()
+    )
+
+
+class RunLog:
+    """Print a run's progress and keep it in ``path``, one JSON object a line."""
+
+    def __init__(self, path: Optional[str] = None):
+        # Line by line, so that what a killed run had said is there. It lives as long as the run.
+        self._file = open(path, "w", buffering=1) if path else None  # noqa: SIM115
+        self._start = time.time()
+
+    def event(self, kind: str, **fields) -> None:
+        """Add a line to the JSON log: ``{"event": kind, "time": seconds, ...}``."""
+        if self._file:
+            seconds = round(time.time() - self._start, 3)
+            self._file.write(json.dumps({"event": kind, "time": seconds, **fields}) + "\n")
+
+    def say(self, text: str) -> None:
+        """Print a line, above the progress bar if one is drawn."""
+        tqdm.write(text)
+        sys.stdout.flush()
+
+
+class Progress:
+    """An epoch's images: a tqdm bar on a terminal, else a line every ``period`` batches."""
+
+    def __init__(self, log: RunLog, title: str, images: int, period: int):
+        self._log, self._title, self._images, self._period = log, title, images, period
+        self._batches = self._done = self._seen = 0
+        self._since = time.time()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=images, desc=title, unit=" img", unit_scale=True, dynamic_ncols=True
+            )
+
+    def update(self, count: int, **figures) -> None:
+        """Count ``count`` more images; ``figures`` are shown, and logged every ``period``."""
+        self._batches += 1
+        self._done += count
+        if self._bar is not None:
+            self._bar.set_postfix_str(describe(figures), refresh=False)
+            self._bar.update(count)
+        if self._batches % self._period:
+            return
+        now = time.time()
+        speed = (self._done - self._seen) / (now - self._since)
+        self._seen, self._since = self._done, now
+        self._log.event("batch", batch=self._batches, img_per_s=round(speed, 1), **figures)
+        if self._bar is None:
+            left = (self._images - self._done) / speed
+            self._log.say(
+                f"{self._title}  {self._done}/{self._images}  {describe(figures)}"
+                f"  {speed:.0f} img/s  {max(left, 0):.0f} s left"
+            )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()

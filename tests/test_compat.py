@@ -1,0 +1,49 @@
+"""What MXNet 1.9.1 needs of its surroundings."""
+
+import os
+
+import pytest
+from conftest import ROOT, run_script
+
+from common import compat
+
+
+def test_mxnet_imports_trains_and_saves_with_this_numpy_and_python(tmp_path):
+    body = """
+import common, mxnet as mx, numpy as np
+net = mx.sym.FullyConnected(mx.sym.Variable('data'), num_hidden=2)
+net = mx.sym.SoftmaxOutput(net, name='softmax')
+data = mx.io.NDArrayIter(np.eye(4, dtype='f'), np.array([0, 1, 0, 1], 'f'), 2)
+module = mx.mod.Module(net)
+module.fit(data, num_epoch=2)
+module.save_checkpoint('x', 2)
+mx.model.load_checkpoint('x', 2)
+mx.npx.set_np()
+assert mx.np.ones(3).sum() == 3
+"""
+    path = tmp_path / "job.py"
+    path.write_text(body)
+    result = run_script(path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_users_own_thread_count_wins(tmp_path):
+    show = "import common, os; print(os.environ['OMP_NUM_THREADS'])"
+    assert run_script("-c", show, OMP_NUM_THREADS="7").stdout == "7\n"
+
+
+def test_threads_default_to_the_physical_cores():
+    show = (
+        "import os; os.environ.pop('OMP_NUM_THREADS', 0); import common;"
+        "print(os.environ['OMP_NUM_THREADS'])"
+    )
+    assert run_script("-c", show).stdout == f"{compat.physical_cores()}\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_only_cores_this_process_may_use_are_counted():
+    show = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
+        "from common import compat; print(compat.physical_cores())"
+    )
+    assert run_script("-c", show, cwd=ROOT).stdout == "1\n"

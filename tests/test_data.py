@@ -1,0 +1,217 @@
+"""Batches for training and for evaluation."""
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import write_records
+
+from common import cli, data, records
+from common.cli import UserError
+from common.inference import prepare
+
+
+def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4):
+    parser = cli.ArgumentParser()
+    data.add_data_args(parser)
+    parser.set_defaults(
+        data_train=path,
+        image_shape=shape,
+        rgb_mean=[0.0] * shape[0],
+        rgb_std=[1.0] * shape[0],
+        batch_size=batch_size,
+        seed=0,
+        verbose=False,
+        data_nthreads=1,
+    )
+    return parser.parse_args(flags)
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """13 plain colour pictures; picture i has the label i and the grey value 10 i."""
+    images = [np.full((24, 24, 3), 10 * i, np.uint8) for i in range(13)]
+    return write_records(tmp_path_factory.mktemp("numbered") / "n", images, range(13))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 12, 13, 14, 64])
+def test_evaluation_counts_each_image_exactly_once(numbered, batch_size):
+    args = arguments(path=numbered)
+    for _ in range(3):  # MXNet's own counts go wrong from the second pass on
+        seen = []
+        for batch, count in data.evaluation_batches(args, numbered, 13, min(batch_size, 13)):
+            means = batch.data[0].asnumpy()[:count].mean(axis=(1, 2, 3)) / 10
+            assert np.array_equal(means, batch.label[0].asnumpy()[:count])
+            seen.extend(means)
+        assert seen == list(range(13))
+
+
+def test_training_sees_every_image_once_an_epoch_in_new_orders(numbered):
+    args = arguments(path=numbered, batch_size=13)
+    batches = data.training_iterator(args, mx.cpu())
+    orders = []
+    for _ in range(3):
+        orders.append(np.concatenate([b.label[0].asnumpy() for b in batches]))
+        batches.reset()
+    for order in orders:
+        assert sorted(order) == list(range(13))
+    assert not np.array_equal(orders[0], orders[1])
+    again = data.training_iterator(args, mx.cpu())
+    assert np.array_equal(np.concatenate([b.label[0].asnumpy() for b in again]), orders[0])
+
+
+def test_training_over_rounded_batches_leaves_no_image_out(numbered):
+    args = arguments(path=numbered, batch_size=4)
+    batches = data.training_iterator(args, mx.cpu())
+    counts = np.zeros(13, int)
+    epochs = 8
+    for _ in range(epochs):
+        for batch in batches:
+            counts += np.bincount(batch.label[0].asnumpy().astype(int), minlength=13)
+        batches.reset()
+    assert counts.min() >= epochs - 1 and counts.max() <= epochs + 1
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """One smooth colour picture, 16 times, for looking at what augmentation does to it."""
+    rng = np.random.RandomState(0)
+    image = cv2.resize(rng.randint(0, 255, (6, 6, 3)).astype(np.uint8), (40, 40))
+    prefix = tmp_path_factory.mktemp("picture") / "p"
+    return write_records(prefix, [image] * 16, [0] * 16), image
+
+
+def batch_of(path, *flags):
+    args = arguments(*flags, path=path, batch_size=16)
+    data.check_data_args(args)
+    return next(data.training_iterator(args, mx.cpu())).data[0].asnumpy()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--random-crop=1"],
+        ["--random-mirror=1"],
+        ["--pca-noise=0.3"],
+        ["--random-resized-crop=1", "--min-random-area=0.2"],
+        ["--min-crop-size=15", "--max-crop-size=30"],
+        ["--min-random-scale=0.6"],
+        ["--max-random-scale=1.5"],
+        ["--max-random-aspect-ratio=0.3"],
+        ["--min-random-aspect-ratio=0.7", "--max-random-aspect-ratio=1.4"],
+        ["--max-random-rotate-angle=20"],
+        ["--max-random-shear-ratio=0.3"],
+        ["--max-random-h=30"],
+        ["--max-random-s=60"],
+        ["--max-random-l=60"],
+        ["--brightness=0.4"],
+        ["--contrast=0.4"],
+        ["--saturation=0.4"],
+        ["--pad-size=9", "--random-crop=1", "--fill-value=9"],
+    ],
+    ids=lambda flags: flags[0][2:],
+)
+def test_each_augmentation_changes_the_images_and_varies(picture, flags):
+    path, _ = picture
+    plain, augmented = batch_of(path), batch_of(path, *flags)
+    assert (plain == plain[0]).all()
+    assert not (augmented == augmented[0]).all()
+
+
+def test_without_augmentation_training_sees_the_centre_crop(picture):
+    path, image = picture
+    expected = prepare(image, (3, 20, 20), None, [0, 0, 0], [1, 1, 1])
+    assert np.array_equal(batch_of(path)[5], expected)
+
+
+def test_lighting_adds_one_colour_along_imagenets_axes(picture):
+    path, _ = picture
+    change = batch_of(path, "--pca-noise=0.5") - batch_of(path)
+    inside = change[:, :, 5:15, 5:15]  # one colour all over the picture, but for saturation
+    assert np.median(inside.std(axis=(2, 3))) < 0.01
+    shifts = np.median(inside, axis=(2, 3))
+    # The first axis has 92% of the variance: nearly grey, R and B and G alike.
+    _, _, axes = np.linalg.svd(shifts)
+    assert abs(axes[0] @ [0.5836, 0.5807, 0.5676]) > 0.97
+
+
+@pytest.mark.parametrize("size", [(37, 53), (64, 40), (20, 20), (24, 31)])
+@pytest.mark.parametrize("resize", [None, 22, 30])
+def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize):
+    image = np.random.RandomState(1).randint(0, 255, (*size, 3)).astype(np.uint8)
+    path = write_records(tmp_path / "one", [image], [0])
+    flags = ["--resize", str(resize)] if resize else []
+    args = arguments(*flags, "--rgb-mean=10,20,30", "--rgb-std=2,3,4", path=path)
+    batch, _ = next(data.evaluation_batches(args, path, 1, 1))
+    ours = prepare(image, (3, 20, 20), resize, [10, 20, 30], [2, 3, 4])
+    assert np.abs(batch.data[0].asnumpy()[0] - ours).max() <= 0.5 + 1e-6  # one grey level / std
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--rgb-mean=1,2"], "--rgb-mean"),
+        (["--rgb-std=1,0,1"], "--rgb-std"),
+        (["--resize=19"], "--resize"),
+        (["--random-resized-crop=1"], "--min-random-area"),
+        (["--min-random-area=0.5"], "--random-resized-crop"),
+        (["--random-resized-crop=1", "--min-random-area=0.5", "--random-crop=1"], "--random-crop"),
+        (["--min-crop-size=15"], "--max-crop-size"),
+        (["--max-crop-size=15"], "--min-crop-size"),
+        (["--min-random-scale=2"], "--max-random-scale"),
+        (["--min-random-aspect-ratio=0.7"], "--max-random-aspect-ratio"),
+    ],
+)
+def test_flags_that_mxnet_would_ignore_are_refused(flags, words):
+    with pytest.raises(UserError, match=words):
+        data.check_data_args(arguments(*flags))
+
+
+def test_colour_augmentation_of_grey_images_is_refused():
+    with pytest.raises(UserError, match="--pca-noise"):
+        data.check_data_args(arguments("--pca-noise=0.1", shape=(1, 20, 20)))
+
+
+def test_an_option_mxnet_does_not_know_cannot_reach_it(numbered):
+    with pytest.raises(TypeError, match="rand_mirorr"):
+        data._record_iterator(arguments(path=numbered), numbered, batch_size=2, rand_mirorr=True)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 1.5], [0, 1, float("nan")]])
+def test_a_label_that_is_no_class_number_is_refused(tmp_path, labels):
+    path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 3, labels)
+    with pytest.raises(UserError, match="record 2 has the label"):
+        data.open_records(path)
+
+
+def test_a_label_beyond_the_classes_is_refused(numbered):
+    with pytest.raises(UserError, match="record 12 has the label 12"):
+        data.open_records(numbered, num_classes=12)
+
+
+def test_more_classes_than_the_records_have_are_refused(numbered):
+    found = data.open_records(numbered)
+    assert data.count_classes(found) == data.count_classes(found, 13) == 13
+    with pytest.raises(UserError, match="--num-classes 1000"):
+        data.count_classes(found, 1000)
+
+
+def test_a_batch_larger_than_the_data_is_refused(numbered):
+    with pytest.raises(UserError, match="--batch-size 14"):
+        data.open_records(numbered, least=14)
+
+
+def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
+    with records.create(str(tmp_path / "bad")) as writer:
+        for _ in range(8):
+            writer.write(0, b"this is no picture")
+    args = arguments(path=str(tmp_path / "bad.rec"))
+    with pytest.raises(UserError, match=r"bad.rec: MXNet cannot prepare .*\(.*resize"):
+        list(data.epoch(data.training_iterator(args, mx.cpu()), args.data_train, 2))
+
+
+def test_synthetic_batches_make_an_epoch_of_the_images_asked_for():
+    batches = data.Synthetic(4, (3, 8, 8), 10, images=9)
+    assert len(list(data.epoch(batches, None, 3))) == 3
+    batches.reset()
+    assert next(batches).data[0].shape == (4, 3, 8, 8)

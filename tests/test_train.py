@@ -1,0 +1,161 @@
+"""train_imagenet.py and predict.py, run as a user runs them."""
+
+import json
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import assert_refused, run_script, stripes, write_records
+
+QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
+
+
+@pytest.fixture(scope="module")
+def trained(grey, tmp_path_factory):
+    """LeNet on stripes: the finished process, and its --model-prefix."""
+    prefix = tmp_path_factory.mktemp("trained") / "folder" / "lenet"
+    flags = ["--data-train", grey.train, "--data-val", grey.val, "--model-prefix", prefix]
+    result = run_script("train_imagenet.py", *QUICK, "--top-k", 2, *flags)
+    assert result.returncode == 0, result.stderr
+    return result, prefix
+
+
+def events(prefix, kind):
+    with open(f"{prefix}-log.jsonl") as file:
+        return [line for line in map(json.loads, file) if line["event"] == kind]
+
+
+def test_it_learns(trained):
+    _, prefix = trained
+    epochs = events(prefix, "epoch")
+    assert len(epochs) == 3
+    assert epochs[-1]["val"]["top-1"] > 0.95
+    assert epochs[-1]["val"]["loss"] < epochs[0]["val"]["loss"]
+
+
+def test_what_it_says_is_what_it_logs(trained):
+    result, prefix = trained
+    last = events(prefix, "epoch")[-1]
+    assert f"top-1 {last['val']['top-1']:.1%}" in result.stdout
+    assert "expect" in result.stdout and "+num-epochs 3" in result.stdout
+    assert result.stderr == ""  # neither MXNet nor a progress bar talks into a pipe
+
+
+def test_a_checkpoint_of_each_epoch_is_what_stock_mxnet_loads(trained, grey):
+    _, prefix = trained
+    for epoch in (1, 2, 3):
+        symbol, arg_params, aux_params = mx.model.load_checkpoint(str(prefix), epoch)
+    module = mx.mod.Module(symbol)
+    module.bind([("data", (101, 1, 32, 32))], [("softmax_label", (101,))], for_training=False)
+    module.set_params(arg_params, aux_params)
+    images, labels = stripes(101, seed=2)
+    data = (np.array(images, np.float32).transpose(0, 3, 1, 2) - 20) / 200
+    module.forward(mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(labels)]), is_train=False)
+    guessed = module.get_outputs()[0].asnumpy().argmax(axis=1)
+    assert np.mean(guessed == labels) == events(prefix, "epoch")[-1]["val"]["top-1"]
+
+
+def test_the_checkpoint_names_a_picture(trained, tmp_path):
+    _, prefix = trained
+    picture = stripes(2, seed=3)[0][1]
+    cv2.imwrite(str(tmp_path / "one.png"), picture)
+    flags = ["--model-prefix", prefix, "--load-epoch", 3, "--top-k", 2]
+    result = run_script("predict.py", *flags, tmp_path / "one.png")
+    assert result.returncode == 0, result.stderr
+    assert "vertical" in result.stdout.splitlines()[1]
+    (tmp_path / "text.jpg").write_text("text")
+    for bad in ("text.jpg", "none.jpg"):
+        assert_refused(run_script("predict.py", *flags, tmp_path / bad), bad)
+    assert_refused(
+        run_script("predict.py", "--model-prefix", prefix, "--load-epoch", 9, "x.jpg"), "0009"
+    )
+
+
+def test_an_earlier_runs_checkpoints_are_not_lost(trained, grey):
+    _, prefix = trained
+    flags = [*QUICK, "--top-k", 2, "--data-train", grey.train, "--model-prefix", prefix]
+    assert_refused(run_script("train_imagenet.py", *flags), "--overwrite")
+    mx.model.load_checkpoint(str(prefix), 3)
+
+
+def test_devices_share_a_batch_to_the_same_result(grey, tmp_path):
+    losses = []
+    for cpus in (1, 2, 3):
+        prefix = tmp_path / f"on{cpus}"
+        flags = [*QUICK, "--top-k", 2, "--num-epochs", 1, "--cpus", cpus, "--data-nthreads", 1]
+        data = ["--data-train", grey.train, "--data-val", grey.val, "--model-prefix", prefix]
+        assert run_script("train_imagenet.py", *flags, *data).returncode == 0
+        losses.append(events(prefix, "epoch")[0]["val"]["loss"])
+    assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-4)
+
+
+def test_alexnet_trains_on_small_images_through_the_whole_recipe(tmp_path):
+    images, labels = stripes(40, seed=1, size=32, channels=3)
+    path = write_records(tmp_path / "x", images, labels)
+    flags = ["--dataset", "cifar10", "--batch-size", 16, "--num-epochs", 1, "--top-k", 2]
+    result = run_script("train_imagenet.py", *flags, "--data-train", path, "--data-val", path)
+    assert result.returncode == 0, result.stderr
+    assert "val loss" in result.stdout
+
+
+def test_benchmark_needs_no_data_and_test_io_no_network(grey):
+    flags = [*QUICK, "--num-epochs", 1]
+    synthetic = run_script("train_imagenet.py", *flags, "--benchmark", 1, "--num-classes", 10)
+    assert "img/s" in synthetic.stdout and synthetic.returncode == 0
+    reading = ["--data-train", grey.train, "--test-io", 1, "--top-k", 2]
+    read = run_script("train_imagenet.py", *flags, *reading)
+    assert "reading" in read.stdout and "loss" not in read.stdout
+
+
+def test_monitor_prints_norms(grey):
+    flags = [*QUICK, "--num-epochs", 1, "--monitor", 20, "--data-train", grey.train, "--top-k", 2]
+    result = run_script("train_imagenet.py", *flags)
+    assert "fc3_output" in result.stdout + result.stderr or "f6" in result.stdout + result.stderr
+
+
+LENET = ["--network", "lenet", "--dataset", "mnist"]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--network", "alexnot"], ["--network", "alexnot", "alexnet2012"]),
+        (["--dataset", "cifar100"], ["--dataset cifar100", "imagenet"]),
+        (["--model", "x"], ["--model"]),  # no abbreviation of --model-prefix
+        (["--image-shape", "3,227"], ["--image-shape", "3,227"]),
+        (["--lr-step-epochs", "30;60"], ["--lr-step-epochs", "30;60"]),
+        (["--lr-step-epochs", "60,30"], ["--lr-step-epochs"]),
+        (["--gpus", "zero"], ["--gpus", "zero"]),
+        (["--lr", "0"], ["--lr"]),
+        (["--batch-size", "2", "--cpus", "3"], ["--batch-size"]),
+        ([], ["--data-train"]),
+        (["--data-train", "none.rec"], ["none.rec"]),
+        (["--benchmark", "1", "--image-shape", "3,60,60"], ["3,67,67"]),
+        (["--benchmark", "1", "--num-classes", "5"], ["--top-k 5"]),
+    ],
+)
+def test_bad_flags_are_refused_in_one_line(flags, words):
+    assert_refused(run_script("train_imagenet.py", *flags), *words)
+
+
+def test_a_gpu_is_refused_by_the_cpu_build():
+    if mx.runtime.Features().is_enabled("CUDA"):
+        pytest.skip("this is a CUDA build")
+    assert_refused(run_script("train_imagenet.py", "--gpus", "0,1", "--benchmark", 1), "--gpus 0,1")
+
+
+def test_bad_records_are_refused_in_one_line(grey, tmp_path):
+    with open(grey.train, "rb") as file:
+        whole = file.read()
+    cut, other = tmp_path / "cut.rec", tmp_path / "other.rec"
+    cut.write_bytes(whole[: len(whole) // 2 // 4 * 4])
+    other.write_bytes(b"no record file at all")
+    train = ["train_imagenet.py", *LENET, "--top-k", 2, "--data-train"]
+    assert_refused(run_script(*train, cut), "cut.rec", "cut off after")
+    assert_refused(run_script(*train, other), "other.rec", "not an MXNet record file")
+    assert_refused(run_script(*train, grey.train, "--batch-size", 601), "--batch-size 601")
+    assert_refused(run_script(*train, grey.train, "--num-classes", 10), "--num-classes 10")
+    images, _ = stripes(3, seed=1)
+    labels = write_records(tmp_path / "labels", images, [0, 1, 3])
+    assert_refused(run_script(*train, grey.train, "--data-val", labels), "labels.rec", "label 3")

@@ -1,0 +1,70 @@
+"""Train a network on record files.
+
+    python train_imagenet.py --gpus 0,1 --network alexnet --data-train X.rec --data-val Y.rec
+
+Without --gpus it trains on the CPU. The defaults are the recipe of --network on --dataset
+(common/recipes.py); flags override it, and the run prints what it resolved. --benchmark 1 trains
+on synthetic images and needs no records.
+"""
+
+import common  # noqa: F401  readies the process for MXNet, so it comes first
+import symbols
+from common import checkpoint, cli, data, devices, evaluate, fit, recipes
+from common.cli import UserError
+
+
+def parse_args():
+    """The command line over the recipe it names, checked as far as it can be without data."""
+    choice = cli.ArgumentParser(add_help=False)
+    choice.add_argument("--network", default="alexnet", choices=symbols.NETWORKS)
+    choice.add_argument("--dataset", default="imagenet", help="whose recipe to follow")
+    chosen, _ = choice.parse_known_args()
+    recipe = recipes.recipe(chosen.network, chosen.dataset)
+
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0], parents=[choice])
+    fit.add_fit_args(parser)
+    data.add_data_args(parser)
+    parser.set_defaults(**recipe.settings)
+    args = parser.parse_args()
+    fit.check_fit_args(args)
+    data.check_data_args(args)
+    if not (args.data_train or args.benchmark):
+        raise UserError("--data-train: needed; data/README.md says how to make record files")
+    return args, recipe
+
+
+def main():
+    """Check everything, then train."""
+    args, recipe = parse_args()
+    contexts = devices.contexts(args.gpus, args.cpus)
+    training = validation = None
+    if args.benchmark:
+        args.num_classes = args.num_classes or 1000
+        images = args.num_examples or 50 * args.batch_size
+    else:
+        training = data.open_records(args.data_train, least=args.batch_size)
+        args.num_classes = data.count_classes(training, args.num_classes)
+        images = args.num_examples or len(training)
+        if args.data_val:
+            validation = data.open_records(args.data_val, args.num_classes)
+    symbol = symbols.get_symbol(args.network, args.num_classes)
+    symbols.check_image_shape(symbol, args.image_shape)
+    fit.check_top_k(args)
+    if args.model_prefix:
+        checkpoint.prepare(args.model_prefix, args.overwrite)
+        checkpoint.save_config(args.model_prefix, vars(args), training and training.classes)
+
+    print(recipes.describe(args, recipe, contexts))
+    if args.benchmark:
+        batches = data.Synthetic(args.batch_size, args.image_shape, args.num_classes, images)
+    else:
+        batches = data.training_iterator(args, contexts[0])
+    if args.test_io:
+        fit.test_io(args, batches, images)
+        return
+    validate = validation and evaluate.Evaluator(symbol, contexts, args, validation)
+    fit.fit(symbol, contexts, args, batches, images, validate)
+
+
+if __name__ == "__main__":
+    cli.run(main)
