@@ -89,6 +89,9 @@ def prepare():
             " pip install setuptools"
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+    # How long a waiting thread spins before it sleeps. GNU OpenMP's default, some milliseconds,
+    # makes small networks ten times slower as soon as another process wants the cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "--verbose" not in sys.argv:
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
         os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")

@@ -4,6 +4,12 @@ import contextlib
 import os
 
 
+def cache_folder() -> str:
+    """Where downloads and builds are kept: ``$XDG_CACHE_HOME/alexnet-mxnet``, or in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(base, "alexnet-mxnet")
+
+
 @contextlib.contextmanager
 def atomic(*paths):
     """Yield a temporary path for each of ``paths``; rename them all once the block ends well.

@@ -66,8 +66,9 @@ class Classifier:
         self._preparation = args["image_shape"], args["resize"], args["rgb_mean"], args["rgb_std"]
         self.classes = config["classes"] or [str(i) for i in range(args["num_classes"])]
         symbol, arg_params, aux_params = checkpoint.load(prefix, epoch)
-        self._module = mx.mod.Module(symbol, label_names=None, context=context or mx.cpu())
-        self._module.bind([("data", (1, *args["image_shape"]))], for_training=False)
+        self._module = mx.mod.Module(symbol, context=context or mx.cpu())
+        shape = (1, *args["image_shape"])
+        self._module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
         self._module.set_params(arg_params, aux_params)
 
     def name_file(self, path: str, top: int = 5) -> List[Guess]:

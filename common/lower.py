@@ -1,9 +1,10 @@
 """A pass over the graph before it is bound for training on the CPU: LRN with right gradients.
 
 In MXNet 1.9.1's MKL-DNN build the gradient of LRN is wrong wherever another layer follows it: the
-incoming gradient is read in the wrong memory layout (an open TODO in its mkldnn_lrn-inl.h,
-MXNET-846). In AlexNet that puts the gradient of conv1 up to 24% off. The forward pass is right, and
-so are GPUs and builds without MKL-DNN: bind the plain symbol there.
+incoming gradient is read in the wrong memory layout (mkldnn_lrn-inl.h has an open TODO on it,
+MXNET-846). In AlexNet that puts the gradient of conv1 off by 2 to 24%; tests/test_gradients.py
+shows it. The forward pass is right, so inference needs no lowering, and is faster without. GPUs
+and builds without MKL-DNN run other code: bind the plain symbol there.
 
 The lowered symbol is for binding only. It has the arguments, auxiliary states, outputs and node
 names of the plain one, so parameters move freely between the two; save the plain one.
@@ -36,7 +37,7 @@ def lower(symbol: mx.sym.Symbol, data: tuple, **inputs: tuple) -> mx.sym.Symbol:
     for node in graph["nodes"]:
         node["inputs"] = [[place[source], *rest] for source, *rest in node["inputs"]]
         if node["op"] == "LRN":
-            nodes += _stand_in(node, channels, len(nodes), names)
+            nodes += _stand_in(node, channels.get(node["name"] + "_output"), len(nodes), names)
             names.update(new["name"] for new in nodes)
         else:
             nodes.append(node)
@@ -49,11 +50,11 @@ def lower(symbol: mx.sym.Symbol, data: tuple, **inputs: tuple) -> mx.sym.Symbol:
 
 
 def _channels(symbol, inputs):
-    """Node name -> channels of its output, as far as ``inputs`` determine them."""
+    """Output name -> its channels, as far as ``inputs`` determine them."""
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape_partial(**inputs)
     outputs = zip(internals.list_outputs(), shapes)
-    return {name[: -len("_output")]: shape[1] for name, shape in outputs if len(shape) == 4}
+    return {name: shape[1] for name, shape in outputs if len(shape) == 4}
 
 
 def _stand_in(lrn, channels, start, names):
@@ -62,14 +63,14 @@ def _stand_in(lrn, channels, start, names):
     The last takes its name, the others names that are not among ``names``. All take its hidden
     attributes, such as the device group.
     """
-    if not channels.get(lrn["name"]):
+    if not channels:
         raise ValueError(f"the shapes given do not determine the channels of {lrn['name']}")
     hidden = {key: value for key, value in lrn["attrs"].items() if key.startswith("__")}
     prefix = lrn["name"] + "_"
     while any(name.startswith(prefix) for name in names):
         prefix += "_"
     nodes, place = [], []
-    for node in json.loads(_normalise(lrn["attrs"], channels[lrn["name"]]).tojson())["nodes"]:
+    for node in json.loads(_normalise(lrn["attrs"], channels).tojson())["nodes"]:
         if node["op"] == "null":  # the variable x
             place.append(lrn["inputs"][0])
             continue

@@ -43,26 +43,27 @@ def write_records(prefix, images, labels, classes=None):
     return f"{prefix}.rec"
 
 
-def stripes(count, seed, size=32, channels=1):
-    """``count`` noisy pictures of three classes: horizontal, vertical and diagonal stripes."""
+def bands(count, seed, size=32, channels=1):
+    """``count`` noisy pictures of three classes: a bright band at the top, the middle, the bottom."""
     rng = np.random.RandomState(seed)
-    y, x = np.mgrid[:size, :size]
+    rows = np.arange(size)[:, None, None]
     labels = np.arange(count) % 3
     images = []
     for label in labels:
-        wave = np.sin((y, x, x + y)[label] * 0.8 + rng.uniform(0, 6.3)) * 60 + 128
-        noisy = wave[..., None] + rng.normal(0, 30, (size, size, channels))
+        centre = (label + 0.5) * size / 3 + rng.uniform(-2, 2)
+        band = 150 * np.exp(-(((rows - centre) * 8 / size) ** 2))
+        noisy = 40 + band + rng.normal(0, 20, (size, size, channels))
         images.append(noisy.clip(0, 255).astype(np.uint8))
     return images, labels
 
 
 @pytest.fixture(scope="session")
 def grey(tmp_path_factory):
-    """Record files of 32x32 grey stripes in three classes: ``train`` (600) and ``val`` (101)."""
+    """Record files of 32x32 grey pictures in three classes: ``train`` (600) and ``val`` (101)."""
     folder = tmp_path_factory.mktemp("grey")
-    names = ["horizontal", "vertical", "diagonal"]
+    names = ["top", "middle", "bottom"]
     return SimpleNamespace(
-        train=write_records(folder / "train", *stripes(600, seed=1), names),
-        val=write_records(folder / "val", *stripes(101, seed=2), names),
+        train=write_records(folder / "train", *bands(600, seed=1), names),
+        val=write_records(folder / "val", *bands(101, seed=2), names),
         classes=names,
     )

@@ -6,14 +6,14 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import assert_refused, run_script, stripes, write_records
+from conftest import assert_refused, run_script, bands, write_records
 
 QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
 
 
 @pytest.fixture(scope="module")
 def trained(grey, tmp_path_factory):
-    """LeNet on stripes: the finished process, and its --model-prefix."""
+    """LeNet on grey bands: the finished process, and its --model-prefix."""
     prefix = tmp_path_factory.mktemp("trained") / "folder" / "lenet"
     flags = ["--data-train", grey.train, "--data-val", grey.val, "--model-prefix", prefix]
     result = run_script("train_imagenet.py", *QUICK, "--top-k", 2, *flags)
@@ -49,7 +49,7 @@ def test_a_checkpoint_of_each_epoch_is_what_stock_mxnet_loads(trained, grey):
     module = mx.mod.Module(symbol)
     module.bind([("data", (101, 1, 32, 32))], [("softmax_label", (101,))], for_training=False)
     module.set_params(arg_params, aux_params)
-    images, labels = stripes(101, seed=2)
+    images, labels = bands(101, seed=2)
     data = (np.array(images, np.float32).transpose(0, 3, 1, 2) - 20) / 200
     module.forward(mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(labels)]), is_train=False)
     guessed = module.get_outputs()[0].asnumpy().argmax(axis=1)
@@ -58,12 +58,12 @@ def test_a_checkpoint_of_each_epoch_is_what_stock_mxnet_loads(trained, grey):
 
 def test_the_checkpoint_names_a_picture(trained, tmp_path):
     _, prefix = trained
-    picture = stripes(2, seed=3)[0][1]
+    picture = bands(2, seed=3)[0][1]
     cv2.imwrite(str(tmp_path / "one.png"), picture)
     flags = ["--model-prefix", prefix, "--load-epoch", 3, "--top-k", 2]
     result = run_script("predict.py", *flags, tmp_path / "one.png")
     assert result.returncode == 0, result.stderr
-    assert "vertical" in result.stdout.splitlines()[1]
+    assert "middle" in result.stdout.splitlines()[1]
     (tmp_path / "text.jpg").write_text("text")
     for bad in ("text.jpg", "none.jpg"):
         assert_refused(run_script("predict.py", *flags, tmp_path / bad), bad)
@@ -91,7 +91,7 @@ def test_devices_share_a_batch_to_the_same_result(grey, tmp_path):
 
 
 def test_alexnet_trains_on_small_images_through_the_whole_recipe(tmp_path):
-    images, labels = stripes(40, seed=1, size=32, channels=3)
+    images, labels = bands(40, seed=1, size=32, channels=3)
     path = write_records(tmp_path / "x", images, labels)
     flags = ["--dataset", "cifar10", "--batch-size", 16, "--num-epochs", 1, "--top-k", 2]
     result = run_script("train_imagenet.py", *flags, "--data-train", path, "--data-val", path)
@@ -152,10 +152,10 @@ def test_bad_records_are_refused_in_one_line(grey, tmp_path):
     cut.write_bytes(whole[: len(whole) // 2 // 4 * 4])
     other.write_bytes(b"no record file at all")
     train = ["train_imagenet.py", *LENET, "--top-k", 2, "--data-train"]
-    assert_refused(run_script(*train, cut), "cut.rec", "cut off after")
+    assert_refused(run_script(*train, cut), "cut.rec", "cut off")
     assert_refused(run_script(*train, other), "other.rec", "not an MXNet record file")
     assert_refused(run_script(*train, grey.train, "--batch-size", 601), "--batch-size 601")
     assert_refused(run_script(*train, grey.train, "--num-classes", 10), "--num-classes 10")
-    images, _ = stripes(3, seed=1)
+    images, _ = bands(3, seed=1)
     labels = write_records(tmp_path / "labels", images, [0, 1, 3])
     assert_refused(run_script(*train, grey.train, "--data-val", labels), "labels.rec", "label 3")

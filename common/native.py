@@ -1,0 +1,76 @@
+"""Our C++ operators (native/ops.cc): built once with g++, kept in the cache, loaded into MXNet."""
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+import mxnet as mx
+
+from common.files import atomic, cache_folder
+
+_SOURCE = os.path.join(os.path.dirname(__file__), "..", "native", "ops.cc")
+# No flag for this machine's processor: the code holds variants and picks one when it is loaded.
+# Without contraction (fused multiply-add) all of them give the same bits.
+_FLAGS = [
+    "-O3",
+    "-std=c++11",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-fopenmp",
+    "-fPIC",
+    "-shared",
+]
+
+
+class BuildError(Exception):
+    """Why there are no native operators here, in one line."""
+
+
+@functools.lru_cache(None)
+def load() -> bool:
+    """Register ``_alexnet_lrn`` and ``_alexnet_sgd_mom`` with MXNet, building them if need be.
+
+    Returns:
+        Whether they are there. If not, a line on stderr says why and what is lost.
+    """
+    try:
+        mx.library.load(build(), False)
+    except (BuildError, mx.base.MXNetError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        print(
+            f"native operators: {cause}; training with MXNet's own, right but slower",
+            file=sys.stderr,
+        )
+        return False
+    return True
+
+
+def build() -> str:
+    """Path of the built library; it appears there only when whole.
+
+    Raises:
+        BuildError: no compiler, or it fails.
+    """
+    package = os.path.dirname(mx.__file__)
+    with open(_SOURCE, "rb") as file:
+        identity = file.read() + " ".join([*_FLAGS, mx.__version__]).encode()
+    name = f"ops-{hashlib.sha256(identity).hexdigest()[:16]}.so"
+    path = os.path.join(cache_folder(), name)
+    if os.path.exists(path):
+        return path
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise BuildError(f"no {compiler} to build them with (apt-get install g++)")
+    os.makedirs(cache_folder(), exist_ok=True)
+    with atomic(path) as temporary:
+        sources = [_SOURCE, os.path.join(package, "src", "lib_api.cc")]
+        command = [compiler, *_FLAGS, f"-I{package}/include", "-o", temporary, *sources]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason"]
+            raise BuildError(f"{compiler} fails: {lines[0]}")
+    return path

@@ -1,0 +1,59 @@
+"""LeNet-5, the classic that the article measures AlexNet against.
+
+Paper: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning Applied to Document
+Recognition", Proceedings of the IEEE 86(11), 1998, section II.B. The layers bear its names.
+
+What differs from the paper, and why:
+
+- C3 reads all six maps of S2 (2,416 parameters). The paper's table I connects each map to 3, 4 or
+  6 of them (1,516), to break the symmetry and save work; random weights break it too.
+- S2 and S4 are plain averages. The paper's have a trainable coefficient and bias for each map
+  (12 and 32 parameters) and a squashing of their own; MXNet has no such layer, and few miss it.
+- tanh(a) in place of the paper's scaled 1.7159 tanh(2a/3): the scale serves targets of +1 and -1,
+  which a softmax does not have.
+- The output is a fully connected layer with softmax and cross-entropy. The paper's is ten radial
+  basis units with fixed bitmap centres of 7x12 and a loss of its own (equation 9).
+
+With these, 61,706 parameters for the paper's 60,000. Digits of 28x28 are to be padded to 32x32,
+as the paper does, so that the end of a stroke can lie in the middle of what a C5 unit sees.
+
+How its numbers are checked: tests/test_symbols.py holds the paper's map sizes and counts, and
+tests/test_gradients.py compares outputs and gradients with an implementation in numpy.
+"""
+
+import mxnet as mx
+
+from symbols.scope import own_scope
+
+
+@own_scope()
+def get_symbol(num_classes: int = 10) -> mx.sym.Symbol:
+    """The network on ``data`` (N, 1, 32, 32) and ``softmax_label`` (N,).
+
+    Returns:
+        A symbol whose one output, ``softmax_output``, is (N, num_classes) probabilities.
+    """
+    data = mx.sym.Variable("data")
+
+    # stage 1: 1x32x32 -> C1 6x28x28 -> S2 6x14x14
+    net = mx.sym.Convolution(data, name="c1", num_filter=6, kernel=(5, 5))
+    net = mx.sym.Activation(net, act_type="tanh")
+    net = mx.sym.Pooling(net, name="s2", pool_type="avg", kernel=(2, 2), stride=(2, 2))
+
+    # stage 2: -> C3 16x10x10 -> S4 16x5x5
+    net = mx.sym.Convolution(net, name="c3", num_filter=16, kernel=(5, 5))
+    net = mx.sym.Activation(net, act_type="tanh")
+    net = mx.sym.Pooling(net, name="s4", pool_type="avg", kernel=(2, 2), stride=(2, 2))
+
+    # stage 3: -> C5 120x1x1
+    net = mx.sym.Convolution(net, name="c5", num_filter=120, kernel=(5, 5))
+    net = mx.sym.Activation(net, act_type="tanh")
+
+    # stage 4: -> F6 84
+    net = mx.sym.Flatten(net)
+    net = mx.sym.FullyConnected(net, name="f6", num_hidden=84)
+    net = mx.sym.Activation(net, act_type="tanh")
+
+    # stage 5: -> num_classes
+    net = mx.sym.FullyConnected(net, name="output", num_hidden=num_classes)
+    return mx.sym.SoftmaxOutput(net, name="softmax")

@@ -1,0 +1,211 @@
+"""The networks' layers in plain numpy, float64: what MXNet's outputs and gradients must equal.
+
+Written from the layers' definitions; of MXNet's it takes only the graph (and tests/golden pins
+what is in that). A layer is a function of its attributes and inputs that returns its output and
+``back``, which turns the output's gradient into those of the inputs. Maps are (N, C, H, W).
+"""
+
+import ast
+import json
+
+import numpy as np
+
+
+def run(symbol, values):
+    """Outputs and gradients of a network that ends in SoftmaxOutput.
+
+    Args:
+        symbol: a graph of the layers below, with one output.
+        values: argument name -> array.
+
+    Returns:
+        The (N, classes) probabilities; by argument, the gradients of the cross-entropy summed over
+        the batch, which is what SoftmaxOutput differentiates; and the narrowest margin, relative
+        to its layer's largest value, by which a relu was on or off or a maximum was won. Where
+        rounding is wider than that margin, another implementation may decide otherwise, and
+        gradients cannot be compared.
+    """
+    nodes = json.loads(symbol.tojson())["nodes"]
+    outputs, backs, margin = [], [], np.inf
+    for node in nodes:
+        if node["op"] == "null":
+            output, back = np.asarray(values[node["name"]], np.float64), None
+        else:
+            inputs = [outputs[source] for source, *_ in node["inputs"]]
+            output, back = LAYERS[node["op"]](_attributes(node), *inputs)
+            margin = min(margin, _margin(_attributes(node), inputs[0]))
+        outputs.append(output)
+        backs.append(back)
+
+    gradients = [0.0] * len(nodes)
+    for node, back, i in reversed(list(zip(nodes, backs, range(len(nodes))))):
+        if back is not None:
+            for (source, *_), gradient in zip(node["inputs"], back(gradients[i])):
+                gradients[source] = gradients[source] + gradient
+    arguments = {
+        node["name"]: gradient for node, gradient in zip(nodes, gradients) if node["op"] == "null"
+    }
+    return outputs[-1], arguments, margin
+
+
+def _margin(attrs, x):
+    if attrs.get("act_type") == "relu":
+        return abs(x).min() / abs(x).max()
+    if attrs.get("pool_type") == "max":
+        windows = _windows(_fill(attrs, x), attrs["kernel"], attrs.get("stride", (1, 1)))
+        second, first = np.sort(windows.reshape(*windows.shape[:4], -1))[..., -2:].T
+        # A tie of zeros passes no gradient on: relu made those zeros.
+        return np.where(first > 0, first - second, np.inf).min() / abs(x).max()
+    return np.inf
+
+
+def _attributes(node):
+    def value(text):
+        try:
+            return ast.literal_eval(text)
+        except ValueError:  # a word
+            return text
+
+    return {key: value(text) for key, text in node.get("attrs", {}).items()}
+
+
+def convolution(attrs, x, weight, bias):
+    """Cross-correlation by im2col, one matrix product for each group."""
+    groups, filters = attrs.get("num_group", 1), attrs["num_filter"]
+    (ph, pw), stride = attrs.get("pad", (0, 0)), attrs.get("stride", (1, 1))
+    padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
+    windows = _windows(padded, attrs["kernel"], stride)
+    n, channels, oh, ow, kh, kw = windows.shape
+    # (groups, N*OH*OW, C/groups*KH*KW) and (groups, filters/groups, C/groups*KH*KW)
+    columns = windows.reshape(n, groups, channels // groups, oh, ow, kh, kw)
+    columns = columns.transpose(1, 0, 3, 4, 2, 5, 6).reshape(groups, n * oh * ow, -1)
+    kernels = weight.reshape(groups, filters // groups, -1)
+    output = (columns @ kernels.transpose(0, 2, 1)).transpose(1, 0, 2).reshape(n, oh, ow, filters)
+    output = output.transpose(0, 3, 1, 2) + bias.reshape(1, -1, 1, 1)
+
+    def back(gradient):
+        rows = gradient.transpose(0, 2, 3, 1).reshape(n * oh * ow, groups, -1).transpose(1, 0, 2)
+        d_weight = (rows.transpose(0, 2, 1) @ columns).reshape(weight.shape)
+        d_windows = (rows @ kernels).reshape(groups, n, oh, ow, channels // groups, kh, kw)
+        d_windows = d_windows.transpose(1, 0, 4, 2, 3, 5, 6).reshape(windows.shape)
+        d_padded = _scatter(d_windows, padded.shape, stride)
+        height, width = x.shape[2:]
+        d_x = d_padded[:, :, ph : ph + height, pw : pw + width]
+        return d_x, d_weight, gradient.sum((0, 2, 3))
+
+    return output, back
+
+
+def pooling(attrs, x):
+    """Maximum (the first of equals gets the gradient) or average."""
+    stride, kernel = attrs.get("stride", (1, 1)), attrs["kernel"]
+    height, width = x.shape[2:]
+    x = _fill(attrs, x)
+    windows = _windows(x, kernel, stride)
+    flat = windows.reshape(*windows.shape[:4], -1)
+    if attrs["pool_type"] == "max":
+        output = flat.max(-1)
+        share = np.arange(flat.shape[-1]) == flat.argmax(-1)[..., None]
+    else:
+        output = flat.mean(-1)
+        share = np.full(flat.shape, 1 / flat.shape[-1])
+
+    def back(gradient):
+        d_windows = (share * gradient[..., None]).reshape(windows.shape)
+        d_x = _scatter(d_windows, x.shape, stride)
+        return (d_x[:, :, :height, :width],)
+
+    return output, back
+
+
+def _fill(attrs, x):
+    """Under the 'full' convention sizes round up, so the last windows reach past the map."""
+    if attrs.get("pooling_convention") != "full":
+        return x
+    sizes = zip(x.shape[2:], attrs["kernel"], attrs["stride"])
+    beyond = [(0, -(size - kernel) % stride) for size, kernel, stride in sizes]
+    return np.pad(x, [(0, 0), (0, 0), *beyond], "constant", constant_values=-np.inf)
+
+
+def _windows(x, kernel, stride):
+    """A view (N, C, OH, OW, KH, KW) of every position of the kernel on ``x``."""
+    n, c, h, w = x.shape
+    (kh, kw), (sh, sw) = kernel, stride
+    shape = n, c, (h - kh) // sh + 1, (w - kw) // sw + 1, kh, kw
+    bn, bc, bh, bw = x.strides
+    return np.lib.stride_tricks.as_strided(x, shape, (bn, bc, bh * sh, bw * sw, bh, bw))
+
+
+def _scatter(windows, shape, stride):
+    """The transpose of :func:`_windows`: add every window back where it was read."""
+    _, _, oh, ow, kh, kw = windows.shape
+    x = np.zeros(shape)
+    for i in range(kh):
+        for j in range(kw):
+            rows = slice(i, i + oh * stride[0], stride[0])
+            columns = slice(j, j + ow * stride[1], stride[1])
+            x[:, :, rows, columns] += windows[..., i, j]
+    return x
+
+
+def lrn(attrs, x):
+    """x / (knorm + alpha / nsize * sum of x**2 over the neighbouring channels) ** beta."""
+    nsize, alpha = attrs["nsize"], attrs.get("alpha", 1e-4)
+    beta, knorm = attrs.get("beta", 0.75), attrs.get("knorm", 2)
+
+    def neighbours(maps):
+        half = (nsize - 1) // 2
+        padded = np.pad(maps, ((0, 0), (half, half), (0, 0), (0, 0)))
+        return sum(padded[:, i : i + maps.shape[1]] for i in range(2 * half + 1))
+
+    scale = knorm + alpha / nsize * neighbours(x**2)
+
+    def back(gradient):
+        spread = neighbours(gradient * x * scale ** (-beta - 1))
+        return (gradient * scale**-beta - 2 * alpha * beta / nsize * x * spread,)
+
+    return x * scale**-beta, back
+
+
+def activation(attrs, x):
+    """relu or tanh."""
+    if attrs["act_type"] == "relu":
+        return np.maximum(x, 0), lambda gradient: (gradient * (x > 0),)
+    output = {"tanh": np.tanh}[attrs["act_type"]](x)
+    return output, lambda gradient: (gradient * (1 - output**2),)
+
+
+def fully_connected(attrs, x, weight, bias):
+    """x @ weight.T + bias, on (N, features)."""
+    return x @ weight.T + bias, lambda g: (g @ weight, g.T @ x, g.sum(0))
+
+
+def flatten(attrs, x):
+    """(N, C, H, W) -> (N, C*H*W)."""
+    return x.reshape(len(x), -1), lambda gradient: (gradient.reshape(x.shape),)
+
+
+def dropout(attrs, x):
+    """Nothing: only graphs of :func:`without_dropout` can be compared."""
+    assert attrs["p"] == 0, "use without_dropout"
+    return x, lambda gradient: (gradient,)
+
+
+def softmax_output(attrs, x, label):
+    """Softmax; its gradient is that of the cross-entropy with ``label``, whatever comes in."""
+    power = np.exp(x - x.max(1, keepdims=True))
+    output = power / power.sum(1, keepdims=True)
+    wanted = np.arange(x.shape[1]) == label[:, None]
+    return output, lambda _: (output - wanted, np.zeros_like(label))
+
+
+LAYERS = {
+    "Convolution": convolution,
+    "Pooling": pooling,
+    "LRN": lrn,
+    "Activation": activation,
+    "FullyConnected": fully_connected,
+    "Flatten": flatten,
+    "Dropout": dropout,
+    "SoftmaxOutput": softmax_output,
+}

@@ -1,0 +1,248 @@
+"""Outputs and gradients against tests/reference.py, and the pass that puts LRN's right.
+
+Compared are float32 results of MXNet with float64 results of numpy, tensor by tensor: the largest
+difference over the largest value. Rounding alone makes that up to 2e-6 here; 1e-5 is asserted. A
+rounding can also switch a relu or the winner of a maximum, and then gradients differ by percents
+in either implementation, so each test first makes sure that no such decision was that close.
+Dropout is chance, so training passes are compared on a copy of the graph that drops nothing.
+"""
+
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+import reference
+
+import symbols
+from common.lower import lower
+
+TOLERANCE = 1e-5
+CLOSEST = 1e-6  # margin of a decision, relative to its layer's largest value
+
+mkldnn = pytest.mark.skipif(
+    not mx.runtime.Features().is_enabled("MKLDNN"), reason="this MXNet has no MKL-DNN"
+)
+
+
+def without_dropout(symbol):
+    graph = json.loads(symbol.tojson())
+    for node in graph["nodes"]:
+        if node["op"] == "Dropout":
+            node["attrs"]["p"] = "0"
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def normal(rng, shape):
+    """The paper's: N(0, 0.01)."""
+    return rng.normal(0, 0.01, shape)
+
+
+def xavier(rng, shape):
+    """mx.init.Xavier's default."""
+    fans = (shape[0] + shape[1]) * np.prod(shape[2:])
+    return rng.uniform(-1, 1, shape) * np.sqrt(6 / fans)
+
+
+def draw(symbol, image_shape, weights=xavier, scale=1.0, seed=0, classes=10):
+    """Values for every argument: images N(0, scale), biases N(0, 0.1), weights as said."""
+    rng = np.random.RandomState(seed)
+    shapes, _, _ = symbol.infer_shape(data=image_shape)
+    values = {}
+    for name, shape in zip(symbol.list_arguments(), shapes):
+        if name == "data":
+            value = rng.normal(0, scale, shape)
+        elif name == "softmax_label":
+            value = rng.randint(0, classes, shape)
+        else:
+            value = rng.normal(0, 0.1, shape) if name.endswith("_bias") else weights(rng, shape)
+        values[name] = value.astype(np.float32)
+    return values
+
+
+def bind(symbol, values):
+    shapes = {name: value.shape for name, value in values.items()}
+    executor = symbol.simple_bind(mx.cpu(), grad_req="write", **shapes)
+    for name, value in values.items():
+        executor.arg_dict[name][:] = value
+    return executor
+
+
+def train_step(symbol, values):
+    """MXNet's output and gradients by argument, of one training pass."""
+    executor = bind(symbol, values)
+    output = executor.forward(is_train=True)[0].asnumpy()
+    executor.backward()
+    return output, {name: value.asnumpy() for name, value in executor.grad_dict.items()}
+
+
+def error(found, expected):
+    return abs(found - expected).max() / abs(expected).max()
+
+
+def errors(symbol, plain, values):
+    """How far MXNet on ``symbol`` is from numpy on ``plain``: name -> relative error."""
+    expected_output, expected, margin = reference.run(plain, values)
+    assert margin > CLOSEST, "a decision is too close to call; choose another seed"
+    output, gradients = train_step(symbol, values)
+    names = [name for name in plain.list_arguments() if name != "softmax_label"]
+    found = {name: error(gradients[name], expected[name]) for name in names}
+    return {"output": error(output, expected_output), **found}
+
+
+def assert_equal_to_numpy(plain, values):
+    found = errors(lower(plain, values["data"].shape), plain, values)
+    assert max(found.values()) < TOLERANCE, found
+
+
+# The networks
+
+
+@pytest.mark.parametrize("weights", [normal, xavier])
+@pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
+def test_alexnets_output_and_gradients_are_right(network, weights):
+    plain = without_dropout(symbols.get_symbol(network, 10))
+    assert_equal_to_numpy(plain, draw(plain, (2, 3, 67, 67), weights, scale=60))
+
+
+def test_alexnets_gradients_are_right_on_an_oblong_image_with_caffes_options():
+    plain = symbols.get_symbol("alexnet2012", 10, knorm=1, pooling_convention="full")
+    plain = without_dropout(plain)
+    assert_equal_to_numpy(plain, draw(plain, (2, 3, 103, 67), scale=60, seed=2))
+
+
+@pytest.mark.parametrize("weights", [normal, xavier])
+def test_lenets_output_and_gradients_are_right(weights):
+    plain = symbols.get_symbol("lenet")
+    assert_equal_to_numpy(plain, draw(plain, (3, 1, 32, 32), weights))
+
+
+@pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
+def test_dropout_drops_half_and_scales_the_rest_in_training_alone(network):
+    symbol = symbols.get_symbol(network, 10)
+    both = mx.sym.Group(
+        [symbol.get_internals()[f"{n}_output"] for n in ("activation5", "dropout0")]
+    )
+    executor = bind(both, draw(both, (2, 3, 67, 67), scale=60))
+    before, after = (output.asnumpy() for output in executor.forward(is_train=True))
+    kept = after != 0
+    assert 0.4 < kept[before > 0].mean() < 0.6
+    np.testing.assert_allclose(after[kept], 2 * before[kept], rtol=1e-6)
+    before, after = (output.asnumpy() for output in executor.forward(is_train=False))
+    assert np.array_equal(before, after)
+
+
+# Lowering
+
+
+@mkldnn
+def test_without_lowering_the_gradients_below_lrn_are_wrong():
+    plain = without_dropout(symbols.get_symbol("alexnet", 10))
+    found = errors(plain, plain, draw(plain, (2, 3, 67, 67), scale=60))
+    assert found["conv1_weight"] > 1e-3
+    assert found["conv2_weight"] > 1e-3
+    assert found["conv3_weight"] < TOLERANCE
+    assert found["output"] < TOLERANCE
+
+
+def lrn_between_convolutions(channels, **attrs):
+    """A network without a relu or a maximum; the LRN is called 'norm'."""
+    net = mx.sym.Convolution(mx.sym.Variable("data"), name="a", num_filter=channels, kernel=(3, 3))
+    net = mx.sym.LRN(net, name="norm", **attrs)
+    net = mx.sym.Convolution(net, name="b", num_filter=4, kernel=(1, 1))
+    net = mx.sym.FullyConnected(mx.sym.Flatten(net), name="c", num_hidden=5)
+    return mx.sym.SoftmaxOutput(net, name="softmax")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 16, 33])
+@pytest.mark.parametrize("nsize", [1, 3, 4, 5, 7])
+def test_every_window_and_number_of_channels_is_right(nsize, channels):
+    plain = lrn_between_convolutions(channels, nsize=nsize, alpha=0.5, beta=0.6, knorm=1.5)
+    assert_equal_to_numpy(plain, draw(plain, (3, 2, 8, 6), classes=5))
+
+
+@pytest.mark.parametrize("attrs", [{}, {"beta": 1}, {"beta": 0.5, "knorm": 1}, {"alpha": 100}])
+def test_default_and_other_constants_are_right(attrs):
+    plain = lrn_between_convolutions(8, nsize=5, **attrs)
+    assert_equal_to_numpy(plain, draw(plain, (2, 3, 7, 7), scale=30, classes=5))
+
+
+def test_maps_of_one_pixel_are_right():
+    plain = lrn_between_convolutions(16, nsize=5, alpha=1)
+    assert_equal_to_numpy(plain, draw(plain, (4, 3, 3, 3), classes=5))
+
+
+def test_lowering_keeps_arguments_outputs_and_the_names_of_nodes():
+    plain = symbols.get_symbol("alexnet2012")
+    lowered = lower(plain, (8, 3, 227, 227))
+    assert lowered.list_arguments() == plain.list_arguments()
+    assert lowered.list_auxiliary_states() == plain.list_auxiliary_states() == []
+    assert lowered.list_outputs() == plain.list_outputs()
+    kept = set(plain.get_internals().list_outputs())
+    assert kept <= set(lowered.get_internals().list_outputs())
+    plain_shapes = plain.infer_shape(data=(4, 3, 227, 227))
+    assert lowered.infer_shape(data=(4, 3, 227, 227)) == plain_shapes
+    assert "LRN" not in {node["op"] for node in json.loads(lowered.tojson())["nodes"]}
+
+
+def test_a_graph_without_lrn_stays_as_it_is():
+    plain = symbols.get_symbol("lenet")
+    assert lower(plain, (1, 1, 32, 32)).tojson() == plain.tojson()
+
+
+def test_lowering_leaves_the_plain_symbol_as_it_was():
+    plain = symbols.get_symbol("alexnet")
+    before = plain.tojson()
+    lower(plain, (1, 3, 67, 67))
+    assert plain.tojson() == before
+
+
+def test_new_names_do_not_meet_old_ones():
+    net = mx.sym.Variable("data")
+    for name in ("n", "n_", "n__square0", "n_square0"):
+        net = mx.sym.LRN(mx.sym.Convolution(net, num_filter=3, kernel=(1, 1)), name=name, nsize=3)
+    names = lower(net, (1, 3, 4, 4)).get_internals().list_outputs()
+    assert len(set(names)) == len(names)
+
+
+def test_hidden_attributes_such_as_the_device_group_go_to_the_new_nodes():
+    with mx.AttrScope(ctx_group="second"):
+        net = mx.sym.LRN(mx.sym.Variable("data"), name="n", nsize=3)
+    nodes = json.loads(lower(net, (1, 3, 4, 4)).tojson())["nodes"]
+    assert len(nodes) > 2
+    assert {node["attrs"]["__ctx_group__"] for node in nodes} == {"second"}
+
+
+@pytest.mark.parametrize("nsize", [3, 4])
+def test_a_lowered_lrn_can_be_an_output(nsize):
+    plain = mx.sym.LRN(mx.sym.Variable("data"), name="n", nsize=nsize, alpha=0.1)
+    images = mx.nd.array(np.random.RandomState(0).normal(0, 30, (2, 5, 3, 3)))
+    lowered = lower(plain, images.shape)
+    assert lowered.list_outputs() == ["n_output"]
+    found, expected = (s.eval(data=images)[0].asnumpy() for s in (lowered, plain))
+    assert error(found, expected) < 1e-6
+
+
+def test_inference_between_training_steps_stays_right():
+    plain = symbols.get_symbol("alexnet", 10)
+    values = draw(plain, (2, 3, 67, 67), scale=60)
+    executor = bind(lower(plain, values["data"].shape), values)
+    expected = bind(plain, values).forward(is_train=False)[0].asnumpy()
+    for _ in range(3):
+        assert error(executor.forward(is_train=False)[0].asnumpy(), expected) < TOLERANCE
+        executor.forward(is_train=True)
+        executor.backward()
+
+
+def test_channels_are_the_lrns_own_whatever_variables_are_called():
+    net = mx.sym.LRN(mx.sym.Variable("data"), name="n", nsize=3)
+    weight = mx.sym.Variable("n_weight")  # (5, 1, 3, 3), where n has 5 channels
+    net = mx.sym.Convolution(net, weight, num_filter=5, num_group=5, kernel=(3, 3))
+    assert lower(net, (1, 5, 4, 4)).infer_shape(data=(1, 5, 4, 4))[1] == [(1, 5, 2, 2)]
+
+
+def test_unknown_channels_are_an_error():
+    net = mx.sym.LRN(mx.sym.Variable("other"), name="n", nsize=3) + mx.sym.Variable("data")
+    with pytest.raises(ValueError, match="channels of n"):
+        lower(net, ())
+    assert lower(net, (1, 3, 4, 4), other=(1, 3, 4, 4)).list_arguments() == ["other", "data"]

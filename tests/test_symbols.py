@@ -1,0 +1,244 @@
+"""The networks' graphs and numbers, and the layer table that prints them."""
+
+import json
+import os
+
+import mxnet as mx
+import pytest
+from conftest import ROOT, assert_refused, run_script
+
+import symbols
+from common.cli import UserError
+from symbols import alexnet, alexnet2012, lenet, summary
+
+GOLDEN = os.path.join(ROOT, "tests", "golden", "alexnet-graph.json")
+
+
+def graph(symbol):
+    """What must not change: nodes with all they say, argument order and heads."""
+    whole = json.loads(symbol.tojson())
+    return {key: whole[key] for key in ("nodes", "arg_nodes", "heads")}
+
+
+def article_graph():
+    with open(GOLDEN) as file:
+        golden = json.load(file)
+    return {key: golden[key] for key in ("nodes", "arg_nodes", "heads")}
+
+
+def by_name(symbol, image_shape):
+    return {layer.name: layer for layer in summary.layers(symbol, image_shape)}
+
+
+def total(found, field):
+    return sum(getattr(layer, field) for layer in found.values())
+
+
+# The graphs
+
+
+def test_alexnet_is_the_articles_graph_every_time_it_is_built():
+    for _ in range(3):
+        assert graph(alexnet.get_symbol(1000)) == article_graph()
+    assert graph(symbols.get_symbol("alexnet")) == article_graph()
+
+
+def test_nothing_of_the_caller_gets_into_a_graph():
+    with mx.name.Prefix("mine_"), mx.AttrScope(ctx_group="mine", lr_mult="2"):
+        mx.sym.Activation(mx.sym.Variable("x"), act_type="relu")
+        inside = graph(alexnet.get_symbol(1000)), graph(lenet.get_symbol())
+    assert inside == (article_graph(), graph(lenet.get_symbol()))
+
+
+def test_building_a_network_leaves_the_callers_names_alone():
+    with mx.name.NameManager():
+        alexnet.get_symbol()
+        assert mx.sym.Activation(mx.sym.Variable("x"), act_type="relu").name == "activation0"
+
+
+def test_num_classes_changes_fc3_alone():
+    expected = article_graph()
+    for node in expected["nodes"]:
+        if node["name"].startswith("fc3"):
+            node["attrs"]["num_hidden"] = "10"
+    assert graph(alexnet.get_symbol(10)) == expected
+
+
+def test_alexnet2012_is_the_articles_graph_with_two_groups_in_three_layers():
+    expected = article_graph()
+    for node in expected["nodes"]:
+        if node["name"].split("_")[0] in ("conv2", "conv4", "conv5"):
+            node["attrs"]["num_group"] = "2"
+    assert graph(alexnet2012.get_symbol(1000)) == expected
+
+
+def test_options_add_nothing_at_their_default():
+    said = alexnet2012.get_symbol(1000, knorm=2.0, pooling_convention="valid")
+    assert graph(said) == graph(alexnet2012.get_symbol())
+    said = alexnet.get_symbol(1000, num_group=1, knorm=2.0, pooling_convention="valid")
+    assert graph(said) == article_graph()
+
+
+def test_caffes_options_reach_every_layer_they_are_for():
+    attrs = alexnet2012.get_symbol(knorm=1, pooling_convention="full").attr_dict()
+    assert [attrs[f"lrn{i}"]["knorm"] for i in range(2)] == ["1", "1"]
+    assert [attrs[f"pooling{i}"]["pooling_convention"] for i in range(3)] == ["full"] * 3
+
+
+# Their numbers
+
+
+@pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
+def test_neurons_are_the_articles_row_by_row_at_227(network):
+    found = by_name(symbols.get_symbol(network), (3, 227, 227))
+    for name, (_, neurons, _) in summary.ARTICLE.items():
+        assert found[name].neurons == neurons, name
+    assert total(found, "neurons") == 659_272
+
+
+def test_alexnet2012_has_the_articles_weights_row_by_row():
+    found = by_name(alexnet2012.get_symbol(), (3, 227, 227))
+    for name, (_, _, weights) in summary.ARTICLE.items():
+        assert found[name].weights == weights, name
+    assert total(found, "weights") == 60_954_656
+
+
+def test_the_articles_printed_total_is_30_000_short_of_its_rows():
+    rows = sum(weights for _, _, weights in summary.ARTICLE.values())
+    assert (summary.ARTICLE_PRINTED_WEIGHTS, rows) == (60_924_656, 60_924_656 + 30_000)
+
+
+def test_alexnet_has_twice_the_articles_weights_in_the_three_split_layers():
+    found = by_name(alexnet.get_symbol(), (3, 227, 227))
+    for name, (_, _, weights) in summary.ARTICLE.items():
+        towers = 2 if name in ("conv2", "conv4", "conv5") else 1
+        assert found[name].weights == towers * weights, name
+    assert total(found, "weights") == 62_367_776
+    assert total(found, "weights") + total(found, "biases") == 62_378_344
+
+
+@pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
+def test_at_224_the_maps_are_54_26_12_5(network):
+    found = by_name(symbols.get_symbol(network), (3, 224, 224))
+    sides = [found[name].output[1:] for name in ("conv1", "pooling0", "pooling1", "pooling2")]
+    assert sides == [(54, 54), (26, 26), (12, 12), (5, 5)]
+    assert found["fc1"].weights == 6_400 * 4096
+
+
+def test_full_pooling_changes_sizes_at_224_but_not_at_227():
+    plain, full = alexnet2012.get_symbol(), alexnet2012.get_symbol(pooling_convention="full")
+    assert summary.layers(full, (3, 227, 227)) == summary.layers(plain, (3, 227, 227))
+    assert by_name(full, (3, 224, 224))["pooling2"].output == (256, 6, 6)
+
+
+def test_lenet_has_the_papers_maps_and_parameters():
+    found = by_name(lenet.get_symbol(), (1, 32, 32))
+    # LeCun et al. 1998, II.B; C3 is connected in full: 16 * (6 * 25 + 1), not the paper's 1,516.
+    paper = {
+        "c1": ((6, 28, 28), 156),
+        "s2": ((6, 14, 14), 0),
+        "c3": ((16, 10, 10), 2_416),
+        "s4": ((16, 5, 5), 0),
+        "c5": ((120, 1, 1), 48_120),
+        "f6": ((84,), 10_164),
+        "output": ((10,), 850),
+    }
+    numbers = {
+        name: (found[name].output, found[name].weights + found[name].biases) for name in paper
+    }
+    assert numbers == paper
+
+
+def test_the_table_counts_what_mxnet_allocates():
+    symbol = alexnet2012.get_symbol(7)
+    found = by_name(symbol, (3, 99, 67))
+    executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=(1, 3, 99, 67))
+    inputs = ("data", "softmax_label")
+    allocated = sum(v.size for name, v in executor.arg_dict.items() if name not in inputs)
+    assert total(found, "weights") + total(found, "biases") == allocated
+    assert total(found, "parameter_bytes") == 4 * allocated
+
+
+def test_multiply_adds_are_those_of_the_loops_over_a_layer():
+    found = by_name(alexnet2012.get_symbol(), (3, 227, 227))
+    assert found["conv1"].multiply_adds == (55 * 55) * 96 * (11 * 11 * 3)
+    assert found["conv2"].multiply_adds == (27 * 27) * 256 * (5 * 5 * 48)
+    assert found["fc1"].multiply_adds == 4096 * (6 * 6 * 256)
+    assert found["pooling0"].multiply_adds == 0
+
+
+# What is refused
+
+
+def test_an_unknown_network_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="vgg.*alexnet, alexnet2012, lenet"):
+        symbols.get_symbol("vgg")
+
+
+@pytest.mark.parametrize(
+    ("network", "smallest"), [("alexnet", 67), ("alexnet2012", 67), ("lenet", 32)]
+)
+def test_the_smallest_image_is_found_and_named(network, smallest):
+    symbol = symbols.get_symbol(network)
+    assert symbols.smallest_image(symbol, channels=1) == smallest
+    symbols.check_image_shape(symbol, (1, smallest, smallest))
+    for shape in [(1, smallest - 1, smallest), (1, smallest, smallest - 1), (1, 1, 1)]:
+        with pytest.raises(UserError, match=f"smallest is 1,{smallest},{smallest}"):
+            symbols.check_image_shape(symbol, shape)
+
+
+def test_every_network_accepts_the_image_it_was_designed_for():
+    assert symbols.IMAGE_SHAPES.keys() == symbols.NETWORKS.keys()
+    for network, image_shape in symbols.IMAGE_SHAPES.items():
+        symbols.check_image_shape(symbols.get_symbol(network), image_shape)
+
+
+# python -m symbols
+
+
+def test_the_command_prints_totals_and_the_articles_numbers_in_100_columns():
+    result = run_script("-m", "symbols", "alexnet")
+    assert (result.returncode, result.stderr) == (0, "")
+    for number in ("659,272", "62,367,776", "62,378,344", "1,135,256,096"):
+        assert number in result.stdout
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) < 100
+    (conv2,) = (line for line in lines if line.startswith("C2 "))
+    assert conv2.split() == ["C2", "conv2", "186,624", "186,624", "614,400", "307,200", "*"]
+    assert "the article counts alexnet2012" in result.stdout
+    assert "The article prints 60,924,656, 30,000 short" in result.stdout
+
+
+def test_the_table_of_alexnet2012_has_no_mark():
+    report = summary.report("alexnet2012", alexnet2012.get_symbol(), (3, 227, 227))
+    assert "60,954,656" in report
+    assert "*" not in report
+
+
+def test_the_table_says_why_it_differs_at_another_input():
+    report = summary.report("alexnet2012", alexnet2012.get_symbol(10), (1, 224, 224))
+    notes = [line for line in report.splitlines() if line.startswith("*")]
+    assert notes == [
+        "* The article's input is 227x227; on 224x224 the maps are 54x54, 26x26, 12x12, 5x5.",
+        "* C1: the article's images have 3 channels.",
+        "* R3: the article's network has 1000 classes.",
+    ]
+
+
+def test_lenets_table_has_no_comparison():
+    report = summary.report("lenet", lenet.get_symbol(), (1, 32, 32))
+    assert "61,706 parameters" in report
+    assert "article" not in report
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["vgg"], ["vgg", "alexnet2012"]),
+        (["alexnet", "--image-shape", "3,66,66"], ["--image-shape 3,66,66", "3,67,67"]),
+        (["alexnet", "--image-shape", "227"], ["--image-shape", "channels,height,width"]),
+        (["lenet", "--num-classes", "0"], ["--num-classes", "at least 1"]),
+    ],
+)
+def test_the_command_refuses_bad_input_in_one_line(arguments, words):
+    assert_refused(run_script("-m", "symbols", *arguments), *words)
