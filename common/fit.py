@@ -7,13 +7,13 @@ from typing import Callable, Optional
 import mxnet as mx
 import numpy as np
 
-from common import checkpoint, cli, data
+from common import checkpoint, cli, data, native
 from common.cli import UserError
 from common.evaluate import Scores
 from common.initializers import NAMES as INITIALIZERS
 from common.initializers import initializer
 from common.log import Progress, RunLog, describe
-from common.lower import lower
+from common.lower import lower, lower_native
 
 _WITH_MOMENTUM = ("sgd", "nag")
 _OPTIMIZERS = (*_WITH_MOMENTUM, "adam", "rmsprop", "adagrad", "adadelta")
@@ -157,14 +157,18 @@ def _bind(symbol, contexts, args, schedule):
     np.random.seed(args.seed)
     shape = (args.batch_size, *args.image_shape)
     on_cpu = contexts[0].device_type == "cpu"
-    module = mx.mod.Module(lower(symbol, shape) if on_cpu else symbol, context=contexts)
+    fast = on_cpu and native.load()
+    if on_cpu:
+        symbol = lower_native(symbol) if fast else lower(symbol, shape)
+    module = mx.mod.Module(symbol, context=contexts)
     module.bind([("data", shape)], [("softmax_label", shape[:1])])
     module.init_params(initializer(args.initializer))
     options = {"learning_rate": args.lr, "wd": args.wd, "lr_scheduler": schedule}
     if args.optimizer in _WITH_MOMENTUM:
         options["momentum"] = args.mom
     # The optimizer by name, not as an object: only so does Module spare biases the weight decay.
-    module.init_optimizer(args.kv_store, args.optimizer, options)
+    name = "nativesgd" if fast and args.optimizer == "sgd" else args.optimizer
+    module.init_optimizer(args.kv_store, name, options)
     return module
 
 

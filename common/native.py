@@ -1,4 +1,8 @@
-"""Our C++ operators (native/ops.cc): built once with g++, kept in the cache, loaded into MXNet."""
+"""Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
+
+native/ops.cc has LRN, which common/lower.py puts into graphs, and the update of
+:class:`NativeSGD`.
+"""
 
 import functools
 import hashlib
@@ -14,16 +18,8 @@ from common.files import atomic, cache_folder
 _SOURCE = os.path.join(os.path.dirname(__file__), "..", "native", "ops.cc")
 # No flag for this machine's processor: the code holds variants and picks one when it is loaded.
 # Without contraction (fused multiply-add) all of them give the same bits.
-_FLAGS = [
-    "-O3",
-    "-std=c++11",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-ffp-contract=off",
-    "-fopenmp",
-    "-fPIC",
-    "-shared",
-]
+_OPTIMISE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp"]
+_FLAGS = ["-std=c++11", "-fPIC", "-shared", *_OPTIMISE]
 
 
 class BuildError(Exception):
@@ -74,3 +70,35 @@ def build() -> str:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason"]
             raise BuildError(f"{compiler} fails: {lines[0]}")
     return path
+
+
+@mx.optimizer.register
+class NativeSGD(mx.optimizer.SGD):
+    """``mx.optimizer.SGD`` for float32 weights on the CPU, equal to the last bit; needs `load`.
+
+    MXNet's own groups the updates of several weights into one operator, whose threads share
+    the work badly: it takes three times as long as the memory's speed allows.
+    """
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.aggregate_num = 0  # one weight a call
+
+    def update(self, index, weight, grad, state):
+        """Change ``weight`` and its momentum ``state`` in place."""
+        if state is None:  # no momentum: nothing to fuse
+            super().update(index, weight, grad, state)
+            return
+        self._update_count(index)
+        mx.nd._internal._alexnet_sgd_mom(
+            weight,
+            grad,
+            state,
+            lr=self._get_lr(index),
+            wd=self._get_wd(index),
+            momentum=self.momentum,
+            rescale_grad=self.rescale_grad,
+            clip_gradient=-1 if self.clip_gradient is None else self.clip_gradient,
+        )
+
+    update_multi_precision = update

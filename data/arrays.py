@@ -8,8 +8,8 @@ import numpy as np
 
 from common import records
 from common.cli import ArgumentParser, UserError
+from common.files import cache_folder
 from data import pack
-from data.fetch import cache_folder
 
 Split = Tuple[
     np.ndarray, np.ndarray

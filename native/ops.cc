@@ -1,6 +1,6 @@
 // Operators for training on the CPU, through the extension interface that MXNet 1.9.1 ships
 // (mxnet/lib_api.h). They replace MXNet's own only while a module is bound: see common/lower.py
-// and common/optimizer.py.
+// and common/native.py.
 //
 //   _alexnet_lrn      local response normalization across channels, and its gradient
 //   _alexnet_sgd_mom  momentum SGD, one pass over weight, gradient and momentum

@@ -1,0 +1,245 @@
+"""A tree of class folders -> record files: one split, several processes.
+
+    python -m data.folder photos datasets/photos --val-fraction 0.1
+
+TRAIN_DIR holds a folder for each class; every image below it, however deep, is of that class. The
+sorted folder names are the labels 0, 1, ... and are kept in PREFIX-classes.txt. Hidden files,
+files of other types and files outside the class folders are ignored and counted. Symbolic links
+are followed, but no folder is read twice for one class. Makes PREFIX.rec and .idx, or with
+--val-dir or --val-fraction PREFIX-train.rec, PREFIX-val.rec and theirs, all of them or none.
+"""
+
+import argparse
+import collections
+import contextlib
+import os
+import random
+import sys
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from common import records
+from common.cli import ArgumentParser, UserError, run
+from data import pack
+
+# What OpenCV decodes. ImageNet's files end in .JPEG: case does not matter.
+EXTENSIONS = {
+    ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+}  # fmt: skip
+
+
+class Tree(NamedTuple):
+    """The images of a tree of class folders, and what else lay there."""
+
+    images: Dict[str, List[str]]  # class name -> paths; both sorted
+    ignored: collections.Counter  # extension, or a reason -> number of files
+
+
+def find(folder: str) -> Tree:
+    """List the images below the class folders of ``folder``.
+
+    Raises:
+        UserError: no such folder, no class folders, some without an image, an unusable name.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: is not a folder; give one that holds a folder for each class")
+    tree = Tree({}, collections.Counter())
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if not os.path.isdir(path):
+            tree.ignored["outside a class folder"] += 1
+        elif not name.startswith("."):
+            tree.images[name] = sorted(_images_below(path, tree.ignored))
+    _check_classes(folder, tree.images)
+    return tree
+
+
+def _images_below(folder, ignored):
+    seen = set()
+    for parent, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else [name for name in folders if name[0] != "."]
+        if real in seen:  # a link back up the tree, or a second link to one folder
+            continue
+        seen.add(real)
+        for name in files:
+            extension = os.path.splitext(name)[1].lower()
+            if name[0] == ".":
+                ignored["hidden"] += 1
+            elif extension not in EXTENSIONS:
+                ignored[extension or "no extension"] += 1
+            else:
+                yield os.path.join(parent, name)
+
+
+def _fail(error):
+    raise error
+
+
+def _check_classes(folder, images):
+    if not images:
+        raise UserError(f"{folder}: has no class folders; put each class's images in one")
+    empty = [name for name, paths in images.items() if not paths]
+    if empty:
+        raise UserError(f"{folder}: no image in {_some(empty)}; remove such folders or fill them")
+    for name in images:
+        if name.splitlines() != [name] or not _is_unicode(name):
+            raise UserError(f"{folder}: class folder {name!r}: rename it to one line of UTF-8")
+
+
+def _is_unicode(name):
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:  # bytes that are not UTF-8 come as lone surrogates
+        return False
+
+
+def _some(names):
+    """'a, b, c and 4 more'"""
+    shown = ", ".join(names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+def split(images: Dict[str, List[str]], fraction: float, seed: int) -> Tuple[dict, dict]:
+    """Divide each class at random; return (training, validation), each like ``images``.
+
+    A class of two or more has at least one image on either side; of one, it goes to training. A
+    class is divided the same whatever other classes there are.
+    """
+    training, validation = {}, {}
+    for name, paths in images.items():
+        count = min(max(1, round(fraction * len(paths))), len(paths) - 1)
+        shuffled = list(paths)
+        random.Random(f"{seed} {name}").shuffle(shuffled)
+        validation[name] = sorted(shuffled[:count])
+        training[name] = sorted(shuffled[count:])
+    return training, validation
+
+
+def items(images: Dict[str, List[str]], seed: Optional[int] = None) -> List[pack.Item]:
+    """(name, label, path) of every image; in class order, or shuffled with ``seed``.
+
+    Training records are shuffled because a reader without the index shuffles only nearby ones.
+    """
+    listed = [(path, label, path) for label, paths in enumerate(images.values()) for path in paths]
+    if seed is not None:
+        random.Random(seed).shuffle(listed)
+    return listed
+
+
+def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], List[str], dict]:
+    """What to write: prefix -> items, the class names, and the ignored files' counts."""
+    tree = find(args.train_dir)
+    classes, ignored = list(tree.images), tree.ignored
+    training, validation = tree.images, None
+    if args.val_dir:
+        other = find(args.val_dir)
+        _check_same(args, classes, list(other.images))
+        validation = other.images
+        ignored = ignored + other.ignored
+    elif args.val_fraction:
+        training, validation = split(tree.images, args.val_fraction, args.seed)
+    if validation is None:
+        return {args.out_prefix: items(training, args.seed)}, classes, ignored
+    both = {
+        f"{args.out_prefix}-train": items(training, args.seed),
+        f"{args.out_prefix}-val": items(validation),
+    }
+    return both, classes, ignored
+
+
+def _check_same(args, classes, others):
+    only = [
+        f"only {folder} has {_some(sorted(set(mine) - set(theirs)))}"
+        for folder, mine, theirs in (
+            (args.train_dir, classes, others),
+            (args.val_dir, others, classes),
+        )
+        if set(mine) - set(theirs)
+    ]
+    if only:
+        raise UserError(f"--val-dir {args.val_dir}: its classes differ: {'; '.join(only)}")
+
+
+def write(wanted: Dict[str, List[pack.Item]], classes: List[str], skip_bad=False, **how) -> None:
+    """Write the record files of every prefix in ``wanted``; they appear together, when whole.
+
+    Args:
+        wanted: prefix -> its items.
+        skip_bad: leave unreadable images out; they are named on stderr in any case.
+        how: what :func:`pack.encode_all` takes.
+
+    Raises:
+        UserError: unreadable images without ``skip_bad``, an output without any, a process died.
+    """
+    bad, written = [], {}
+    with contextlib.ExitStack() as stack:
+        for prefix, listed in wanted.items():
+            writer = stack.enter_context(records.create(prefix, classes))
+            unreadable = _fill(writer, listed, os.path.basename(prefix), how)
+            written[prefix] = writer.count
+            bad += unreadable
+            if writer.count + len(unreadable) != len(listed):
+                raise RuntimeError(f"{prefix}: {writer.count} of {len(listed)} images were written")
+        pack.report(bad, written, skip_bad)
+    for prefix, count in written.items():
+        print(f"{prefix}.rec: {count} images of {len(classes)} classes")
+
+
+def _fill(writer, listed, title, how):
+    """Write what is readable; return (name, cause) of the rest."""
+    bad = []
+    with contextlib.closing(pack.encode_all(listed, **how)) as encoded:
+        for name, label, image in pack.progress(encoded, title, len(listed)):
+            if isinstance(image, pack.Unreadable):
+                bad.append((name, str(image)))
+            else:
+                writer.write(label, image)
+    return bad
+
+
+def _prepare(prefix, overwrite):
+    """Make the folder of ``prefix``; refuse output that is there already unless ``overwrite``."""
+    for path in (f"{prefix}.rec", f"{prefix}.idx", f"{prefix}-classes.txt"):
+        if os.path.exists(path) and not overwrite:
+            raise UserError(f"{path}: is there already; choose another name or pass --overwrite")
+    os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(prog="python -m data.folder", description=__doc__.split("\n")[0])
+    parser.add_argument("train_dir", metavar="TRAIN_DIR", help="holds a folder for each class")
+    parser.add_argument("out_prefix", metavar="OUT_PREFIX", help="the output's path without .rec")
+    validation = parser.add_mutually_exclusive_group()
+    validation.add_argument("--val-dir", help="validation images, in folders of the same names")
+    validation.add_argument("--val-fraction", type=_fraction, help="of each class, at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the split and the record order")
+    pack.add_args(parser)
+    return parser.parse_args()
+
+
+def _fraction(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a fraction such as 0.1")
+    return value
+
+
+def main() -> None:
+    """Pack, then say what was written and what was ignored."""
+    args = parse_args()
+    wanted, classes, ignored = outputs(args)
+    for prefix in wanted:
+        _prepare(prefix, args.overwrite)
+    if ignored:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
+        print(f"ignored: {sum(ignored.values())} files ({kinds})", file=sys.stderr)
+    write(wanted, classes, args.skip_bad, **pack.options(args))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,276 @@
+"""data/folder.py: a tree of class folders into record files, all of them or none."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+from conftest import run_script
+from pictures import BAD, CUT, GREY, KINDS, file, jpeg, write_tree
+
+from common import records
+from common.cli import UserError
+from data import folder
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Classes of 13, 10 and 2 images in nested folders, and files that are no images."""
+    root = tmp_path / "tree"
+    for name, count in (("owl", 13), ("cat", 10), ("écureuil roux", 2)):
+        for i in range(count):
+            path = root / name / ("deep/er" if i % 2 else "") / f"{name} {i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(seed=i))
+    (root / "cat" / "notes.txt").write_text("no image")
+    (root / "cat" / "Thumbs.db").write_text("no image")
+    (root / "cat" / ".hidden.jpg").write_bytes(jpeg())
+    (root / "README").write_text("no image")
+    return root
+
+
+def left_in(path):
+    return sorted(name for name in os.listdir(path) if name != "tree")
+
+
+def test_every_image_below_a_class_folder_is_found_and_the_rest_counted(tree):
+    found = folder.find(str(tree))
+
+    assert {name: len(paths) for name, paths in found.images.items()} == {
+        "cat": 10,
+        "owl": 13,
+        "écureuil roux": 2,
+    }
+    assert list(found.images) == sorted(found.images)
+    assert found.ignored == {".txt": 1, ".db": 1, "hidden": 1, "outside a class folder": 1}
+
+
+def test_links_are_followed_and_a_loop_ends(tree, tmp_path):
+    write_tree(tmp_path / "elsewhere", {"a.png": file(".png", GREY), "b/c.jpg": jpeg()})
+    (tree / "cat" / "link").symlink_to(tmp_path / "elsewhere")
+    (tree / "cat" / "link.jpg").symlink_to(tmp_path / "elsewhere" / "b" / "c.jpg")
+    (tree / "cat" / "loop").symlink_to(tree / "cat")
+    (tree / "linked class").symlink_to(tmp_path / "elsewhere")
+
+    images = folder.find(str(tree)).images
+
+    assert len(images["cat"]) == 10 + 3
+    assert len(images["linked class"]) == 2
+
+
+def test_empty_class_folders_are_refused_by_name(tree):
+    (tree / "empty").mkdir()
+    write_tree(tree, {"text only/notes.txt": b"no image"})
+    with pytest.raises(UserError, match="no image in empty, text only;"):
+        folder.find(str(tree))
+
+
+@pytest.mark.parametrize("name", [b"two\nlines", b"\xe9cureuil"])
+def test_a_class_name_that_no_text_file_holds_is_refused(tmp_path, name):
+    os.makedirs(os.path.join(os.fsencode(tmp_path), name))
+    with open(os.path.join(os.fsencode(tmp_path), name, b"x.jpg"), "wb"):
+        pass
+    with pytest.raises(UserError, match="rename it to one line of UTF-8"):
+        folder.find(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "count, fraction, expected",
+    [
+        (1, 0.5, 0),
+        (2, 0.01, 1),
+        (2, 0.99, 1),
+        (10, 0.1, 1),
+        (13, 0.1, 1),
+        (15, 0.1, 2),
+        (99, 0.2, 20),
+    ],
+)
+def test_the_split_is_per_class(count, fraction, expected):
+    images = {name: [f"{name}/{i:02d}" for i in range(count)] for name in "ab"}
+
+    training, validation = folder.split(images, fraction, seed=0)
+
+    for name in "ab":
+        assert len(validation[name]) == expected
+        assert sorted(training[name] + validation[name]) == images[name]
+
+
+def test_the_split_follows_the_seed_and_no_other_class():
+    images = {name: [f"{name}/{i:02d}" for i in range(50)] for name in "abc"}
+    first = folder.split(images, 0.2, seed=1)
+
+    assert folder.split(images, 0.2, seed=1) == first
+    assert folder.split(images, 0.2, seed=2) != first
+    assert folder.split({"b": images["b"]}, 0.2, seed=1)[1]["b"] == first[1]["b"]
+    assert [p[2:] for p in first[1]["a"]] != [p[2:] for p in first[1]["b"]]
+
+
+def test_training_is_shuffled_over_the_classes_and_validation_is_not():
+    images = {name: [f"{name}{i}" for i in range(50)] for name in "ab"}
+
+    listed, shuffled = folder.items(images), folder.items(images, seed=3)
+
+    assert [label for _, label, _ in listed] == [0] * 50 + [1] * 50
+    assert sorted(shuffled) == sorted(listed)
+    assert 10 < sum(label for _, label, _ in shuffled[:50]) < 40
+    assert shuffled == folder.items(images, seed=3)
+    assert shuffled != folder.items(images, seed=4)
+
+
+# The command
+
+
+def run_folder(*arguments):
+    return run_script("-m", "data.folder", *arguments)
+
+
+def test_one_command_makes_a_training_and_a_validation_set(tree, tmp_path):
+    out = tmp_path / "new" / "set"
+
+    result = run_folder(tree, out, "--val-fraction", "0.2", "--workers", "2")
+
+    assert result.returncode == 0, result.stderr
+    assert left_in(tmp_path / "new") == sorted(
+        f"set-{part}{end}" for part in ("train", "val") for end in (".rec", ".idx", "-classes.txt")
+    )
+    training, validation = (records.scan(f"{out}-{part}.rec") for part in ("train", "val"))
+    assert np.bincount(training.labels.astype(int)).tolist() == [8, 10, 1]
+    assert validation.labels.tolist() == [0] * 2 + [1] * 3 + [2]
+    assert training.classes == validation.classes == ["cat", "owl", "écureuil roux"]
+    assert "set-train.rec: 19 images of 3 classes" in result.stdout
+    assert "ignored: 4 files" in result.stderr
+    assert "set-train: 19/19 images" in result.stderr
+    assert "img/s" in result.stderr
+
+
+def test_the_files_are_the_same_for_a_seed_whatever_the_number_of_processes(tree, tmp_path):
+    def made(name, workers, seed):
+        listed = folder.items(folder.find(str(tree)).images, seed)
+        folder.write({str(tmp_path / name): listed}, ["a", "b", "c"], workers=workers)
+        return (tmp_path / f"{name}.rec").read_bytes()
+
+    first = made("one", workers=1, seed=1)
+    assert made("three", workers=3, seed=1) == first
+    assert made("other", workers=1, seed=2) != first
+
+
+def test_mxnet_trains_on_every_kind_with_the_right_labels(tmp_path):
+    import mxnet as mx
+
+    files = {f"class{i % 3}/{name}": image for i, (name, image) in enumerate(KINDS.items())}
+    images = folder.find(str(write_tree(tmp_path / "tree", files))).images
+    folder.write({str(tmp_path / "x"): folder.items(images)}, list(images), workers=1)
+
+    reader = mx.io.ImageRecordIter(
+        path_imgrec=str(tmp_path / "x.rec"),
+        data_shape=(3, 24, 24),
+        batch_size=len(KINDS),
+        resize=24,
+        preprocess_threads=1,
+        verbose=False,
+    )
+    labels = [batch.label[0].asnumpy().tolist() for batch in reader]
+
+    assert labels == [[i for i, paths in enumerate(images.values()) for _ in paths]]
+
+
+def test_the_validation_folder_is_packed_with_the_same_labels(tree, tmp_path):
+    files = {
+        f"{name}/{i}.png": KINDS["x.ppm"] for name in folder.find(str(tree)).images for i in "ab"
+    }
+    other = write_tree(tmp_path / "other", files)
+
+    result = run_folder(tree, tmp_path / "x", "--val-dir", other, "--workers", "1")
+
+    assert result.returncode == 0, result.stderr
+    assert records.scan(str(tmp_path / "x-val.rec")).labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_validation_folder_of_other_classes_is_refused(tree, tmp_path):
+    other = write_tree(tmp_path / "other", {"cat/a.jpg": jpeg(), "dog/a.jpg": jpeg()})
+    result = run_folder(tree, tmp_path / "x", "--val-dir", other)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "tree has owl, écureuil roux; only " in line and "other has dog" in line
+
+
+def test_unreadable_files_are_named_and_nothing_is_written(tree, tmp_path):
+    write_tree(tree, {f"owl/{name}": image for name, (image, _) in BAD.items()})
+    (tree / "owl" / "dangling.jpg").symlink_to(tree / "nothing")
+
+    result = run_folder(tree, tmp_path / "x", "--val-fraction", "0.3", "--workers", "2")
+
+    assert result.returncode == 2
+    for name, (_, cause) in BAD.items():
+        assert f"owl/{name}: {cause}" in result.stderr
+    assert "owl/dangling.jpg: No such file or directory" in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert "error: 9 of 34 images cannot be read" in last and "--skip-bad" in last
+    assert left_in(tmp_path) == []
+
+
+def test_with_skip_bad_the_readable_rest_is_written(tree, tmp_path):
+    write_tree(tree, {"owl/cut.jpg": CUT})
+
+    result = run_folder(tree, tmp_path / "x", "--skip-bad", "--workers", "1")
+
+    assert result.returncode == 0, result.stderr
+    assert "owl/cut.jpg: the JPEG ends early" in result.stderr
+    assert "1 of 26 images cannot be read and were left out" in result.stderr
+    assert len(records.scan(str(tmp_path / "x.rec"))) == 25
+
+
+def test_existing_output_is_kept_unless_told(tree, tmp_path):
+    (tmp_path / "x.idx").write_text("mine")
+
+    refused = run_folder(tree, tmp_path / "x")
+    assert refused.returncode == 2
+    assert "x.idx: is there already; choose another name or pass --overwrite" in refused.stderr
+    assert (tmp_path / "x.idx").read_text() == "mine"
+
+    replaced = run_folder(tree, tmp_path / "x", "--overwrite", "--workers", "1")
+    assert replaced.returncode == 0, replaced.stderr
+    assert len(records.scan(str(tmp_path / "x.rec"))) == 25
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["none", "x"], "none: is not a folder"),
+        (["tree/cat/deep", "x", "--val-fraction", "1"], "'1' is not a fraction"),
+        (["tree/cat/deep/er", "x"], "has no class folders"),
+        (["tree", "x", "--quality", "101"], "'101' is not a quality from 1 to 100"),
+        (["tree", "x", "--resize", "-1"], "'-1' is not an integer of at least 1"),
+        (["tree", "x", "--encoding", ".gif"], "invalid choice: '.gif'"),
+        (["tree", "x", "--val-dir", "tree", "--val-fraction", "0.1"], "not allowed with"),
+        (["tree", "x", "--res", "9"], "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(tree, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tree.parent)
+    monkeypatch.setattr(sys, "argv", ["folder.py", *flags])
+    with pytest.raises((SystemExit, UserError)) as refusal:
+        folder.main()
+    line = str(refusal.value) if refusal.type is UserError else capsys.readouterr().err.strip()
+    assert message in line and "\n" not in line
+
+
+def test_a_validation_set_without_an_image_is_refused(tmp_path):
+    tree = write_tree(tmp_path / "tree", {"a/1.jpg": jpeg(), "b/1.jpg": jpeg()})
+    result = run_folder(tree, tmp_path / "x", "--val-fraction", "0.5", "--workers", "1")
+    assert result.returncode == 2
+    assert "x-val.rec: there is no readable image to write" in result.stderr.splitlines()[-1]
+    assert left_in(tmp_path) == []
+
+
+def test_an_error_of_the_disk_is_one_line_and_leaves_nothing(tree, tmp_path):
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
+        "from common import cli; from data import folder; cli.run(folder.main)"
+    )
+    result = run_script("-c", limited, tree, tmp_path / "x", "--workers", "1")
+    assert result.returncode == 2
+    assert "x.rec: cannot be written: File too large" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert left_in(tmp_path) == []

@@ -1,0 +1,127 @@
+"""data/picture.py: every kind of picture stored as ImageRecordIter reads it, or refused."""
+
+import cv2
+import numpy as np
+import pytest
+from pictures import BAD, KINDS, file, flat_jpeg, jpeg, photo, with_exif
+
+from data.picture import Unreadable, encode
+
+
+def shown(image):
+    """Decode as ImageRecordIter does: no EXIF, 3 channels."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(image, np.uint8), flags)
+
+
+def psnr(one, other):
+    return 10 * np.log10(255**2 / np.mean((one.astype(float) - other) ** 2))
+
+
+@pytest.mark.parametrize("encoding", [".jpg", ".png"])
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_is_stored_as_eight_bits_and_the_same_picture(name, encoding):
+    stored = encode(KINDS[name], encoding=encoding)
+
+    expected = cv2.imdecode(np.frombuffer(KINDS[name], np.uint8), cv2.IMREAD_COLOR)
+    assert stored.startswith({".jpg": b"\xff\xd8\xff", ".png": b"\x89PNG"}[encoding])
+    assert cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_UNCHANGED).dtype == np.uint8
+    assert shown(stored).shape == expected.shape
+    assert psnr(shown(stored), expected + 0.01) > (30 if encoding == ".jpg" else 75)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", "<>")
+def test_a_picture_that_its_camera_turned_is_stored_upright(orientation, order):
+    turned = with_exif(jpeg(40, 64), orientation, order)
+    upright = cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR)
+
+    stored = encode(turned)
+
+    assert upright.shape[:2] == ((40, 64) if orientation < 5 else (64, 40))
+    assert shown(stored).shape == upright.shape
+    assert psnr(shown(stored), upright + 0.01) > 30
+    assert (stored == turned) == (orientation == 1)
+
+
+def test_a_damaged_exif_block_is_not_passed_on():
+    strange = with_exif(jpeg(), 1).replace(b"II*\0", b"XX*\0")
+
+    stored = encode(strange)
+
+    assert b"Exif" not in stored
+    assert shown(stored).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize("name", ["baseline.jpg", "progressive.jpg", "grey.jpg", "one pixel.jpg"])
+def test_a_small_jpeg_is_stored_byte_for_byte(name):
+    assert encode(KINDS[name], resize=30) == KINDS[name]
+    assert encode(KINDS[name], resize=0) == KINDS[name]
+
+
+def test_a_jpeg_of_four_channels_is_never_passed_on():
+    assert encode(flat_jpeg(1)) == flat_jpeg(1)
+    assert encode(flat_jpeg(3)) == flat_jpeg(3)
+    assert encode(flat_jpeg(4)) == file(".jpg", shown(flat_jpeg(4)))
+
+
+@pytest.mark.parametrize("turn", [False, True])
+@pytest.mark.parametrize(
+    "size, resize, expected",
+    [
+        ((29, 50), 30, (29, 50)),
+        ((30, 50), 30, (30, 50)),
+        ((31, 50), 30, (30, 48)),
+        ((31, 31), 30, (30, 30)),
+        ((60, 61), 30, (30, 30)),
+        ((100, 250), 30, (30, 75)),
+        ((121, 300), 30, (30, 74)),  # libjpeg halves it first
+        ((245, 500), 30, (30, 61)),
+        ((481, 999), 30, (30, 62)),
+        ((1, 500), 30, (1, 500)),
+        ((90, 120), 0, (90, 120)),
+    ],
+)
+def test_the_short_side_is_scaled_down_and_never_up(size, resize, expected, turn):
+    if turn:
+        size, expected = size[::-1], expected[::-1]
+    assert shown(encode(jpeg(*size), resize)).shape[:2] == expected
+    assert shown(encode(file(".png", photo(*size)), resize)).shape[:2] == expected
+
+
+@pytest.mark.parametrize("size", [(270, 360), (375, 500), (600, 800), (1100, 1500), (2100, 2800)])
+def test_a_scaled_picture_is_close_to_the_average_of_its_areas(size):
+    source = jpeg(*size)
+    areas = cv2.resize(
+        shown(source), (round(size[1] * 256 / size[0]), 256), None, 0, 0, cv2.INTER_AREA
+    )
+
+    assert psnr(shown(encode(source, 256, encoding=".png")), areas) > 38  # of JPEG at 95: 33
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_damaged_picture_is_unreadable_for_a_cause_and_quietly(name, capfd):
+    image, cause = BAD[name]
+    for resize in (0, 20, 256):
+        with pytest.raises(Unreadable, match=cause):
+            encode(image, resize)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_cut_jpeg_is_noticed_wherever_it_ends():
+    whole = jpeg(60, 80)
+    for length in range(len(whole) - 1):
+        with pytest.raises(Unreadable):
+            encode(whole[:length])
+
+
+def test_a_picture_too_long_for_a_jpeg_is_unreadable():
+    long = file(".png", np.zeros((1, 70000, 3), np.uint8))
+    with pytest.raises(Unreadable, match="its 70000x1 pixels cannot be encoded as .jpg"):
+        encode(long)
+    assert shown(encode(long, encoding=".png")).shape == (1, 70000, 3)
+
+
+def test_a_lower_quality_takes_fewer_bytes():
+    large = jpeg(300, 400)
+    assert len(encode(large, 256, quality=50)) < len(encode(large, 256, quality=95))

@@ -1,0 +1,129 @@
+"""The C++ operators against float64 references and MXNet's own, and how they are built."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+
+from common import native
+
+pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
+
+
+def lrn_reference(x, gradient, nsize, alpha, beta, knorm):
+    """Output and input gradient of LRN over axis 1, in float64, and what it is a difference of."""
+    x, half = x.astype(np.float64), (nsize - 1) // 2
+
+    def over_window(values):
+        channels = range(x.shape[1])
+        sums = [values[:, max(0, c - half) : c + half + 1].sum(axis=1) for c in channels]
+        return np.stack(sums, axis=1)
+
+    scale = knorm + alpha / nsize * over_window(x**2)
+    terms = over_window(gradient * x * scale ** (-beta - 1))
+    back = gradient * scale**-beta - 2 * alpha * beta / nsize * x * terms
+    return x * scale**-beta, back, gradient * scale**-beta
+
+
+@pytest.mark.parametrize("nsize", [1, 3, 5, 7])
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (2, 3, 5, 7), (3, 96, 15, 15), (2, 13, 1, 1), (1, 2, 129, 1), (2, 7)]
+)
+@pytest.mark.parametrize("magnitude", [60.0, 1e-3])
+def test_lrn_equals_a_float64_reference(shape, nsize, beta, magnitude):
+    rng = np.random.RandomState(0)
+    x = (rng.randn(*shape) * magnitude).astype(np.float32)
+    gradient = rng.randn(*shape).astype(np.float32)
+    settings = {"nsize": nsize, "alpha": 0.01, "beta": beta, "knorm": 1.5}
+    array = mx.nd.array(x)
+    array.attach_grad()
+    with mx.autograd.record():
+        output = mx.nd._internal._alexnet_lrn(array, **settings)
+    output.backward(mx.nd.array(gradient))
+    expected, back, minuend = lrn_reference(x, gradient, **settings)
+    assert np.abs(output.asnumpy() - expected).max() < 1e-6 * np.abs(expected).max()
+    assert np.abs(array.grad.asnumpy() - back).max() < 1e-6 * np.abs(minuend).max()
+
+
+@pytest.mark.parametrize("value", [1e15, 1e-40, 0.0])
+def test_lrn_of_huge_tiny_and_zero_values_is_finite(value):
+    x = mx.nd.full((1, 6, 2, 2), value)
+    x.attach_grad()
+    with mx.autograd.record():
+        y = mx.nd._internal._alexnet_lrn(x, nsize=5)
+    y.backward()
+    expected, _, _ = lrn_reference(x.asnumpy(), np.ones(x.shape), 5, 1e-4, 0.75, 2)
+    assert y.asnumpy() == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(x.grad.asnumpy()).all()
+
+
+@pytest.mark.parametrize("nsize", [0, 2, -3])
+def test_an_even_window_is_refused(nsize):
+    with pytest.raises(mx.base.MXNetError, match="odd nsize"):
+        mx.nd._internal._alexnet_lrn(mx.nd.ones((1, 2, 3, 3)), nsize=nsize).wait_to_read()
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("size", [1, 7, 16384, 16385, 100003])
+def test_ten_updates_equal_mxnets_sgd_to_the_last_bit(size, clip):
+    rng = np.random.RandomState(size)
+    start = mx.nd.array(rng.randn(size))
+    gradients = [mx.nd.array(rng.randn(size) * 100) for _ in range(10)]
+    settings = {"momentum": 0.9, "wd": 5e-4, "rescale_grad": 1 / 128, "clip_gradient": clip}
+    settings["param_idx2name"] = {0: "fc1_weight", 1: "fc1_bias"}
+    results = []
+    for name in ("sgd", "nativesgd"):
+        update = mx.optimizer.get_updater(mx.optimizer.create(name, learning_rate=0.01, **settings))
+        weights = [start.copy(), start.copy()]
+        for gradient in gradients:
+            for index, weight in enumerate(weights):
+                update(index, gradient, weight)
+        states = [update.states[index].asnumpy() for index in (0, 1)]
+        results.append([weight.asnumpy() for weight in weights] + states)
+    for stock, ours in zip(*results):
+        assert np.array_equal(stock, ours)
+    assert not np.array_equal(results[1][0], results[1][1])  # a bias has no weight decay
+
+
+def test_without_momentum_it_is_mxnets_own():
+    sgd = native.NativeSGD(learning_rate=0.5)
+    weight = mx.nd.ones(3)
+    mx.optimizer.get_updater(sgd)(0, mx.nd.ones(3), weight)
+    assert weight.asnumpy().tolist() == [0.5, 0.5, 0.5]
+
+
+BUILD = "import common; from common import native; print(native.build())"
+
+
+def test_two_processes_that_build_at_once_both_get_a_whole_library(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": ROOT, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", BUILD.replace("print(", "mx_lib = (") + "; native.load()"]
+    jobs = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    for job in jobs:
+        _, said = job.communicate(timeout=120)
+        assert job.returncode == 0 and said == b""
+    assert len(list((tmp_path / "alexnet-mxnet").iterdir())) == 1
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_a_library(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": ROOT, "XDG_CACHE_HOME": str(tmp_path)}
+    job = subprocess.Popen([sys.executable, "-c", BUILD], env=environment, start_new_session=True)
+    time.sleep(5)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    after = run_script("-c", BUILD + "; assert native.load()", XDG_CACHE_HOME=str(tmp_path))
+    assert after.returncode == 0, after.stderr
+
+
+def test_without_a_compiler_training_goes_on_and_one_line_says_what_is_lost(tmp_path):
+    show = "import common; from common import native; assert not native.load()"
+    result = run_script("-c", show, XDG_CACHE_HOME=str(tmp_path), CXX="no-such-compiler")
+    assert result.returncode == 0
+    assert result.stderr.count("\n") == 1 and "no no-such-compiler" in result.stderr
