@@ -7,6 +7,9 @@ Without --gpus it trains on the CPU. The defaults are the recipe of --network on
 on synthetic images and needs no records.
 """
 
+import os
+import sys
+
 import common  # noqa: F401  readies the process for MXNet, so it comes first
 import symbols
 from common import checkpoint, cli, data, devices, evaluate, fit, recipes
@@ -64,6 +67,12 @@ def main():
         return
     validate = validation and evaluate.Evaluator(symbol, contexts, args, validation)
     fit.fit(symbol, contexts, args, batches, images, validate)
+    if args.model_prefix:
+        print("Name a picture with it:")
+        print(
+            f"  {os.path.relpath(sys.executable)} predict.py --model-prefix {args.model_prefix} \\"
+        )
+        print(f"    --load-epoch {args.num_epochs} PICTURE")
 
 
 if __name__ == "__main__":

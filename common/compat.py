@@ -11,8 +11,6 @@ import sys
 
 import numpy as np
 
-OLDEST_PYTHON, NEWEST_PYTHON = (3, 8), (3, 13)
-
 # What ``import mxnet`` (or mxnet.numpy's fallback table) reads from numpy, and what numpy >= 1.24
 # or >= 2 no longer has. The financial functions left numpy in 1.20: mxnet only lists them.
 _ALIASES = {
@@ -83,7 +81,7 @@ def physical_cores():
 def prepare():
     """Make ``import mxnet`` work and fast; safe to call more than once."""
     _supply_numpy_names()
-    if importlib.util.find_spec("distutils") is None:
+    if sys.version_info >= (3, 12) and importlib.util.find_spec("distutils") is None:
         sys.exit(
             f"error: Python {sys.version.split()[0]} has no distutils, which MXNet 1.9.1 imports;"
             " pip install setuptools"

@@ -49,24 +49,25 @@ class Scores:
 
 
 class Evaluator:
-    """The plain network, bound once for forward passes over the centre crops of a record file."""
+    """Loss and accuracy of weights of the plain network, over the centre crops of a record file."""
 
     def __init__(self, symbol, contexts, args, found: records.Records):
-        self._args, self._found = args, found
-        self._batch_size = min(args.batch_size, len(found))
-        self._module = mx.mod.Module(symbol, context=contexts)
-        shape = (self._batch_size, *args.image_shape)
-        self._module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
+        self._symbol, self._contexts, self._args, self._found = symbol, contexts, args, found
 
     def __call__(self, arg_params: dict, aux_params: dict) -> Scores:
-        """Loss and accuracy of these weights, on each image exactly once."""
-        self._module.set_params(arg_params, aux_params)
+        """Score these weights on each image exactly once."""
+        batch_size = min(self._args.batch_size, len(self._found))
+        # Bound anew each time: after a first forward pass MXNet's CPU build keeps its own copy of
+        # the weights, and other weights set later are ignored without a word.
+        module = mx.mod.Module(self._symbol, context=self._contexts)
+        shape = (batch_size, *self._args.image_shape)
+        module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
+        module.set_params(arg_params, aux_params)
         scores = Scores(self._args.top_k)
-        batches = data.evaluation_batches(
-            self._args, self._found.path, len(self._found), self._batch_size
-        )
-        for batch, count in batches:
-            self._module.forward(batch, is_train=False)
-            probabilities = self._module.get_outputs()[0].asnumpy()[:count]
+        for batch, count in data.evaluation_batches(
+            self._args, self._found.path, len(self._found), batch_size
+        ):
+            module.forward(batch, is_train=False)
+            probabilities = module.get_outputs()[0].asnumpy()[:count]
             scores.update(probabilities, batch.label[0].asnumpy()[:count])
         return scores

@@ -32,8 +32,12 @@ def add_fit_args(parser) -> None:
     train.add_argument(
         "--lr-schedule", choices=["step", "linear", "cosine"], help="linear, cosine: fall to 0"
     )
-    train.add_argument("--lr-step-epochs", type=cli.numbers, help="where a step schedule steps")
-    train.add_argument("--lr-factor", type=float, help="the rate is multiplied by it at each step")
+    train.add_argument(
+        "--lr-step-epochs", type=cli.numbers, default=[], help="where a step schedule steps"
+    )
+    train.add_argument(
+        "--lr-factor", type=float, default=0.1, help="the rate is multiplied by it at each step"
+    )
     train.add_argument("--mom", type=float, help="momentum, of sgd and nag")
     train.add_argument("--wd", type=float, help="weight decay; biases have none")
     train.add_argument("--initializer", choices=INITIALIZERS)

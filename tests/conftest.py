@@ -44,7 +44,7 @@ def write_records(prefix, images, labels, classes=None):
 
 
 def bands(count, seed, size=32, channels=1):
-    """``count`` noisy pictures of three classes: a bright band at the top, the middle, the bottom."""
+    """``count`` noisy pictures of three classes: a bright band at the top, middle or bottom."""
     rng = np.random.RandomState(seed)
     rows = np.arange(size)[:, None, None]
     labels = np.arange(count) % 3

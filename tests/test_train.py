@@ -6,7 +6,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import assert_refused, run_script, bands, write_records
+from conftest import assert_refused, bands, run_script, write_records
 
 QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
 
