@@ -68,11 +68,9 @@ def main():
     validate = validation and evaluate.Evaluator(symbol, contexts, args, validation)
     fit.fit(symbol, contexts, args, batches, images, validate)
     if args.model_prefix:
-        print("Name a picture with it:")
-        print(
-            f"  {os.path.relpath(sys.executable)} predict.py --model-prefix {args.model_prefix} \\"
-        )
-        print(f"    --load-epoch {args.num_epochs} PICTURE")
+        python = os.path.relpath(sys.executable)
+        checkpoint_flags = f"--model-prefix {args.model_prefix} --load-epoch {args.num_epochs}"
+        print(f"Name a picture with it: {python} predict.py {checkpoint_flags} PICTURE")
 
 
 if __name__ == "__main__":
