@@ -44,7 +44,7 @@ Lrn parse(const Attributes& attrs, int64_t channels) {
   const int nsize = static_cast<int>(number(attrs, "nsize", 0));
   Lrn lrn;
   lrn.channels = channels;
-  lrn.half = (nsize - 1) / 2;
+  lrn.half = (nsize - 1) / 2;  // as MXNet's: an even window is one narrower, alpha is not
   lrn.scale = static_cast<float>(number(attrs, "alpha", 1e-4) / nsize);
   lrn.beta = static_cast<float>(number(attrs, "beta", 0.75));
   lrn.knorm = static_cast<float>(number(attrs, "knorm", 2));
@@ -142,8 +142,8 @@ MXReturnValue lrn_type(const Attributes&, std::vector<int>* in, std::vector<int>
 MXReturnValue lrn_shape(const Attributes& attrs, std::vector<std::vector<unsigned int>>* in,
                         std::vector<std::vector<unsigned int>>* out) {
   const int nsize = static_cast<int>(number(attrs, "nsize", 0));
-  if (nsize < 1 || nsize % 2 == 0 || in->at(0).size() < 2) {
-    MX_ERROR_MSG << "_alexnet_lrn needs an odd nsize and channels as the second axis";
+  if (nsize < 1 || in->at(0).size() < 2) {
+    MX_ERROR_MSG << "_alexnet_lrn needs nsize of at least 1, and channels as the second axis";
     return MX_FAIL;
   }
   out->at(0) = in->at(0);

