@@ -39,6 +39,7 @@ test-slow:
 
 # ruff needs Python 3.9, and its version is fixed so that its opinion is
 lint:
+	@test -x $(BIN)/ruff || { echo 'error: make lint needs Python 3.9 or later' >&2; exit 2; }
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
 
 clean:

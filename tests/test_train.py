@@ -1,12 +1,13 @@
 """train_imagenet.py and predict.py, run as a user runs them."""
 
 import json
+import os
 
 import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import assert_refused, bands, run_script, write_records
+from conftest import ROOT, assert_refused, bands, run_script, write_records
 
 QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
 
@@ -54,6 +55,17 @@ def test_a_checkpoint_of_each_epoch_is_what_stock_mxnet_loads(trained, grey):
     module.forward(mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(labels)]), is_train=False)
     guessed = module.get_outputs()[0].asnumpy().argmax(axis=1)
     assert np.mean(guessed == labels) == events(prefix, "epoch")[-1]["val"]["top-1"]
+
+
+def test_readmes_lines_of_inference_run(trained):
+    _, prefix = trained
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+        code = file.read().split("```python\n")[1].split("```")[0]
+    code = code.replace("checkpoints/alexnet-cifar10", str(prefix)).replace(
+        "3, 67, 67", "1, 32, 32"
+    )
+    result = run_script("-c", "import common\n" + code)
+    assert result.stdout.strip() in ("0", "1", "2"), result.stderr
 
 
 def test_the_checkpoint_names_a_picture(trained, tmp_path):
