@@ -49,10 +49,12 @@ def main():
         args.num_classes = data.count_classes(training, args.num_classes)
         images = args.num_examples or len(training)
         if args.data_val:
-            validation = data.open_records(args.data_val, args.num_classes)
+            validation = data.open_records(
+                args.data_val, args.num_classes, classes=training.classes
+            )
     symbol = symbols.get_symbol(args.network, args.num_classes)
     symbols.check_image_shape(symbol, args.image_shape)
-    fit.check_top_k(args)
+    fit.resolve_top_k(args)
     if args.model_prefix:
         checkpoint.prepare(args.model_prefix, args.overwrite)
         checkpoint.save_config(args.model_prefix, vars(args), training and training.classes)

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import os
 import sys
-from typing import Iterator, Tuple
+from typing import Iterator, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -54,8 +54,10 @@ def check_data_args(args) -> None:
     augmentation.check_args(args)
 
 
-def open_records(path: str, num_classes: int = None, least: int = 1) -> records.Records:
-    """Check the record file ``path``: its structure, and its labels against ``num_classes``.
+def open_records(
+    path: str, num_classes: Optional[int] = None, least: int = 1, classes: Optional[list] = None
+) -> records.Records:
+    """Check the record file ``path``: structure, labels, and names against ``classes`` if known.
 
     Raises:
         UserError: a damaged file, a label that is no class number, or under ``least`` images.
@@ -72,6 +74,8 @@ def open_records(path: str, num_classes: int = None, least: int = 1) -> records.
             f"{path}: record {bad} has the label {labels[bad]:g}, but there are {num_classes}"
             " classes (0 to {}); check --num-classes".format(num_classes - 1)
         )
+    if classes and found.classes and classes != found.classes:
+        raise UserError(f"{path}: its -classes.txt has other names than the training records' one")
     if len(found) < least:
         raise UserError(
             f"{path}: has {len(found)} images, fewer than --batch-size {least}; lower it"
@@ -79,7 +83,7 @@ def open_records(path: str, num_classes: int = None, least: int = 1) -> records.
     return found
 
 
-def count_classes(found: records.Records, wanted: int = None) -> int:
+def count_classes(found: records.Records, wanted: Optional[int] = None) -> int:
     """The number of classes in the training records; ``wanted`` is --num-classes.
 
     Raises:

@@ -48,7 +48,7 @@ def add_fit_args(parser) -> None:
     output.add_argument("--save-period", type=cli.positive_int, default=1, help="epochs")
     output.add_argument("--overwrite", action="store_true", help="an earlier run's checkpoints")
     output.add_argument("--disp-batches", type=cli.positive_int, default=20, help="between lines")
-    output.add_argument("--top-k", type=cli.positive_int, default=5, help="accuracy reported")
+    output.add_argument("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
     output.add_argument("--monitor", type=int, default=0, help="N: tensor norms every N batches")
     output.add_argument("--verbose", action="store_true", help="let MXNet talk, too")
     trial = parser.add_argument_group("trials")
@@ -72,13 +72,15 @@ def check_fit_args(args) -> None:
         raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
 
 
-def check_top_k(args) -> None:
-    """Refuse a top-k accuracy that is always 100%.
+def resolve_top_k(args) -> None:
+    """Set ``args.top_k`` where the flag is not given: 5, or as many as tell something.
 
     Raises:
-        UserError: --top-k is not below the number of classes.
+        UserError: --top-k is not below the number of classes, so it would always be 100%.
     """
-    if args.top_k >= args.num_classes:
+    if args.top_k is None:
+        args.top_k = max(1, min(5, args.num_classes - 1))
+    elif args.top_k >= args.num_classes:
         raise UserError(f"--top-k {args.top_k}: there are only {args.num_classes} classes")
 
 
@@ -97,13 +99,14 @@ def fit(symbol, contexts, args, batches, images: int, validate: Optional[Callabl
     steps = -(-images // args.batch_size)
     schedule = _schedule(args, steps)
     module = _bind(symbol, contexts, args, schedule)
+    monitor = _monitor(module, args.monitor)
     for epoch in range(1, args.num_epochs + 1):
         if epoch > 1:
             batches.reset()
         title = f"epoch {epoch}/{args.num_epochs}"
         progress = Progress(log, title, images, args.disp_batches)
         started = time.time()
-        scores = _train_epoch(module, batches, args, steps, progress)
+        scores = _train_epoch(module, batches, args, steps, progress, monitor)
         result = {"train": scores.figures()}
         speed = scores.count / (time.time() - started)
         weights = module.get_params()
@@ -117,9 +120,8 @@ def fit(symbol, contexts, args, batches, images: int, validate: Optional[Callabl
         log.event("epoch", epoch=epoch, img_per_s=round(speed, 1), **result)
 
 
-def _train_epoch(module, batches, args, steps, progress):
+def _train_epoch(module, batches, args, steps, progress, monitor):
     scores = Scores(args.top_k)
-    monitor = _monitor(module, args.monitor)
     for batch in data.epoch(batches, args.data_train, steps):
         if monitor:
             monitor.tic()

@@ -196,6 +196,13 @@ def test_more_classes_than_the_records_have_are_refused(numbered):
         data.count_classes(found, 1000)
 
 
+def test_validation_records_of_other_classes_are_refused(tmp_path):
+    path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 2, [0, 1], ["a", "b"])
+    assert len(data.open_records(path, 2, classes=["a", "b"])) == 2
+    with pytest.raises(UserError, match="x.rec: its -classes.txt has other names"):
+        data.open_records(path, 2, classes=["b", "a"])
+
+
 def test_a_batch_larger_than_the_data_is_refused(numbered):
     with pytest.raises(UserError, match="--batch-size 14"):
         data.open_records(numbered, least=14)

@@ -17,7 +17,7 @@ def trained(grey, tmp_path_factory):
     """LeNet on grey bands: the finished process, and its --model-prefix."""
     prefix = tmp_path_factory.mktemp("trained") / "folder" / "lenet"
     flags = ["--data-train", grey.train, "--data-val", grey.val, "--model-prefix", prefix]
-    result = run_script("train_imagenet.py", *QUICK, "--top-k", 2, *flags)
+    result = run_script("train_imagenet.py", *QUICK, *flags)
     assert result.returncode == 0, result.stderr
     return result, prefix
 
@@ -72,7 +72,7 @@ def test_the_checkpoint_names_a_picture(trained, tmp_path):
     _, prefix = trained
     picture = bands(2, seed=3)[0][1]
     cv2.imwrite(str(tmp_path / "one.png"), picture)
-    flags = ["--model-prefix", prefix, "--load-epoch", 3, "--top-k", 2]
+    flags = ["--model-prefix", prefix, "--load-epoch", 3]
     result = run_script("predict.py", *flags, tmp_path / "one.png")
     assert result.returncode == 0, result.stderr
     assert "middle" in result.stdout.splitlines()[1]
@@ -86,7 +86,7 @@ def test_the_checkpoint_names_a_picture(trained, tmp_path):
 
 def test_an_earlier_runs_checkpoints_are_not_lost(trained, grey):
     _, prefix = trained
-    flags = [*QUICK, "--top-k", 2, "--data-train", grey.train, "--model-prefix", prefix]
+    flags = [*QUICK, "--data-train", grey.train, "--model-prefix", prefix]
     assert_refused(run_script("train_imagenet.py", *flags), "--overwrite")
     mx.model.load_checkpoint(str(prefix), 3)
 
@@ -95,7 +95,7 @@ def test_devices_share_a_batch_to_the_same_result(grey, tmp_path):
     losses = []
     for cpus in (1, 2, 3):
         prefix = tmp_path / f"on{cpus}"
-        flags = [*QUICK, "--top-k", 2, "--num-epochs", 1, "--cpus", cpus, "--data-nthreads", 1]
+        flags = [*QUICK, "--num-epochs", 1, "--cpus", cpus, "--data-nthreads", 1]
         data = ["--data-train", grey.train, "--data-val", grey.val, "--model-prefix", prefix]
         assert run_script("train_imagenet.py", *flags, *data).returncode == 0
         losses.append(events(prefix, "epoch")[0]["val"]["loss"])
@@ -105,7 +105,7 @@ def test_devices_share_a_batch_to_the_same_result(grey, tmp_path):
 def test_alexnet_trains_on_small_images_through_the_whole_recipe(tmp_path):
     images, labels = bands(40, seed=1, size=32, channels=3)
     path = write_records(tmp_path / "x", images, labels)
-    flags = ["--dataset", "cifar10", "--batch-size", 16, "--num-epochs", 1, "--top-k", 2]
+    flags = ["--dataset", "cifar10", "--batch-size", 16, "--num-epochs", 1]
     result = run_script("train_imagenet.py", *flags, "--data-train", path, "--data-val", path)
     assert result.returncode == 0, result.stderr
     assert "val loss" in result.stdout
@@ -115,13 +115,13 @@ def test_benchmark_needs_no_data_and_test_io_no_network(grey):
     flags = [*QUICK, "--num-epochs", 1]
     synthetic = run_script("train_imagenet.py", *flags, "--benchmark", 1, "--num-classes", 10)
     assert "img/s" in synthetic.stdout and synthetic.returncode == 0
-    reading = ["--data-train", grey.train, "--test-io", 1, "--top-k", 2]
+    reading = ["--data-train", grey.train, "--test-io", 1]
     read = run_script("train_imagenet.py", *flags, *reading)
     assert "reading" in read.stdout and "loss" not in read.stdout
 
 
 def test_monitor_prints_norms(grey):
-    flags = [*QUICK, "--num-epochs", 1, "--monitor", 20, "--data-train", grey.train, "--top-k", 2]
+    flags = [*QUICK, "--num-epochs", 1, "--monitor", 20, "--data-train", grey.train]
     result = run_script("train_imagenet.py", *flags)
     assert "fc3_output" in result.stdout + result.stderr or "f6" in result.stdout + result.stderr
 
@@ -144,7 +144,7 @@ LENET = ["--network", "lenet", "--dataset", "mnist"]
         ([], ["--data-train"]),
         (["--data-train", "none.rec"], ["none.rec"]),
         (["--benchmark", "1", "--image-shape", "3,60,60"], ["3,67,67"]),
-        (["--benchmark", "1", "--num-classes", "5"], ["--top-k 5"]),
+        (["--benchmark", "1", "--num-classes", "5", "--top-k", "5"], ["--top-k 5"]),
     ],
 )
 def test_bad_flags_are_refused_in_one_line(flags, words):
@@ -163,7 +163,7 @@ def test_bad_records_are_refused_in_one_line(grey, tmp_path):
     cut, other = tmp_path / "cut.rec", tmp_path / "other.rec"
     cut.write_bytes(whole[: len(whole) // 2 // 4 * 4])
     other.write_bytes(b"no record file at all")
-    train = ["train_imagenet.py", *LENET, "--top-k", 2, "--data-train"]
+    train = ["train_imagenet.py", *LENET, "--data-train"]
     assert_refused(run_script(*train, cut), "cut.rec", "cut off")
     assert_refused(run_script(*train, other), "other.rec", "not an MXNet record file")
     assert_refused(run_script(*train, grey.train, "--batch-size", 601), "--batch-size 601")
