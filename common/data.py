@@ -72,7 +72,7 @@ def open_records(
         bad = int(np.argmax(labels >= num_classes))
         raise UserError(
             f"{path}: record {bad} has the label {labels[bad]:g}, but there are {num_classes}"
-            " classes (0 to {}); check --num-classes".format(num_classes - 1)
+            f" classes (0 to {num_classes - 1}); check --num-classes"
         )
     if classes and found.classes and classes != found.classes:
         raise UserError(f"{path}: its -classes.txt has other names than the training records' one")
