@@ -46,11 +46,17 @@ class Progress:
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
-                total=images, desc=title, unit=" img", unit_scale=True, dynamic_ncols=True
+                total=images,
+                desc=title,
+                unit=" img",
+                unit_scale=True,
+                dynamic_ncols=True,
+                leave=False,
             )
 
     def update(self, count: int, **figures) -> None:
         """Count ``count`` more images; ``figures`` are shown, and logged every ``period``."""
+        count = min(count, self._images - self._done)  # the last batch may hold filling
         self._batches += 1
         self._done += count
         if self._bar is not None:
@@ -66,7 +72,7 @@ class Progress:
             left = (self._images - self._done) / speed
             self._log.say(
                 f"{self._title}  {self._done}/{self._images}  {describe(figures)}"
-                f"  {speed:.0f} img/s  {max(left, 0):.0f} s left"
+                f"  {speed:.0f} img/s  {left:.0f} s left"
             )
 
     def close(self) -> None:
