@@ -1,5 +1,6 @@
 """The C++ operators against float64 references and MXNet's own, and how they are built."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_script
 
+import symbols
 from common import native
+from common.lower import lower_native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
 
@@ -68,6 +71,64 @@ def test_lrn_of_huge_tiny_and_zero_values_is_finite(value):
 def test_a_window_of_nothing_is_refused(nsize):
     with pytest.raises(mx.base.MXNetError, match="nsize of at least 1"):
         mx.nd._internal._alexnet_lrn(mx.nd.ones((1, 2, 3, 3)), nsize=nsize).wait_to_read()
+
+
+@pytest.mark.parametrize("convention", ["valid", "full"])
+@pytest.mark.parametrize("values", ["all different", "many equal"])
+@pytest.mark.parametrize(
+    "shape, kernel, stride",
+    [
+        ((2, 3, 55, 55), (3, 3), (2, 2)),
+        ((2, 3, 54, 53), (3, 3), (2, 2)),
+        ((1, 1, 3, 3), (3, 3), (2, 2)),
+        ((1, 2, 9, 14), (2, 4), (2, 1)),
+        ((3, 5, 1, 7), (1, 2), (1, 2)),
+    ],
+)
+def test_max_pooling_and_its_gradient_equal_mxnets(shape, kernel, stride, values, convention):
+    rng = np.random.RandomState(0)
+    x = rng.randn(*shape) if values == "all different" else rng.randint(0, 3, shape)
+    settings = {"kernel": kernel, "stride": stride, "pooling_convention": convention}
+    results = []
+    for operator in (lambda x: mx.nd.Pooling(x, pool_type="max", **settings),
+                     lambda x: mx.nd._internal._alexnet_max_pool(x, **settings)):  # fmt: skip
+        array = mx.nd.array(x)
+        array.attach_grad()
+        with mx.autograd.record():
+            output = operator(array)
+        output.backward(mx.nd.array(np.random.RandomState(1).randn(*output.shape)))
+        results.append((output.asnumpy(), array.grad.asnumpy()))
+    assert np.array_equal(results[0][0], results[1][0])
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
+
+
+def test_lowering_replaces_lrn_and_the_pooling_after_it_alone():
+    plain = symbols.get_symbol("alexnet2012", 10, pooling_convention="full")
+    before, after = (json.loads(s.tojson())["nodes"] for s in (plain, lower_native(plain)))
+    changed = {a["name"]: a["op"] for b, a in zip(before, after) if a != b}
+    assert changed == {
+        "lrn0": "_alexnet_lrn",
+        "lrn1": "_alexnet_lrn",
+        "pooling0": "_alexnet_max_pool",
+        "pooling1": "_alexnet_max_pool",
+    }
+    assert [node["name"] for node in before] == [node["name"] for node in after]
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        {"pool_type": "avg"},
+        {"pad": (1, 1)},
+        {"global_pool": True},
+        {"kernel": (2, 2), "stride": (3, 3)},
+    ],
+)
+def test_other_poolings_stay_mxnets(pooling):
+    net = mx.sym.LRN(mx.sym.Variable("data"), nsize=5)
+    window = {"pool_type": "max", "kernel": (3, 3), "stride": (2, 2)}
+    net = lower_native(mx.sym.Pooling(net, **{**window, **pooling}))
+    assert "_alexnet_max_pool" not in net.tojson()
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
