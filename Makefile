@@ -10,7 +10,7 @@ dataset_alexnet := cifar10
 dataset_lenet   := mnist
 DATASET := $(dataset_$(NETWORK))
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint bench clean
 demo test test-slow lint: $(VENV)/.ready
 
 # numpy<2 is all that MXNet's metadata accepts, and Python 3.13 has only numpy 2: no dependencies.
@@ -44,3 +44,12 @@ lint:
 
 clean:
 	rm -rf .venv .venv-* *.egg-info
+
+# AlexNet against its peers, which live in an environment of their own (needs Python 3.9 or later)
+bench: $(VENV)/.ready .venv-bench/.ready
+	@$(BIN)/python benchmarks/bench_alexnet.py --peers .venv-bench/bin/python
+
+.venv-bench/.ready: Makefile
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 numpy onnx onnxruntime openvino
+	@touch $@

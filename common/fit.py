@@ -98,7 +98,7 @@ def fit(symbol, contexts, args, batches, images: int, validate: Optional[Callabl
     log.event("start", **vars(args))
     steps = -(-images // args.batch_size)
     schedule = _schedule(args, steps)
-    module = _bind(symbol, contexts, args, schedule)
+    module = bind(symbol, contexts, args, schedule)
     monitor = _monitor(module, args.monitor)
     for epoch in range(1, args.num_epochs + 1):
         if epoch > 1:
@@ -157,7 +157,7 @@ def _schedule(args, steps):
     return mx.lr_scheduler.MultiFactorScheduler(step=at, factor=args.lr_factor, base_lr=args.lr)
 
 
-def _bind(symbol, contexts, args, schedule):
+def bind(symbol, contexts, args, schedule):
     """A module ready to train: bound, with starting weights and an optimizer."""
     mx.random.seed(args.seed)
     np.random.seed(args.seed)

@@ -1,0 +1,85 @@
+"""One measurement of AlexNet in MXNet, for bench_alexnet.py: prints a JSON line.
+
+    python benchmarks/worker_mxnet.py train|infer ours|stock alexnet|alexnet2012 BATCH STEPS
+
+"ours" trains as train_imagenet.py does; "stock" is the same symbol in a plain Module with MXNet's
+own operators and optimizer. Both start as many threads as there are cores.
+"""
+
+import json
+import resource
+import sys
+import time
+from types import SimpleNamespace
+
+import common  # noqa: F401  readies the process for MXNet
+
+# isort: split
+import mxnet as mx
+
+import symbols
+from common import fit
+
+SIDE = 227
+
+
+def main():
+    """Time one step after the other; the first three only warm up."""
+    mode, variant, network, batch_size, steps = sys.argv[1:]
+    batch_size, steps = int(batch_size), int(steps)
+    shape = (batch_size, 3, SIDE, SIDE)
+    data = mx.nd.random.normal(0, 60, shape)
+    label = mx.nd.floor(mx.nd.random.uniform(0, 1000, batch_size))
+    batch = mx.io.DataBatch([data], [label])
+    step = (train_step if mode == "train" else infer_step)(variant, network, shape, batch)
+    seconds = []
+    for i in range(steps + 3):
+        start = time.perf_counter()
+        step()
+        mx.nd.waitall()
+        if i >= 3:
+            seconds.append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak_mib": peak}))
+
+
+def train_step(variant, network, shape, batch):
+    """A function that trains on ``batch`` once."""
+    symbol = symbols.get_symbol(network)
+    args = SimpleNamespace(
+        seed=0,
+        batch_size=shape[0],
+        image_shape=shape[1:],
+        initializer="normal",
+        optimizer="sgd",
+        lr=0.01,
+        mom=0.9,
+        wd=5e-4,
+        kv_store="device",
+    )
+    if variant == "ours":
+        module = fit.bind(symbol, [mx.cpu()], args, schedule=None)
+    else:
+        module = mx.mod.Module(symbol)
+        module.bind([("data", shape)], [("softmax_label", shape[:1])])
+        module.init_params(mx.init.Normal(0.01))
+        options = {"learning_rate": args.lr, "momentum": args.mom, "wd": args.wd}
+        module.init_optimizer(optimizer_params=options)
+
+    def step():
+        module.forward_backward(batch)
+        module.update()
+
+    return step
+
+
+def infer_step(_, network, shape, batch):
+    """A function that runs ``batch`` once; ours is MXNet's own graph."""
+    module = mx.mod.Module(symbols.get_symbol(network))
+    module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
+    module.init_params(mx.init.Normal(0.01))
+    return lambda: module.forward(batch, is_train=False)
+
+
+if __name__ == "__main__":
+    main()
