@@ -5,6 +5,7 @@ starts only half as many OpenMP threads as there are cores. :func:`prepare` supp
 touching what is already there; a user's own environment variable always wins.
 """
 
+import ctypes
 import importlib.util
 import os
 import sys
@@ -80,12 +81,11 @@ def physical_cores():
 
 def prepare():
     """Make ``import mxnet`` work and fast; safe to call more than once."""
-    _supply_numpy_names()
+    if importlib.util.find_spec("mxnet") is None:
+        _refuse("mxnet: not installed for this Python; run . .venv/bin/activate (after make demo)")
     if sys.version_info >= (3, 12) and importlib.util.find_spec("distutils") is None:
-        sys.exit(
-            f"error: Python {sys.version.split()[0]} has no distutils, which MXNet 1.9.1 imports;"
-            " pip install setuptools"
-        )
+        _refuse("distutils: MXNet imports it and this Python has none; pip install setuptools")
+    _supply_numpy_names()
     os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
     # How long a waiting thread spins before it sleeps. GNU OpenMP's default, some milliseconds,
     # makes small networks ten times slower as soon as another process wants the cores.
@@ -94,3 +94,17 @@ def prepare():
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
         os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
         os.environ.setdefault("MXNET_CUDNN_LIB_CHECKING", "0")
+    _check_openmp()  # last: GNU OpenMP reads the settings above when it is loaded
+
+
+def _check_openmp():
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libgomp.so.1")
+        except OSError:
+            _refuse("libgomp.so.1: not found, and MXNet needs it; apt-get install libgomp1")
+
+
+def _refuse(message):
+    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+    sys.exit(2)

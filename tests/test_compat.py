@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, assert_refused, run_script
 
 from common import compat
 
@@ -25,6 +25,19 @@ assert mx.np.ones(3).sum() == 3
     path.write_text(body)
     result = run_script(path, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+
+
+def test_without_mxnet_one_line_says_what_to_do(tmp_path):
+    command = "import importlib.util as u; u.find_spec = lambda name: None; import common"
+    assert_refused(run_script("-c", command), "mxnet: not installed", "activate")
+
+
+def test_without_openmp_one_line_names_the_package():
+    command = (
+        "import ctypes\ndef refuse(*a): raise OSError\nimport numpy; ctypes.CDLL = refuse\n"
+        "import common"
+    )
+    assert_refused(run_script("-c", command), "apt-get install libgomp1")
 
 
 def test_a_users_own_thread_count_wins(tmp_path):
