@@ -1,7 +1,12 @@
 """Files that appear only when whole: written under another name, flushed to disk, renamed."""
 
 import contextlib
+import errno
 import os
+
+from common.cli import UserError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder() -> str:
@@ -20,6 +25,9 @@ def atomic(*paths):
 
     >>> with atomic("x.rec", "x.idx") as (rec, idx):
     ...     ...
+
+    Raises:
+        UserError: the disk is full.
     """
     temporary = [f"{path}.tmp{os.getpid()}" for path in paths]
     try:
@@ -28,6 +36,10 @@ def atomic(*paths):
             _flush(path)
         for path, target in reversed(list(zip(temporary, paths))):
             os.replace(path, target)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise UserError(f"{paths[0]}: cannot be written: {error.strerror}; make room and run again")
     finally:
         for path in temporary:
             with contextlib.suppress(FileNotFoundError):

@@ -9,7 +9,6 @@ Format: dmlc-core's recordio.h and MXNet's image_recordio.h.
 """
 
 import contextlib
-import errno
 import mmap
 import os
 import struct
@@ -26,7 +25,6 @@ _MAX_LENGTH = (1 << 29) - 1
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _PART = struct.Struct("<II")  # magic, flag << 29 | length
 _HEADER = struct.Struct("<IfQQ")  # number of further labels, label, id, id2
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RecordWriter:
@@ -66,17 +64,12 @@ def create(prefix: str, classes: Optional[Sequence[str]] = None) -> Iterator[Rec
     paths = [f"{prefix}.rec", f"{prefix}.idx"]
     if classes is not None:
         paths.append(f"{prefix}-classes.txt")
-    try:
-        with atomic(*paths) as (rec_path, idx_path, *names):
-            for path in names:
-                with open(path, "w", encoding="utf-8") as file:
-                    file.writelines(f"{name}\n" for name in classes)
-            with open(rec_path, "wb", 1 << 20) as rec, open(idx_path, "wb", 1 << 20) as idx:
-                yield RecordWriter(rec, idx)
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            raise
-        raise UserError(f"{prefix}.rec: cannot be written: {error.strerror}; free some space")
+    with atomic(*paths) as (rec_path, idx_path, *names):
+        for path in names:
+            with open(path, "w", encoding="utf-8") as file:
+                file.writelines(f"{name}\n" for name in classes)
+        with open(rec_path, "wb", 1 << 20) as rec, open(idx_path, "wb", 1 << 20) as idx:
+            yield RecordWriter(rec, idx)
 
 
 def _split(payload):

@@ -6,7 +6,7 @@ that cannot be read, ``0<TAB>image name<TAB>cause``. Run again, the job makes th
 only. The end is :func:`join`, which copies the images into one record file.
 """
 
-import errno
+import contextlib
 import itertools
 import os
 import shutil
@@ -72,16 +72,12 @@ def write(folder: str, items: Iterable, names: Dict[int, str], title, total, **e
     Raises:
         UserError: the disk is full.
     """
-    results = pack.progress(pack.encode_all(items, **encoding), title, total)
-    for number, images in itertools.groupby(results, key=lambda result: result[1]):
-        path = os.path.join(folder, names[number])
-        try:
+    with contextlib.closing(pack.encode_all(items, **encoding)) as encoded:
+        results = pack.progress(encoded, title, total)
+        for number, images in itertools.groupby(results, key=lambda result: result[1]):
+            path = os.path.join(folder, names[number])
             with atomic(f"{path}.bin", f"{path}.txt") as (binary, index):  # renames .bin last
                 _write_part(binary, index, images)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise UserError(f"{path}.bin: {error.strerror}; make room and run again")
 
 
 def _write_part(binary, index, images):
