@@ -1,9 +1,8 @@
 """Loss and accuracy over images, each counted exactly once."""
 
-import mxnet as mx
 import numpy as np
 
-from common import data, records
+from common import data, inference, records
 
 
 class Scores:
@@ -57,12 +56,8 @@ class Evaluator:
     def __call__(self, arg_params: dict, aux_params: dict) -> Scores:
         """Score these weights on each image exactly once."""
         batch_size = min(self._args.batch_size, len(self._found))
-        # Bound anew each time: after a first forward pass MXNet's CPU build keeps its own copy of
-        # the weights, and other weights set later are ignored without a word.
-        module = mx.mod.Module(self._symbol, context=self._contexts)
         shape = (batch_size, *self._args.image_shape)
-        module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
-        module.set_params(arg_params, aux_params)
+        module = inference.bind(self._symbol, arg_params, aux_params, shape, self._contexts)
         scores = Scores(self._args.top_k)
         for batch, count in data.evaluation_batches(
             self._args, self._found.path, len(self._found), batch_size

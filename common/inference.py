@@ -47,6 +47,18 @@ def _scaled(image, factor):
     return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
+def bind(symbol, arg_params: dict, aux_params: dict, data_shape, context) -> mx.mod.Module:
+    """A module that runs the plain network with these weights on (N, C, H, W) batches.
+
+    Bind another for other weights: after its first forward pass MXNet's CPU build keeps its own
+    copy of them, and what is set later is ignored without a word.
+    """
+    module = mx.mod.Module(symbol, context=context)
+    module.bind([("data", data_shape)], [("softmax_label", data_shape[:1])], for_training=False)
+    module.set_params(arg_params, aux_params)
+    return module
+
+
 class Classifier:
     """A trained network, loaded once.
 
@@ -65,11 +77,8 @@ class Classifier:
         args = config["args"]
         self._preparation = args["image_shape"], args["resize"], args["rgb_mean"], args["rgb_std"]
         self.classes = config["classes"] or [str(i) for i in range(args["num_classes"])]
-        symbol, arg_params, aux_params = checkpoint.load(prefix, epoch)
-        self._module = mx.mod.Module(symbol, context=context or mx.cpu())
-        shape = (1, *args["image_shape"])
-        self._module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
-        self._module.set_params(arg_params, aux_params)
+        network = checkpoint.load(prefix, epoch)
+        self._module = bind(*network, (1, *args["image_shape"]), context or mx.cpu())
 
     def name_file(self, path: str, top: int = 5) -> List[Guess]:
         """The ``top`` likeliest classes of the picture in ``path``, likeliest first.

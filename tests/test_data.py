@@ -218,7 +218,7 @@ def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
 
 
 def test_synthetic_batches_make_an_epoch_of_the_images_asked_for():
-    batches = data.Synthetic(4, (3, 8, 8), 10, images=9)
+    batches = data.Synthetic(4, (3, 8, 8), 10)
     assert len(list(data.epoch(batches, None, 3))) == 3
     batches.reset()
-    assert next(batches).data[0].shape == (4, 3, 8, 8)
+    assert next(iter(batches)).data[0].shape == (4, 3, 8, 8)
