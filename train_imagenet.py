@@ -33,12 +33,13 @@ def parse_args():
     data.check_data_args(args)
     if not (args.data_train or args.benchmark):
         raise UserError("--data-train: needed; data/README.md says how to make record files")
-    return args, recipe
+    changed = [name for name, value in vars(args).items() if value != parser.get_default(name)]
+    return args, recipe, changed
 
 
 def main():
     """Check everything, then train."""
-    args, recipe = parse_args()
+    args, recipe, changed = parse_args()
     contexts = devices.contexts(args.gpus, args.cpus)
     training = validation = None
     if args.benchmark:
@@ -55,18 +56,18 @@ def main():
     symbol = symbols.get_symbol(args.network, args.num_classes)
     symbols.check_image_shape(symbol, args.image_shape)
     fit.resolve_top_k(args)
-    if args.model_prefix:
-        checkpoint.prepare(args.model_prefix, args.overwrite)
-        checkpoint.save_config(args.model_prefix, vars(args), training and training.classes)
 
-    print(recipes.describe(args, recipe, contexts))
+    print(recipes.describe(args, recipe, contexts, changed))
     if args.benchmark:
-        batches = data.Synthetic(args.batch_size, args.image_shape, args.num_classes, images)
+        batches = data.Synthetic(args.batch_size, args.image_shape, args.num_classes)
     else:
         batches = data.training_iterator(args, contexts[0])
     if args.test_io:
         fit.test_io(args, batches, images)
         return
+    if args.model_prefix:
+        checkpoint.prepare(args.model_prefix, args.overwrite)
+        checkpoint.save_config(args.model_prefix, vars(args), training and training.classes)
     validate = validation and evaluate.Evaluator(symbol, contexts, args, validation)
     fit.fit(symbol, contexts, args, batches, images, validate)
     if args.model_prefix:

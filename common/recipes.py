@@ -5,7 +5,7 @@ A recipe names its source and what to expect of it. Flags override a recipe's va
 
 import os
 import textwrap
-from typing import NamedTuple
+from typing import List, NamedTuple
 
 from common.cli import UserError
 
@@ -108,16 +108,19 @@ def recipe(network: str, dataset: str) -> Recipe:
         raise UserError(f"--dataset {dataset}: {network} has recipes for {known} only")
 
 
-def describe(args, followed: Recipe, contexts) -> str:
-    """What a run resolved, for its first lines; ``+`` marks what flags changed of the recipe."""
+def describe(args, followed: Recipe, contexts, changed: List[str]) -> str:
+    """What a run resolved, for its first lines: the recipe's settings, and ``changed`` ones.
+
+    Args:
+        changed: names of the settings that flags gave another value; they are marked with ``+``.
+    """
     shape = ",".join(map(str, args.image_shape))
     settings = []
-    for name, usual in followed.settings.items():
+    for name in dict.fromkeys([*followed.settings, *changed]):
         value = getattr(args, name)
-        mark = "+" if value != usual else ""
+        mark = "+" if name in changed else ""
         shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        if value not in (None, []) or mark:
-            settings.append(f"{mark}{name.replace('_', '-')} {shown}")
+        settings.append(f"{mark}{name.replace('_', '-')} {shown}")
     threads = os.environ["OMP_NUM_THREADS"]
     paragraphs = [
         f"{args.network}, {args.num_classes} classes, images {shape}, on"

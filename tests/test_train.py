@@ -120,6 +120,21 @@ def test_benchmark_needs_no_data_and_test_io_no_network(grey):
     assert "reading" in read.stdout and "loss" not in read.stdout
 
 
+def test_what_flags_change_is_shown_whether_the_recipe_has_it_or_not():
+    flags = ["--benchmark", 1, "--num-examples", 16, "--batch-size", 16, "--max-random-scale", 1.2]
+    result = run_script("train_imagenet.py", *QUICK, "--num-classes", 10, *flags)
+    said = " ".join(result.stdout.split())
+    assert "lr 0.05" in said and "+lr" not in said
+    assert "+batch-size 16" in said and "+max-random-scale 1.2" in said
+
+
+def test_reading_alone_loses_no_checkpoint(trained, grey):
+    _, prefix = trained
+    flags = ["--data-train", grey.train, "--model-prefix", prefix, "--overwrite", "--test-io", 1]
+    assert run_script("train_imagenet.py", *QUICK, *flags).returncode == 0
+    mx.model.load_checkpoint(str(prefix), 3)
+
+
 def test_monitor_prints_norms(grey):
     flags = [*QUICK, "--num-epochs", 1, "--monitor", 20, "--data-train", grey.train]
     result = run_script("train_imagenet.py", *flags)
