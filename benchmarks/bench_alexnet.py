@@ -9,17 +9,16 @@ range, and our speed over theirs. A JSON file in benchmarks/results/ keeps all f
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
-import time
+
+import report
 
 from common import cli
 from common.compat import physical_cores
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-RESULTS = os.path.join(HERE, "results")
 # mode, network, batch size, steps, contestants; the first is ours.
 CASES = [
     ("train", "alexnet", 32, 8, ["ours", "stock", "nchw", "channels_last"]),
@@ -47,16 +46,11 @@ def main():
     args = parser.parse_args()
     if not os.path.exists(args.peers):
         raise cli.UserError(f"--peers {args.peers}: not found; make bench makes it")
-    report = {"machine": platform.processor() or platform.machine(), "cases": []}
-    report["threads"] = physical_cores()
-    report["versions"] = _versions(args.peers)
-    for number in args.cases or range(len(CASES)):
-        report["cases"].append(_run(CASES[number], args))
-    os.makedirs(RESULTS, exist_ok=True)
-    path = os.path.join(RESULTS, time.strftime("alexnet-%Y%m%d-%H%M%S.json"))
-    with open(path, "w") as file:
-        json.dump(report, file, indent=1)
-    print(f"written to {path}")
+    numbers = args.cases or range(len(CASES))
+    if not set(numbers) <= set(range(len(CASES))):
+        raise cli.UserError(f"--cases: are 0 to {len(CASES) - 1}")
+    cases = [_run(CASES[number], args) for number in numbers]
+    print("written to", report.save("alexnet", versions=_versions(args.peers), cases=cases))
 
 
 def _versions(peers):

@@ -11,9 +11,7 @@ run beside. Prints a table and writes benchmarks/results/pack.json.
 
 import argparse
 import importlib.util
-import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -23,18 +21,15 @@ import time
 
 import cv2
 import numpy as np
+import report
+
+from common import records
+from common.cli import ArgumentParser, UserError, positive_int, run
+from common.compat import physical_cores
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-from common import records  # noqa: E402
-from common.cli import ArgumentParser, UserError, positive_int, run  # noqa: E402
-from common.compat import physical_cores  # noqa: E402
-from common.files import atomic  # noqa: E402
-
 CLASSES, FEW = 4, 32
 PARTS = "whole", "less start"
-RESULTS = os.path.join(ROOT, "benchmarks", "results", "pack.json")
 # im2rec.py imports mxnet, which needs common's help on new numpy.
 IM2REC = (
     "import sys, runpy, common; sys.argv = sys.argv[1:];"
@@ -183,22 +178,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(folder, args)
     show(measured["packers"])
-    machine = {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "cpu": _cpu(),
-        "cores": physical_cores(),
-    }
-    os.makedirs(os.path.dirname(RESULTS), exist_ok=True)
-    with atomic(RESULTS) as path, open(path, "w") as file:
-        json.dump({"settings": vars(args), "machine": machine, **measured}, file, indent=1)
-
-
-def _cpu():
-    with open("/proc/cpuinfo") as file:
-        models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    return models[0] if models else platform.machine()
+    report.save("pack", settings=vars(args), **measured)
 
 
 if __name__ == "__main__":

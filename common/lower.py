@@ -24,7 +24,7 @@ def lower_native(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """Replace each LRN by our C++ operator, which :func:`common.native.load` must have loaded.
 
     The max pooling that follows it is replaced, too: our LRN leaves plain (N, C, H, W) arrays,
-    for which MKL-DNN's pooling takes five times as long as for its own layout.
+    for which MKL-DNN's pooling is slow (benchmarks/NOTES.md has the figures).
     """
     graph = json.loads(symbol.tojson())
     nodes = graph["nodes"]

@@ -1,6 +1,6 @@
 """Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
 
-native/ops.cc has LRN, which common/lower.py puts into graphs, and the update of
+native/ops.cc has LRN and max pooling, which common/lower.py puts into graphs, and the update of
 :class:`NativeSGD`.
 """
 
@@ -28,7 +28,7 @@ class BuildError(Exception):
 
 @functools.lru_cache(None)
 def load() -> bool:
-    """Register ``_alexnet_lrn`` and ``_alexnet_sgd_mom`` with MXNet, building them if need be.
+    """Register the ``_alexnet_*`` operators with MXNet, building them if need be.
 
     Returns:
         Whether they are there. If not, a line on stderr says why and what is lost.

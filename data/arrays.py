@@ -11,9 +11,8 @@ from common.cli import ArgumentParser, UserError
 from common.files import cache_folder
 from data import pack
 
-Split = Tuple[
-    np.ndarray, np.ndarray
-]  # images (N, H, W, 3 BGR) or (N, H, W) grey uint8, labels (N,)
+# Images, (N, H, W, 3) BGR or (N, H, W) grey, uint8; and their labels, (N,).
+Split = Tuple[np.ndarray, np.ndarray]
 
 # Run-length PNG: the fastest of zlib's strategies, and for pictures this small also the smallest.
 _PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)

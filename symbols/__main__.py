@@ -1,7 +1,5 @@
 """Print a network's layer table: ``python -m symbols alexnet --image-shape 3,227,227``."""
 
-import argparse
-
 import symbols
 from common import cli
 from symbols import summary
@@ -11,7 +9,6 @@ def parse_args():
     parser = cli.ArgumentParser(
         prog="python -m symbols",
         description="Print what a network holds and costs, by layer.",
-        formatter_class=argparse.HelpFormatter,
     )
     parser.add_argument("network", choices=symbols.NETWORKS)
     parser.add_argument("--image-shape", type=cli.image_shape, help="if not the network's own")
