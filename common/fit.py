@@ -38,6 +38,9 @@ def add_fit_args(parser) -> None:
     train.add_argument(
         "--lr-factor", type=float, default=0.1, help="the rate is multiplied by it at each step"
     )
+    train.add_argument(
+        "--warmup-epochs", type=float, default=0, help="the rate first rises evenly, from 0"
+    )
     train.add_argument("--mom", type=float, help="momentum, of sgd and nag")
     train.add_argument("--wd", type=float, help="weight decay; biases have none")
     train.add_argument("--initializer", choices=INITIALIZERS)
@@ -67,6 +70,11 @@ def check_fit_args(args) -> None:
     steps = args.lr_step_epochs
     if steps and (min(steps) <= 0 or any(a >= b for a, b in zip(steps, steps[1:]))):
         raise UserError("--lr-step-epochs: must rise, from above 0, such as 30,60,80")
+    if not 0 <= args.warmup_epochs < args.num_epochs:
+        raise UserError(
+            f"--warmup-epochs {args.warmup_epochs:g}: must be at least 0, and less than"
+            f" --num-epochs {args.num_epochs}"
+        )
     devices = len(args.gpus) if args.gpus else args.cpus
     if args.batch_size < devices:
         raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
@@ -147,14 +155,15 @@ def test_io(args, batches, images: int) -> None:
 def _schedule(args, steps):
     """The learning rate by number of updates, ``steps`` of them an epoch; None: it is constant."""
     updates = args.num_epochs * steps
+    options = {"base_lr": args.lr, "warmup_steps": round(args.warmup_epochs * steps)}
     if args.lr_schedule == "linear":
-        return mx.lr_scheduler.PolyScheduler(max_update=updates, base_lr=args.lr, pwr=1)
+        return mx.lr_scheduler.PolyScheduler(updates, pwr=1, **options)
     if args.lr_schedule == "cosine":
-        return mx.lr_scheduler.CosineScheduler(max_update=updates, base_lr=args.lr)
+        return mx.lr_scheduler.CosineScheduler(updates, **options)
     at = [max(1, round(epoch * steps)) for epoch in args.lr_step_epochs]
-    if not at:
+    if not at and not options["warmup_steps"]:
         return None
-    return mx.lr_scheduler.MultiFactorScheduler(step=at, factor=args.lr_factor, base_lr=args.lr)
+    return mx.lr_scheduler.MultiFactorScheduler(at or [updates], args.lr_factor, **options)
 
 
 def bind(symbol, contexts, args, schedule):

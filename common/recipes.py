@@ -41,19 +41,23 @@ _IMAGENET_2012 = dict(
     # The paper: "divided by 10 when the validation error stopped improving", three times.
     lr_step_epochs=[30, 60, 80],
 )
-# Two epochs are all that 12 minutes on 2 cores allow, so it takes many small steps: on half an
-# epoch, batches of 128, 64 and 32 at lr .01 reached 35.9, 43.0 and 48.2%.
+# As much as 12 minutes on 2 cores allow. Batch, rate, momentum, warm-up and size were chosen among
+# 130 trials with another implementation of the same network: batches of 64 and 128 learn as much
+# from an image as 32 and are faster; momentum .8 at twice the rate is half a point better than .9;
+# a short side of 70 px, one and a half points better than 76.
 _CIFAR10 = dict(
     _SGD_2012,
-    image_shape=(3, 67, 67),  # 76 and 67: the least that leaves the article's graph as it is
-    resize=76,
+    image_shape=(3, 67, 67),  # the least that leaves the article's graph as it is
+    resize=70,
     rgb_mean=[125.3, 123.0, 113.9],
     rgb_std=[60.0, 60.0, 60.0],
     initializer="msra",
-    batch_size=32,
-    num_epochs=2,
-    lr=0.015,
+    batch_size=64,
+    num_epochs=3,
+    lr=0.04,
+    mom=0.8,
     lr_schedule="linear",
+    warmup_epochs=0.45,
 )
 _PAPER = "Krizhevsky, Sutskever, Hinton 2012, section 5"
 
@@ -69,10 +73,10 @@ RECIPES = {
         _IMAGENET_2012,
     ),
     ("alexnet", "cifar10"): Recipe(
-        "2012's augmentation; the rest fitted to 12 minutes on 2 cores", "65% top-1", _CIFAR10
+        "2012's augmentation; the rest fitted to 12 minutes on 2 cores", "70% top-1", _CIFAR10
     ),
     ("alexnet2012", "cifar10"): Recipe(
-        "as for alexnet, whose two epochs reach 65% top-1", "about the same (not run)", _CIFAR10
+        "as for alexnet, whose three epochs reach 70% top-1", "about the same (not run)", _CIFAR10
     ),
     ("lenet", "mnist"): Recipe(
         "SGD in place of the paper's stochastic diagonal Levenberg-Marquardt",

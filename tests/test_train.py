@@ -2,12 +2,15 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import cv2
 import mxnet as mx
 import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, bands, run_script, write_records
+
+from common import fit
 
 QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
 
@@ -144,6 +147,26 @@ def test_monitor_prints_norms(grey):
 LENET = ["--network", "lenet", "--dataset", "mnist"]
 
 
+def rates(**flags):
+    """The learning rate of each of 40 updates, ten an epoch."""
+    standard = dict(num_epochs=4, lr=1.0, lr_schedule="step", lr_step_epochs=[], lr_factor=0.1)
+    schedule = fit._schedule(SimpleNamespace(**{**standard, "warmup_epochs": 0, **flags}), 10)
+    return [schedule(update) for update in range(1, 41)]
+
+
+@pytest.mark.parametrize("shape", ["step", "linear", "cosine"])
+def test_warm_up_rises_evenly_and_then_the_schedule_goes_on(shape):
+    found = rates(lr_schedule=shape, lr_step_epochs=[3], warmup_epochs=1.5)
+    np.testing.assert_allclose(found[:14], np.arange(1, 15) / 15)
+    assert found[14] == 1
+    assert all(a >= b for a, b in zip(found[14:], found[15:]))
+    assert found[-1] == pytest.approx(0.1 if shape == "step" else 0, abs=0.005)
+
+
+def test_after_warm_up_a_schedule_without_steps_is_constant():
+    assert rates(warmup_epochs=1)[9:] == [1.0] * 31
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -153,6 +176,7 @@ LENET = ["--network", "lenet", "--dataset", "mnist"]
         (["--image-shape", "3,227"], ["--image-shape", "3,227"]),
         (["--lr-step-epochs", "30;60"], ["--lr-step-epochs", "30;60"]),
         (["--lr-step-epochs", "60,30"], ["--lr-step-epochs"]),
+        (["--warmup-epochs", "90"], ["--warmup-epochs 90", "--num-epochs 90"]),
         (["--gpus", "zero"], ["--gpus", "zero"]),
         (["--lr", "0"], ["--lr"]),
         (["--batch-size", "2", "--cpus", "3"], ["--batch-size"]),
