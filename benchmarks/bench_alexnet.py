@@ -26,9 +26,11 @@ CASES = [
     ("train", "alexnet2012", 128, 4, ["ours", "nchw", "channels_last"]),
     ("infer", "alexnet", 32, 12, ["ours", "nchw", "channels_last", "onnxruntime", "openvino"]),
     ("infer", "alexnet", 1, 100, ["ours", "nchw", "channels_last", "onnxruntime", "openvino"]),
+    ("infer", "alexnet", 32, 12, ["int8", "ours"]),
 ]
 NAMES = {
     "ours": "this project",
+    "int8": "this project, int8",
     "stock": "stock MXNet",
     "nchw": "PyTorch, NCHW",
     "channels_last": "PyTorch, channels last",
@@ -87,7 +89,7 @@ def _run(case, args):
 
 def _measure(name, peers, case):
     mode, network, batch_size, steps, _ = case
-    own = name in ("ours", "stock")
+    own = name in ("ours", "int8", "stock")
     worker = os.path.join(HERE, "worker_mxnet.py" if own else "worker_torch.py")
     python = sys.executable if own else peers
     command = [python, worker, mode, name, network, str(batch_size), str(steps)]

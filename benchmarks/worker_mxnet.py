@@ -1,9 +1,10 @@
 """One measurement of AlexNet in MXNet, for bench_alexnet.py: prints a JSON line.
 
-    python benchmarks/worker_mxnet.py train|infer ours|stock alexnet|alexnet2012 BATCH STEPS
+    python benchmarks/worker_mxnet.py train|infer ours|stock|int8 alexnet|alexnet2012 BATCH STEPS
 
 "ours" trains as train_imagenet.py does; "stock" is the same symbol in a plain Module with MXNet's
-own operators and optimizer. Both start as many threads as there are cores.
+own operators and optimizer; "int8" is the network that quantize.py makes. All start as many
+threads as there are cores.
 """
 
 import json
@@ -18,7 +19,7 @@ import common  # noqa: F401  readies the process for MXNet
 import mxnet as mx
 
 import symbols
-from common import fit
+from common import fit, inference, int8
 
 SIDE = 227
 
@@ -73,11 +74,16 @@ def train_step(variant, network, shape, batch):
     return step
 
 
-def infer_step(_, network, shape, batch):
+def infer_step(variant, network, shape, batch):
     """A function that runs ``batch`` once; ours is MXNet's own graph."""
-    module = mx.mod.Module(symbols.get_symbol(network))
+    symbol = symbols.get_symbol(network)
+    module = mx.mod.Module(symbol)
     module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     module.init_params(mx.init.Normal(0.01))
+    if variant == "int8":
+        images = batch.data[0].asnumpy()
+        quantized = int8.quantize(symbol, *module.get_params(), images, shape[1:])
+        module = inference.bind(*quantized, shape, mx.cpu())
     return lambda: module.forward(batch, is_train=False)
 
 

@@ -57,7 +57,8 @@ class Evaluator:
         """Score these weights on each image exactly once."""
         batch_size = min(self._args.batch_size, len(self._found))
         shape = (batch_size, *self._args.image_shape)
-        module = inference.bind(self._symbol, arg_params, aux_params, shape, self._contexts)
+        contexts = self._contexts[:batch_size]  # each needs an image
+        module = inference.bind(self._symbol, arg_params, aux_params, shape, contexts)
         scores = Scores(self._args.top_k)
         for batch, count in data.evaluation_batches(
             self._args, self._found.path, len(self._found), batch_size

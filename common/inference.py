@@ -17,6 +17,25 @@ class Guess(NamedTuple):
     probability: float
 
 
+def decode(encoded: bytes, channels: int, source: str) -> np.ndarray:
+    """The picture in ``encoded`` bytes: (H, W, 3) BGR, or (H, W) grey for 1 channel; uint8.
+
+    Raises:
+        UserError: not a picture that OpenCV reads; the message begins with ``source``.
+    """
+    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+    if image is None:
+        raise UserError(f"{source}: is not a picture that OpenCV can read")
+    return image
+
+
+def preparation(args: dict) -> dict:
+    """What :func:`prepare` needs beside the picture, from a checkpoint's ``config["args"]``."""
+    names = {"image_shape": "image_shape", "resize": "resize", "mean": "rgb_mean", "std": "rgb_std"}
+    return {name: args[flag] for name, flag in names.items()}
+
+
 def prepare(image: np.ndarray, image_shape, resize, mean, std) -> np.ndarray:
     """What evaluation does to a picture: short side to ``resize``, centre crop, normalise.
 
@@ -75,7 +94,7 @@ class Classifier:
         """
         config = checkpoint.load_config(prefix)
         args = config["args"]
-        self._preparation = args["image_shape"], args["resize"], args["rgb_mean"], args["rgb_std"]
+        self._preparation = preparation(args)
         self.classes = config["classes"] or [str(i) for i in range(args["num_classes"])]
         network = checkpoint.load(prefix, epoch)
         self._module = bind(*network, (1, *args["image_shape"]), context or mx.cpu())
@@ -86,18 +105,13 @@ class Classifier:
         Raises:
             UserError: no such file, or not a picture that OpenCV reads.
         """
-        grey = self._preparation[0][0] == 1
         with open(path, "rb") as file:
-            encoded = np.frombuffer(file.read(), np.uint8)
-        flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
-        image = cv2.imdecode(encoded, flag) if len(encoded) else None
-        if image is None:
-            raise UserError(f"{path}: is not a picture that OpenCV can read")
+            image = decode(file.read(), self._preparation["image_shape"][0], path)
         return self.name_image(image, top)
 
     def name_image(self, image: np.ndarray, top: int = 5) -> List[Guess]:
         """The same for a decoded picture: (H, W, 3) BGR or (H, W) grey, uint8."""
-        batch = mx.io.DataBatch([mx.nd.array(prepare(image, *self._preparation)[None])])
+        batch = mx.io.DataBatch([mx.nd.array(prepare(image, **self._preparation)[None])])
         self._module.forward(batch, is_train=False)
         probabilities = self._module.get_outputs()[0].asnumpy()[0]
         best = np.argsort(-probabilities, kind="stable")[:top]

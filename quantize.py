@@ -1,0 +1,73 @@
+"""Make an int8 checkpoint, smaller and faster on the CPU, from a float32 one.
+
+    python quantize.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3 \
+        --data-calib train.rec
+
+Nothing is trained: real images show how large each layer's values get. predict.py, score.py and
+stock MXNet (its CPU build) take the new checkpoint as any other.
+"""
+
+import os
+import sys
+
+import common  # noqa: F401  readies the process for MXNet, so it comes first
+from common import checkpoint, cli, data, inference, int8
+from common.cli import UserError
+
+
+def parse_args():
+    """The command line."""
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model-prefix", required=True, help="where the checkpoint is")
+    parser.add_argument("--load-epoch", type=int, required=True, help="which of its epochs")
+    parser.add_argument(
+        "--data-calib",
+        required=True,
+        metavar="X.rec",
+        help="images to calibrate on: the training records, so that the validation images stay"
+        " unseen",
+    )
+    parser.add_argument(
+        "--num-calib-examples", type=cli.positive_int, default=512, help="how many of them, at most"
+    )
+    parser.add_argument("--out-prefix", help="of the int8 checkpoint; default: MODEL_PREFIX-int8")
+    parser.add_argument("--overwrite", action="store_true", help="checkpoints at --out-prefix")
+    parser.add_argument("--verbose", action="store_true", help="let MXNet talk, too")
+    args = parser.parse_args()
+    args.out_prefix = args.out_prefix or f"{args.model_prefix}-int8"
+    if os.path.realpath(args.out_prefix) == os.path.realpath(args.model_prefix):
+        raise UserError(f"--out-prefix {args.out_prefix}: is --model-prefix; choose another")
+    return args
+
+
+def main():
+    """Check everything, quantise, save, say what was gained."""
+    args = parse_args()
+    int8.check_build()
+    config = checkpoint.load_config(args.model_prefix)
+    network = checkpoint.load(args.model_prefix, args.load_epoch)
+    if int8.is_quantized(network[0]):
+        raise UserError(
+            f"--model-prefix {args.model_prefix}: is int8 already; give the float32 one"
+        )
+    trained, classes = config["args"], config["classes"]
+    found = data.open_records(args.data_calib, trained["num_classes"], classes=classes)
+    checkpoint.prepare(args.out_prefix, args.overwrite, "--out-prefix")
+
+    count = min(args.num_calib_examples, len(found))
+    images = int8.calibration_images(found, count, inference.preparation(trained))
+    network = int8.quantize(*network, images, trained["image_shape"], args.verbose)
+    source = checkpoint.params_path(args.model_prefix, args.load_epoch)
+    origin = {"quantized_from": source, "data_calib": args.data_calib, "num_calib_examples": count}
+    checkpoint.save_config(args.out_prefix, trained, classes, int8=origin)
+    saved = checkpoint.save(args.out_prefix, args.load_epoch, *network)
+
+    before, after = (os.path.getsize(path) / 1e6 for path in (source, saved))
+    print(f"{source} {before:.1f} MB -> {saved} {after:.1f} MB, calibrated on {count} images")
+    flags = f"--model-prefix {args.out_prefix} --load-epoch {args.load_epoch}"
+    records = trained["data_val"] or "X.rec"
+    print(f"Score it: {os.path.relpath(sys.executable)} score.py {flags} --data-val {records}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
