@@ -12,6 +12,7 @@ DATASET := $(dataset_$(NETWORK))
 
 .PHONY: demo test test-slow lint bench clean
 demo test test-slow lint: $(VENV)/.ready
+test-slow: .venv-bench/.ready
 
 # numpy<2 is all that MXNet's metadata accepts, and Python 3.13 has only numpy 2: no dependencies.
 $(VENV)/.ready: setup.cfg pyproject.toml
