@@ -25,6 +25,7 @@ _MAX_LENGTH = (1 << 29) - 1
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _PART = struct.Struct("<II")  # magic, flag << 29 | length
 _HEADER = struct.Struct("<IfQQ")  # number of further labels, label, id, id2
+_SPARSE = 1 << 14  # bytes a record from which on a disk is faster asked for heads alone
 
 
 class RecordWriter:
@@ -111,16 +112,51 @@ def scan(path: str) -> Records:
         raise UserError(f"{path}: no such record file; data/README.md says how to make one")
     if os.path.getsize(path) == 0:
         raise UserError(f"{path}: is empty; make it again")
+    index = index_path(path)
+    listed = _listed(index)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        _fetch_heads(view, listed)
         offsets, labels = _walk(path, view)
     offsets = np.asarray(offsets, np.int64)
-    _check_index(path, offsets)
+    if listed is None:
+        with atomic(index) as temporary, open(temporary, "w") as file:
+            file.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(offsets))
+    elif not np.array_equal(listed, offsets):
+        raise UserError(
+            f"{index}: does not fit {path} ({len(listed)} entries for {len(offsets)} records, or"
+            " other offsets); delete it and it is made again"
+        )
     return Records(path, offsets, np.asarray(labels, np.float32), _class_names(path))
 
 
 def index_path(path: str) -> str:
     """'X.rec' -> 'X.idx'."""
     return os.path.splitext(path)[0] + ".idx"
+
+
+def _listed(index):
+    """The offsets in the file ``index``, sorted; None if there is no such file."""
+    if not os.path.exists(index):
+        return None
+    try:
+        with open(index) as file:
+            entries = dict(map(int, line.split("\t")) for line in file)
+        return np.array(sorted(entries.values()), np.int64)
+    except (ValueError, OverflowError):
+        raise UserError(f"{index}: is not a record index; delete it and it is made again")
+
+
+def _fetch_heads(view, listed):
+    """Ask for every listed record's head at once, unless records are so small that all is read.
+
+    Only a hint, and only for a file that is not in memory yet: a disk answers many requests sooner
+    than one after the other, and reading ahead as :func:`_walk` goes would read the whole file.
+    """
+    if listed is None or len(view) < len(listed) * _SPARSE:
+        return
+    for at in listed[(listed >= 0) & (listed < len(view))].tolist():
+        into_page = at % mmap.PAGESIZE
+        view.madvise(mmap.MADV_WILLNEED, at - into_page, into_page + _PART.size + _HEADER.size)
 
 
 def _walk(path, view):
@@ -174,25 +210,6 @@ def _label(path, view, at, length):
 
 def _cut(path, at):
     return UserError(f"{path}: is cut off inside the record at byte {at}; make it again")
-
-
-def _check_index(path, offsets):
-    index = index_path(path)
-    if not os.path.exists(index):
-        with atomic(index) as temporary, open(temporary, "w") as file:
-            file.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(offsets))
-        return
-    try:
-        with open(index) as file:
-            entries = dict(map(int, line.split("\t")) for line in file)
-        listed = np.array(sorted(entries.values()), np.int64)
-    except (ValueError, OverflowError):
-        raise UserError(f"{index}: is not a record index; delete it and it is made again")
-    if not np.array_equal(listed, offsets):
-        raise UserError(
-            f"{index}: does not fit {path} ({len(listed)} entries for {len(offsets)} records, or"
-            " other offsets); delete it and it is made again"
-        )
 
 
 def _class_names(path):

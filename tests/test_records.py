@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import bands, run_script, write_records
 
 from common import records
 from common.cli import UserError
@@ -277,3 +277,17 @@ def test_a_float_label_and_a_large_payload_survive(tmp_path):
 
     assert records.scan(str(tmp_path / "x.rec")).labels.tolist() == [2.5]
     assert picture in read(tmp_path / "x.rec")
+
+
+def test_asking_for_heads_first_changes_nothing(tmp_path, monkeypatch):
+    path = write_records(tmp_path / "x", *bands(20, seed=3))
+    plain = records.scan(path)
+    monkeypatch.setattr(records, "_SPARSE", 0)
+    asked = records.scan(path)
+    assert np.array_equal(asked.offsets, plain.offsets)
+    assert np.array_equal(asked.labels, plain.labels)
+    index = records.index_path(path)
+    with open(index, "a") as file:  # offsets that lie outside the file
+        file.write("20\t-4\n21\t9999999999\n")
+    with pytest.raises(UserError, match="does not fit"):
+        records.scan(path)
