@@ -1,4 +1,4 @@
-"""Record files -> batches through MXNet's ImageRecordIter, augmented for training only.
+"""Record files -> batches, through MXNet's ImageRecordIter or NVIDIA DALI; augmented for training.
 
 The 2012 preparation is the default of the ImageNet recipe: short side 256, a random 227 crop, a
 mirror image half of the time, PCA lighting of deviation 0.1; the centre crop for evaluation.
@@ -7,13 +7,16 @@ mirror image half of the time, PCA lighting of deviation 0.1; the centre crop fo
 import contextlib
 import itertools
 import os
+import queue
 import sys
+import threading
+import weakref
 from typing import Iterator, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
 
-from common import augmentation, cli, records
+from common import augmentation, cli, dali, records
 from common.cli import UserError
 
 
@@ -31,6 +34,7 @@ def add_data_args(parser) -> None:
     data.add_argument(
         "--data-nthreads", type=cli.positive_int, default=os.cpu_count(), help="decoding threads"
     )
+    data.add_argument("--data-backend", choices=["mxnet", "dali"], default="mxnet", help="reader")
     augmentation.add_args(parser)
 
 
@@ -52,6 +56,8 @@ def check_data_args(args) -> None:
             f" {','.join(map(str, args.image_shape))}"
         )
     augmentation.check_args(args)
+    if args.data_backend == "dali":
+        dali.check_args(args)
 
 
 def open_records(
@@ -97,25 +103,113 @@ def count_classes(found: records.Records, wanted: Optional[int] = None) -> int:
     return present
 
 
-def training_iterator(args, context: mx.Context) -> mx.io.DataIter:
+def training_iterator(args, context: mx.Context):
     """Shuffled, augmented batches of ``args.data_train``, an epoch between two resets.
 
     Args:
-        context: the first device; a GPU's batches lie in its pinned memory.
+        context: the first device; a GPU's batches lie in pinned memory.
 
     Returns:
-        An iterator of data (N, C, H, W) float32 and softmax_label (N,). The last batch of an
-        epoch is filled with the first images of the next, which that epoch then leaves out.
+        An iterator, with ``reset()``, of data (N, C, H, W) float32 and softmax_label (N,), which
+        keep their values while they are held. The last batch of an epoch is filled with the first
+        images of the next, which that epoch then leaves out.
     """
-    return _record_iterator(
-        args,
-        args.data_train,
-        batch_size=args.batch_size,
-        shuffle=True,
-        seed=args.seed,
-        device_id=context.device_id if context.device_type == "gpu" else -1,
-        **augmentation.options(args),
-    )
+    return (dali.Batches if args.data_backend == "dali" else _TrainingBatches)(args, context)
+
+
+class _TrainingBatches:
+    """Batches of ImageRecordIter, read and normalised in a thread while the network runs.
+
+    With ctx="cpu" it decodes with every core, but reads nothing ahead and writes each batch to the
+    same memory. Its batches are uint8: the pass that makes them float32 copies and lights them.
+    """
+
+    def __init__(self, args, context):
+        self._args, self._epoch = args, 0
+        self._buffers = augmentation.Buffers(args, context)
+        options = dict(batch_size=args.batch_size, shuffle=True, seed=args.seed, dtype="uint8")
+        options.update(augmentation.options(args))
+        with _openmp_threads(args.data_nthreads):
+            self._records = _record_iterator(args, args.data_train, **options)
+        self._start()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self._ahead)
+
+    def reset(self):
+        """Begin the next epoch, whether or not this one was read to its end."""
+        self._ahead.stop()
+        self._records.reset()
+        self._epoch += 1
+        self._start()
+
+    def _start(self):
+        self._ahead = _Ahead(_prepared(self._args, self._records, self._epoch, self._buffers))
+
+
+def _prepared(args, batches, epoch, buffers):
+    """The coming uint8 ``batches``, lit and normalised, each in memory of its own."""
+    mean, std = np.float32(args.rgb_mean), np.float32(args.rgb_std)
+    for number, batch in enumerate(batches):
+        data, label = buffers.take(), mx.nd.array(batch.label[0].asnumpy())
+        shift = augmentation.lighting(args, epoch, number) - mean
+        augmentation.normalise(batch.data[0], shift, std, out=data)
+        yield mx.io.DataBatch([data], [label], pad=0)
+
+
+@contextlib.contextmanager
+def _openmp_threads(count):
+    """Let an iterator made in the block decode with ``count`` threads, now and later.
+
+    With ctx="cpu" ImageRecordIter heeds OpenMP's number and not preprocess_threads.
+    """
+    openmp = mx.base._LIB  # it is linked with OpenMP
+    before = openmp.omp_get_max_threads()
+    openmp.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        openmp.omp_set_num_threads(before)
+
+
+class _Ahead:
+    """The items of an iterator, taken at most two ahead by a daemon thread.
+
+    An exception in the thread, such as StopIteration, is raised where the item is asked for.
+    ``stop()`` ends the thread after the item it is at; dropping the object and the program's exit
+    do so too, so that no thread is inside MXNet while the process goes down.
+    """
+
+    def __init__(self, items):
+        room, ready, stopped = threading.Semaphore(2), queue.SimpleQueue(), threading.Event()
+
+        def fill():  # without a reference to self, which would keep it from being dropped
+            while room.acquire() and not stopped.is_set():
+                try:
+                    ready.put(next(items))
+                except BaseException as error:
+                    ready.put(error)
+                    return
+
+        def stop():
+            stopped.set()
+            room.release()
+            thread.join()
+
+        thread = threading.Thread(target=fill, daemon=True)
+        self._room, self._ready, self.stop = room, ready, weakref.finalize(self, stop)
+        thread.start()
+
+    def __next__(self):
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            self._ready.put(item)  # for whoever asks again
+            raise item
+        self._room.release()
+        return item
 
 
 def evaluation_batches(
@@ -126,9 +220,8 @@ def evaluation_batches(
     Yields:
         A batch, and how many of its rows count; the rest of the last batch is filling.
     """
-    # A new iterator each time: after a reset MXNet 1.9.1 mixes the last epoch's filling in. It
-    # leaks 23 MB for each one but with ctx="cpu", which also decodes with every core.
-    batches = _record_iterator(args, path, batch_size=batch_size, ctx="cpu", device_id=-1)
+    # A new iterator each time: after a reset MXNet 1.9.1 mixes the last epoch's filling in.
+    batches = _record_iterator(args, path, batch_size=batch_size)
     for i, batch in enumerate(epoch(batches, path, -(-images // batch_size))):
         yield batch, min(batch_size, images - i * batch_size)
 
@@ -160,12 +253,13 @@ class Synthetic:
 
 
 def _record_iterator(args, path, **options):
-    channels = args.image_shape[0]
-    for name, mean, std in zip("rgb"[:channels], args.rgb_mean, args.rgb_std):
+    for name, mean, std in zip("rgb", args.rgb_mean, args.rgb_std):
         options[f"mean_{name}"], options[f"std_{name}"] = mean, std
     if args.resize is not None:
         options["resize"] = args.resize
     options.update(
+        ctx="cpu",  # decodes with every core; without it, each iterator leaks 23 MB
+        device_id=-1,
         path_imgrec=path,
         path_imgidx=records.index_path(path),
         data_shape=args.image_shape,

@@ -5,6 +5,9 @@
 //   _alexnet_lrn      local response normalization across channels, and its gradient
 //   _alexnet_max_pool max pooling of plain (N, C, H, W) arrays, such as _alexnet_lrn makes
 //   _alexnet_sgd_mom  momentum SGD, one pass over weight, gradient and momentum
+//
+// and a plain C function for the thread that reads images, which must not wait for the engine:
+//   alexnet_normalize 8-bit images to float32: a shift of each plane, a scale of each channel
 
 #include <algorithm>
 #include <cmath>
@@ -300,6 +303,11 @@ MXReturnValue pool_backward(const Attributes& attrs, std::vector<MXTensor>* in,
   return MX_SUCCESS;
 }
 
+DISPATCHED void normalize_plane(const uint8_t* x, float shift, float deviation, float* y,
+                                int64_t size) {
+  for (int64_t i = 0; i < size; ++i) y[i] = (x[i] + shift) / deviation;
+}
+
 struct Sgd {
   float lr, wd, momentum, rescale, clip;
 };
@@ -372,6 +380,15 @@ REGISTER_OP(_alexnet_sgd_mom)
     .setInferShape(sgd_shape)
     .setMutateInputs(sgd_mutates)
     .setForward(sgd_forward, "cpu");
+
+// y = (x + shift of the plane) / deviation of the channel; x and y are (images, channels, plane).
+extern "C" void alexnet_normalize(const uint8_t* x, const float* shift, const float* deviation,
+                                  float* y, int64_t images, int64_t channels, int64_t plane) {
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < images * channels; ++i) {
+    normalize_plane(x + i * plane, shift[i], deviation[i % channels], y + i * plane, plane);
+  }
+}
 
 MXReturnValue initialize(int version) {
   if (version >= 10900 && version < 20000) return MX_SUCCESS;

@@ -1,17 +1,24 @@
 """Batches for training and for evaluation."""
 
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import write_records
+from conftest import ROOT, write_records
 
-from common import cli, data, records
+from common import augmentation, cli, data, records
 from common.cli import UserError
 from common.inference import prepare
 
 
-def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4):
+def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4, seed=0):
     parser = cli.ArgumentParser()
     data.add_data_args(parser)
     parser.set_defaults(
@@ -20,7 +27,7 @@ def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4):
         rgb_mean=[0.0] * shape[0],
         rgb_std=[1.0] * shape[0],
         batch_size=batch_size,
-        seed=0,
+        seed=seed,
         verbose=False,
         data_nthreads=1,
     )
@@ -58,6 +65,101 @@ def test_training_sees_every_image_once_an_epoch_in_new_orders(numbered):
     assert not np.array_equal(orders[0], orders[1])
     again = data.training_iterator(args, mx.cpu())
     assert np.array_equal(np.concatenate([b.label[0].asnumpy() for b in again]), orders[0])
+
+
+def test_a_held_batch_keeps_its_values_and_free_memory_is_used_again(numbered):
+    batches = data.training_iterator(arguments(path=numbered), mx.cpu())
+    held = [(batch.data[0], batch.label[0]) for batch in batches]
+    batches.reset()
+    held += [(batch.data[0], batch.label[0]) for batch in batches]
+    for images, labels in held:
+        assert np.array_equal(images.asnumpy().mean(axis=(1, 2, 3)), 10 * labels.asnumpy())
+    most = len(batches._buffers._arrays)
+    del held, images, labels
+    for _ in range(9):
+        batches.reset()
+        assert sum(1 for _ in batches) >= 3
+    assert len(batches._buffers._arrays) == most
+
+
+def test_an_epoch_cut_short_is_followed_by_a_whole_one(numbered):
+    batches = data.training_iterator(arguments(path=numbered, batch_size=13), mx.cpu())
+    for steps in (1, 0, 1):
+        assert len(list(data.epoch(batches, numbered, steps))) == steps
+        batches.reset()
+    (whole,) = data.epoch(batches, numbered, 5)
+    assert sorted(whole.label[0].asnumpy()) == list(range(13))
+    assert list(data.epoch(batches, numbered, 5)) == []  # its end stays its end
+
+
+def test_with_one_thread_crops_mirrors_and_lighting_repeat(picture):
+    flags = ["--random-crop=1", "--random-mirror=1", "--pca-noise=0.3"]
+    first, again = batch_of(picture[0], *flags), batch_of(picture[0], *flags)
+    assert np.array_equal(first, again)
+
+
+def test_without_native_operators_batches_are_the_same(picture, monkeypatch):
+    flags = ["--random-crop=1", "--pca-noise=0.3", "--rgb-mean=9,8,7", "--rgb-std=2,3,4"]
+    with_native = batch_of(picture[0], *flags)
+    monkeypatch.setattr("common.native.load", lambda: False)
+    assert np.array_equal(batch_of(picture[0], *flags), with_native)
+
+
+def test_grey_images_are_normalised(tmp_path):
+    images = [np.full((24, 24, 1), value, np.uint8) for value in (50, 60, 70, 80)]
+    path = write_records(tmp_path / "grey", images, range(4))
+    args = arguments("--rgb-mean=30", "--rgb-std=10", path=path, shape=(1, 20, 20))
+    batch = next(data.training_iterator(args, mx.cpu()))
+    assert batch.data[0].shape == (4, 1, 20, 20)
+    means = batch.data[0].asnumpy().mean(axis=(1, 2, 3))
+    assert np.allclose(means, 2 + batch.label[0].asnumpy())
+
+
+def test_lighting_depends_on_seed_epoch_and_batch_alone():
+    drawn = {}
+    for key in itertools.product((0, 1), (0, 1), (0, 1)):
+        args = arguments("--pca-noise=0.1", seed=key[0], batch_size=400)
+        drawn[key] = augmentation.lighting(args, *key[1:])
+        assert np.array_equal(drawn[key], augmentation.lighting(args, *key[1:]))
+    assert len({values.tobytes() for values in drawn.values()}) == 8
+    # Deviations along the axes: 55.46, 4.794 and 1.148 times --pca-noise.
+    deviations = np.linalg.svd(np.concatenate(list(drawn.values())))[1] / np.sqrt(3200)
+    assert np.allclose(deviations, [5.546, 0.4794, 0.1148], rtol=0.06)
+
+
+@pytest.mark.parametrize("ending", ["pass", "raise ValueError", "sys.exit(0)"])
+def test_a_reader_at_work_does_not_keep_the_program_from_ending(tmp_path, ending):
+    code = "it = data.training_iterator(args, mx.cpu()); next(it); " + ending
+    process, _ = started(tmp_path, code)
+    assert process.wait(30) == (ending == "raise ValueError"), process.stderr.read()
+
+
+def test_ctrl_c_ends_training_at_once(tmp_path):
+    code = "it = data.training_iterator(args, mx.cpu()); print(next(it).label, flush=True)\n"
+    code += "while True: [None for _ in it]; it.reset()"
+    process, first = started(tmp_path, code)
+    assert first  # it reads
+    process.send_signal(signal.SIGINT)
+    since = time.monotonic()
+    assert process.wait(30) != 0
+    assert time.monotonic() - since < 5
+    assert "KeyboardInterrupt" in process.stderr.read()
+
+
+def started(folder, code):
+    """A process that runs ``code`` on real records, and the first line it prints."""
+    images = [np.random.RandomState(i).randint(0, 255, (300, 300, 3), np.uint8) for i in range(64)]
+    path = write_records(folder / "x", images, range(64))
+    arguments = f"arguments(path={path!r}, shape=(3, 227, 227), batch_size=32)"
+    code = f"import mxnet as mx, sys; from common import data; args = {arguments}; {code}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import common; from test_data import arguments; " + code],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return process, process.stdout.readline()
 
 
 def test_training_over_rounded_batches_leaves_no_image_out(numbered):

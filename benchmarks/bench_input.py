@@ -1,0 +1,108 @@
+"""How fast are training images read? ImageRecordIter and DALI against PyTorch and bare decoding.
+
+    python benchmarks/bench_input.py --peers .venv-bench/bin/python
+
+All read the same JPEGs (short side 256, quality 95, made up as for bench_pack.py) and do what the
+ImageNet recipe does: random crop of 227, mirror, lighting, normalisation, batches of 128. PyTorch's
+DataLoader does it with PIL and numpy, in as many workers as there are cores; "bare decoding" is
+libjpeg-turbo in as many threads and no more than that. Every measurement is a process of its own
+and they take turns. The images lie in the page cache: a disk's speed is not measured. The speeds
+are of whole epochs after a first one. CPU ms, the processors' time for an image, is the steadier
+figure where other programs run beside. Prints a table, writes benchmarks/results/input.json.
+"""
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import bench_pack
+import cv2
+import numpy as np
+import report
+
+from common import cli, records
+from common.compat import physical_cores
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SIZES = (341, 256), (256, 341), (384, 256), (256, 256)
+NAMES = {
+    "mxnet": "this project, ImageRecordIter",
+    "dali": "this project, DALI",
+    "dataloader": "PyTorch DataLoader",
+    "bare": "bare decoding",
+}
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peers", default=".venv-bench/bin/python", help="Python that has them")
+    parser.add_argument("--images", type=cli.positive_int, default=1280)
+    parser.add_argument("--epochs", type=cli.positive_int, default=3, help="timed in each run")
+    parser.add_argument("--rounds", type=cli.positive_int, default=3)
+    args = parser.parse_args()
+    if not os.path.exists(args.peers):
+        raise cli.UserError(f"--peers {args.peers}: not found; make bench makes it")
+    contestants = list(NAMES)
+    if not (importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")):
+        print("without DALI: it is not installed (pip install '.[dali]')")
+        contestants.remove("dali")
+    rounds = {name: [] for name in contestants}
+    with tempfile.TemporaryDirectory() as folder:
+        mean_bytes = make_photos(folder, args.images)
+        for _ in range(args.rounds):
+            for name in contestants:
+                rounds[name].append(measure(name, folder, args))
+    print(f"{args.images} JPEGs of {mean_bytes} bytes, {physical_cores()} cores")
+    show(rounds)
+    settings = dict(vars(args), mean_bytes=mean_bytes)
+    print("written to", report.save("input", settings=settings, rounds=rounds))
+
+
+def make_photos(folder: str, count: int) -> int:
+    """Write ``count`` JPEGs, and the same in photos.rec, to ``folder``; return their mean size."""
+    rng, sizes = np.random.default_rng(0), []
+    with records.create(os.path.join(folder, "photos")) as writer:
+        for i in range(count):
+            picture = bench_pack.photo(rng, *SIZES[i % len(SIZES)])
+            encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+            writer.write(i % 1000, encoded)
+            with open(os.path.join(folder, f"{i:05d}.jpg"), "wb") as file:
+                file.write(encoded)
+            sizes.append(len(encoded))
+    return round(statistics.mean(sizes))
+
+
+def measure(name: str, folder: str, args) -> dict:
+    """One contestant's images a second and processor milliseconds an image, in a process."""
+    own = name in ("mxnet", "dali")
+    worker = os.path.join(HERE, "worker_input.py" if own else "worker_input_torch.py")
+    cores = str(physical_cores())
+    command = [sys.executable if own else args.peers, worker, name, folder, str(args.epochs), cores]
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(HERE), "OMP_NUM_THREADS": cores}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise cli.UserError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def show(rounds: dict) -> None:
+    """Print the table; ratios are of medians."""
+    print(f"{'':32}{'img/s':>8}{'min':>8}{'max':>8}{'/ loader':>10}{'/ bare':>8}{'CPU ms':>8}")
+    middle = {n: statistics.median(r["img_per_s"] for r in rs) for n, rs in rounds.items()}
+    for name, measured in rounds.items():
+        speeds = [r["img_per_s"] for r in measured]
+        cpu = statistics.median(r["cpu_ms"] for r in measured)
+        print(
+            f"{NAMES[name]:32}{middle[name]:8.0f}{min(speeds):8.0f}{max(speeds):8.0f}"
+            f"{middle[name] / middle['dataloader']:10.2f}{middle[name] / middle['bare']:8.2f}"
+            f"{cpu:8.2f}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

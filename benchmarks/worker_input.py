@@ -1,0 +1,55 @@
+"""This project's reading, for bench_input.py: prints a JSON line.
+
+    python benchmarks/worker_input.py mxnet|dali FOLDER EPOCHS THREADS
+
+It reads FOLDER/photos.rec as train_imagenet.py does with the ImageNet recipe.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+
+import common  # noqa: F401  readies the process for MXNet
+
+# isort: split
+import mxnet as mx
+
+from common import cli, data, recipes
+
+
+def main():
+    """Read an epoch to warm up, then time some."""
+    backend, folder, epochs, threads = sys.argv[1:]
+    parser = cli.ArgumentParser()
+    data.add_data_args(parser)
+    parser.set_defaults(**recipes.recipe("alexnet", "imagenet").settings)
+    parser.set_defaults(data_train=os.path.join(folder, "photos.rec"), seed=0, verbose=False)
+    args = parser.parse_args([f"--data-backend={backend}", f"--data-nthreads={threads}"])
+    data.check_data_args(args)
+    batches = data.training_iterator(args, mx.cpu())
+    _read(batches)
+    start, used = time.perf_counter(), _cpu()
+    images = sum(_read(batches) for _ in range(int(epochs)))
+    taken, using = time.perf_counter() - start, _cpu()
+    figures = {"img_per_s": images / taken, "cpu_ms": (using - used) / images * 1000}
+    print(json.dumps(figures))
+
+
+def _read(batches):
+    images = 0
+    for batch in batches:
+        batch.data[0].wait_to_read()
+        images += len(batch.label[0])
+    batches.reset()
+    return images
+
+
+def _cpu():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    main()
