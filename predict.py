@@ -6,7 +6,7 @@ Size, mean and class names come from the checkpoint's own record of how it was t
 """
 
 import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import cli
+from common import checkpoint, cli
 from common.inference import Classifier
 
 
@@ -14,8 +14,7 @@ def main():
     """Print each picture's likeliest classes."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="any format OpenCV reads")
-    parser.add_argument("--model-prefix", required=True, help="where train_imagenet.py saved it")
-    parser.add_argument("--load-epoch", type=int, required=True, help="which of its checkpoints")
+    checkpoint.add_args(parser)
     parser.add_argument("--top-k", type=cli.positive_int, default=5, help="guesses a picture")
     args = parser.parse_args()
     classifier = Classifier(args.model_prefix, args.load_epoch)

@@ -18,8 +18,7 @@ from common.cli import UserError
 def parse_args():
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model-prefix", required=True, help="where the checkpoint is")
-    parser.add_argument("--load-epoch", type=int, required=True, help="which of its epochs")
+    checkpoint.add_args(parser)
     parser.add_argument(
         "--data-calib",
         required=True,

@@ -11,15 +11,14 @@ import os
 import time
 
 import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import checkpoint, cli, data, devices, evaluate, fit, int8
+from common import checkpoint, cli, data, devices, evaluate, int8
 from common.cli import UserError
 
 
 def parse_args():
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model-prefix", required=True, help="where the checkpoint is")
-    parser.add_argument("--load-epoch", type=int, required=True, help="which of its epochs")
+    checkpoint.add_args(parser)
     parser.add_argument("--data-val", required=True, metavar="X.rec", help="images to score it on")
     parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     parser.add_argument("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
@@ -43,7 +42,7 @@ def main():
         raise UserError("--gpus: an int8 checkpoint runs on the CPU only; leave the flag out")
     # What the network was trained with, save for what the command line says.
     settings = argparse.Namespace(**{**config["args"], **vars(args)})
-    fit.resolve_top_k(settings)
+    evaluate.resolve_top_k(settings)
     found = data.open_records(args.data_val, settings.num_classes, classes=config["classes"])
 
     evaluator = evaluate.Evaluator(symbol, contexts, settings, found)

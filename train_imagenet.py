@@ -55,7 +55,7 @@ def main():
             )
     symbol = symbols.get_symbol(args.network, args.num_classes)
     symbols.check_image_shape(symbol, args.image_shape)
-    fit.resolve_top_k(args)
+    evaluate.resolve_top_k(args)
 
     print(recipes.describe(args, recipe, contexts, changed))
     if args.benchmark:

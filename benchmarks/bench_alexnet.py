@@ -7,7 +7,6 @@ speed drifts treats all alike. Printed are the median over rounds of each round'
 range, and our speed over theirs. A JSON file in benchmarks/results/ keeps all figures.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -16,9 +15,7 @@ import sys
 import report
 
 from common import cli
-from common.compat import physical_cores
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 # mode, network, batch size, steps, contestants; the first is ours.
 CASES = [
     ("train", "alexnet", 32, 8, ["ours", "stock", "nchw", "channels_last"]),
@@ -90,15 +87,9 @@ def _run(case, args):
 def _measure(name, peers, case):
     mode, network, batch_size, steps, _ = case
     own = name in ("ours", "int8", "stock")
-    worker = os.path.join(HERE, "worker_mxnet.py" if own else "worker_torch.py")
+    script = "worker_mxnet.py" if own else "worker_torch.py"
     python = sys.executable if own else peers
-    command = [python, worker, mode, name, network, str(batch_size), str(steps)]
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(HERE)}
-    environment["OMP_NUM_THREADS"] = str(physical_cores())
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise cli.UserError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return report.run_worker(script, mode, name, network, batch_size, steps, python=python)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,8 @@ memory by then: how long a disk takes is another question. Sizes take turns. Pri
 writes benchmarks/results/growth.json.
 """
 
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -26,9 +23,7 @@ import numpy as np
 import report
 
 from common import cli, records
-from common.compat import physical_cores
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 RECORDS = [12811, 128116, 1281167]
 READ_BATCH = 128
@@ -40,16 +35,8 @@ def train(batch_size: int) -> dict:
     Raises:
         UserError: it failed, for want of memory perhaps.
     """
-    worker = os.path.join(HERE, "worker_mxnet.py")
     steps = max(3, 32 // batch_size)
-    command = [sys.executable, worker, "train", "ours", "alexnet", str(batch_size), str(steps)]
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(HERE)}
-    environment["OMP_NUM_THREADS"] = str(physical_cores())
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
-        raise cli.UserError(f"--batches {batch_size}: exit code {done.returncode} {' '.join(last)}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return report.run_worker("worker_mxnet.py", "train", "ours", "alexnet", batch_size, steps)
 
 
 def read(path: str) -> dict:

@@ -11,11 +11,8 @@ are of whole epochs after a first one. CPU ms, the processors' time for an image
 figure where other programs run beside. Prints a table, writes benchmarks/results/input.json.
 """
 
-import importlib.util
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 
@@ -24,10 +21,9 @@ import cv2
 import numpy as np
 import report
 
-from common import cli, records
+from common import cli, dali, records
 from common.compat import physical_cores
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 SIZES = (341, 256), (256, 341), (384, 256), (256, 256)
 NAMES = {
     "mxnet": "this project, ImageRecordIter",
@@ -48,7 +44,7 @@ def main() -> None:
     if not os.path.exists(args.peers):
         raise cli.UserError(f"--peers {args.peers}: not found; make bench makes it")
     contestants = list(NAMES)
-    if not (importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")):
+    if not dali.is_installed():
         print("without DALI: it is not installed (pip install '.[dali]')")
         contestants.remove("dali")
     rounds = {name: [] for name in contestants}
@@ -80,14 +76,9 @@ def make_photos(folder: str, count: int) -> int:
 def measure(name: str, folder: str, args) -> dict:
     """One contestant's images a second and processor milliseconds an image, in a process."""
     own = name in ("mxnet", "dali")
-    worker = os.path.join(HERE, "worker_input.py" if own else "worker_input_torch.py")
-    cores = str(physical_cores())
-    command = [sys.executable if own else args.peers, worker, name, folder, str(args.epochs), cores]
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(HERE), "OMP_NUM_THREADS": cores}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise cli.UserError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    script = "worker_input.py" if own else "worker_input_torch.py"
+    python = sys.executable if own else args.peers
+    return report.run_worker(script, name, folder, args.epochs, physical_cores(), python=python)
 
 
 def show(rounds: dict) -> None:

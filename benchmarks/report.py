@@ -1,16 +1,41 @@
-"""Where benchmarks leave their figures: benchmarks/results/NAME.json, with the machine beside."""
+"""How benchmarks measure in processes of their own, and where they leave their figures.
+
+That is benchmarks/results/NAME.json, with the machine beside.
+"""
 
 import json
 import os
 import platform
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 
+from common.cli import UserError
 from common.compat import physical_cores
 from common.files import atomic
 
-FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
+HERE = os.path.dirname(os.path.abspath(__file__))
+FOLDER = os.path.join(HERE, "results")
+
+
+def run_worker(script: str, *arguments, python: str = sys.executable) -> dict:
+    """The figures that benchmarks/``script`` prints as JSON in its last line.
+
+    It gets as many OpenMP threads as there are cores.
+
+    Raises:
+        UserError: it failed; with the last line it said.
+    """
+    command = [python, os.path.join(HERE, script), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(HERE)}
+    environment["OMP_NUM_THREADS"] = str(physical_cores())
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise UserError(f"{' '.join(command)}: exit code {done.returncode} {' '.join(last)}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def save(name: str, **figures) -> str:

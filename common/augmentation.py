@@ -1,17 +1,13 @@
-"""What is done to training images: the random changes' flags, lighting, normalisation.
+"""What may be done at random to training images: the flags, ImageRecordIter's names, lighting.
 
-Lighting is computed here and not by ImageRecordIter: added while a batch becomes float32 it costs
+Lighting is drawn here and not by ImageRecordIter: added while a batch becomes float32 it costs
 nothing, and it is repeatable. All else is ImageRecordIter's.
 """
 
-import ctypes
-import sys
 from typing import NamedTuple, Optional, Set
 
-import mxnet as mx
 import numpy as np
 
-from common import native
 from common.cli import UserError
 
 # Principal components of ImageNet's colours, those of MXNet's image_aug_default.cc: a row for each
@@ -105,49 +101,6 @@ def lighting(args, epoch: int, batch: int) -> np.ndarray:
     rng = np.random.RandomState([args.seed, epoch, batch])
     weights = rng.normal(0, args.pca_noise, (args.batch_size, 3))
     return (weights * _EIGENVALUES @ _EIGENVECTORS.T).astype(np.float32)
-
-
-def normalise(images: mx.nd.NDArray, shift: np.ndarray, std: np.ndarray, out) -> None:
-    """``out`` = (images + shift) / std, of uint8 (N, C, H, W), float32 (N, C) and (C,).
-
-    It runs in the calling thread and not through MXNet's engine: there it would compete with the
-    network, whose training took 10% longer.
-    """
-    x, y = _memory(images), _memory(out)
-    if native.load():
-        function = ctypes.CDLL(native.build()).alexnet_normalize
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (x, shift, std, y)]
-        function(*pointers, *map(ctypes.c_int64, (x.shape[0], x.shape[1], x[0, 0].size)))
-    else:
-        np.add(x, shift[:, :, None, None], out=y, dtype=np.float32)
-        np.divide(y, std[:, None, None], out=y)
-
-
-def _memory(array):
-    """A numpy array of the same memory, once the engine is through with it."""
-    pointer = ctypes.c_void_p()
-    mx.base.check_call(mx.base._LIB.MXNDArrayWaitToWrite(array.handle))
-    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
-    items = ctypes.cast(pointer, ctypes.POINTER(np.ctypeslib.as_ctypes_type(array.dtype)))
-    return np.ctypeslib.as_array(items, array.shape)
-
-
-class Buffers:
-    """Memory for batches, used again once nobody holds it: to fill fresh memory takes longer."""
-
-    def __init__(self, args, context: mx.Context):
-        self._shape = (args.batch_size, *args.image_shape)
-        gpu = context.device_type == "gpu"
-        self._context = mx.cpu_pinned(context.device_id) if gpu else mx.cpu()
-        self._arrays = []
-
-    def take(self) -> mx.nd.NDArray:
-        """A float32 array (N, C, H, W); its values are what was there before."""
-        for i in range(len(self._arrays)):
-            if sys.getrefcount(self._arrays[i]) == 2:  # the list's, and that of this very call
-                return self._arrays[i]
-        self._arrays.append(mx.nd.empty(self._shape, ctx=self._context))
-        return self._arrays[-1]
 
 
 def check_args(args) -> None:

@@ -19,6 +19,12 @@ from common.cli import UserError
 from common.files import atomic
 
 
+def add_args(parser) -> None:
+    """Add the flags that say which checkpoint to load."""
+    parser.add_argument("--model-prefix", required=True, help="where train_imagenet.py saved it")
+    parser.add_argument("--load-epoch", type=int, required=True, help="which of its checkpoints")
+
+
 def params_path(prefix: str, epoch: int) -> str:
     """Where the weights after ``epoch`` epochs are."""
     return f"{prefix}-{epoch:04d}.params"

@@ -18,12 +18,17 @@ import itertools
 import mxnet as mx
 import numpy as np
 
-from common import augmentation, records
+from common import augmentation, prefetch, records
 from common.cli import UserError
 
 _CAN = {"--random-crop", "--random-mirror", "--pca-noise"}
 # An odd pixel is left out below and at the right, as ImageRecordIter does.
 _CENTRE = {"crop_pos_x": 0.5, "crop_pos_y": 0.5, "rounding": "truncate"}
+
+
+def is_installed() -> bool:
+    """Whether DALI can be imported."""
+    return all(map(importlib.util.find_spec, ("nvidia", "nvidia.dali")))
 
 
 def check_args(args) -> None:
@@ -32,7 +37,7 @@ def check_args(args) -> None:
     Raises:
         UserError: DALI is not installed, or naming a flag that it does not carry out.
     """
-    if importlib.util.find_spec("nvidia") is None or not importlib.util.find_spec("nvidia.dali"):
+    if not is_installed():
         raise UserError("--data-backend dali: is not installed; pip install '.[dali]'")
     cannot = sorted(augmentation.active(args) - _CAN)
     if cannot:
@@ -54,7 +59,7 @@ class Batches:
             UserError: DALI cannot read the file.
         """
         self._args, self._taken = args, 0
-        self._buffers = augmentation.Buffers(args, context)
+        self._buffers = prefetch.Buffers(args, context)
         with open(records.index_path(args.data_train)) as index:
             self._images = self._left = sum(1 for _ in index)
         gpu = context.device_id if context.device_type == "gpu" else None

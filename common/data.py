@@ -7,17 +7,14 @@ mirror image half of the time, PCA lighting of deviation 0.1; the centre crop fo
 import contextlib
 import itertools
 import os
-import queue
-import sys
-import threading
-import weakref
 from typing import Iterator, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
 
-from common import augmentation, cli, dali, records
+from common import augmentation, cli, dali, prefetch, records
 from common.cli import UserError
+from common.log import quiet
 
 
 def add_data_args(parser) -> None:
@@ -126,11 +123,10 @@ class _TrainingBatches:
 
     def __init__(self, args, context):
         self._args, self._epoch = args, 0
-        self._buffers = augmentation.Buffers(args, context)
+        self._buffers = prefetch.Buffers(args, context)
         options = dict(batch_size=args.batch_size, shuffle=True, seed=args.seed, dtype="uint8")
         options.update(augmentation.options(args))
-        with _openmp_threads(args.data_nthreads):
-            self._records = _record_iterator(args, args.data_train, **options)
+        self._records = _record_iterator(args, args.data_train, **options)
         self._start()
 
     def __iter__(self):
@@ -147,7 +143,9 @@ class _TrainingBatches:
         self._start()
 
     def _start(self):
-        self._ahead = _Ahead(_prepared(self._args, self._records, self._epoch, self._buffers))
+        self._ahead = prefetch.Ahead(
+            _prepared(self._args, self._records, self._epoch, self._buffers)
+        )
 
 
 def _prepared(args, batches, epoch, buffers):
@@ -156,60 +154,8 @@ def _prepared(args, batches, epoch, buffers):
     for number, batch in enumerate(batches):
         data, label = buffers.take(), mx.nd.array(batch.label[0].asnumpy())
         shift = augmentation.lighting(args, epoch, number) - mean
-        augmentation.normalise(batch.data[0], shift, std, out=data)
+        prefetch.normalise(batch.data[0], shift, std, out=data)
         yield mx.io.DataBatch([data], [label], pad=0)
-
-
-@contextlib.contextmanager
-def _openmp_threads(count):
-    """Let an iterator made in the block decode with ``count`` threads, now and later.
-
-    With ctx="cpu" ImageRecordIter heeds OpenMP's number and not preprocess_threads.
-    """
-    openmp = mx.base._LIB  # it is linked with OpenMP
-    before = openmp.omp_get_max_threads()
-    openmp.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        openmp.omp_set_num_threads(before)
-
-
-class _Ahead:
-    """The items of an iterator, taken at most two ahead by a daemon thread.
-
-    An exception in the thread, such as StopIteration, is raised where the item is asked for.
-    ``stop()`` ends the thread after the item it is at; dropping the object and the program's exit
-    do so too, so that no thread is inside MXNet while the process goes down.
-    """
-
-    def __init__(self, items):
-        room, ready, stopped = threading.Semaphore(2), queue.SimpleQueue(), threading.Event()
-
-        def fill():  # without a reference to self, which would keep it from being dropped
-            while room.acquire() and not stopped.is_set():
-                try:
-                    ready.put(next(items))
-                except BaseException as error:
-                    ready.put(error)
-                    return
-
-        def stop():
-            stopped.set()
-            room.release()
-            thread.join()
-
-        thread = threading.Thread(target=fill, daemon=True)
-        self._room, self._ready, self.stop = room, ready, weakref.finalize(self, stop)
-        thread.start()
-
-    def __next__(self):
-        item = self._ready.get()
-        if isinstance(item, BaseException):
-            self._ready.put(item)  # for whoever asks again
-            raise item
-        self._room.release()
-        return item
 
 
 def evaluation_batches(
@@ -263,14 +209,28 @@ def _record_iterator(args, path, **options):
         path_imgrec=path,
         path_imgidx=records.index_path(path),
         data_shape=args.image_shape,
-        preprocess_threads=args.data_nthreads,
         verbose=args.verbose,
     )
     unknown = [name for name in options if f"\n{name} : " not in mx.io.ImageRecordIter.__doc__]
     if unknown:  # MXNet ignores what it does not know
         raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
-    with _decoding(path), contextlib.nullcontext() if args.verbose else _quiet():
+    with _decoding(path), quiet(args.verbose), _openmp_threads(args.data_nthreads):
         return mx.io.ImageRecordIter(**options)
+
+
+@contextlib.contextmanager
+def _openmp_threads(count):
+    """Let an iterator made in the block decode with ``count`` threads, now and later.
+
+    With ctx="cpu" ImageRecordIter heeds OpenMP's number and not preprocess_threads.
+    """
+    openmp = mx.base._LIB  # it is linked with OpenMP
+    before = openmp.omp_get_max_threads()
+    openmp.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        openmp.omp_set_num_threads(before)
 
 
 @contextlib.contextmanager
@@ -284,17 +244,3 @@ def _decoding(path):
             f"{path}: MXNet cannot prepare one of its images ({cause[:90]}); look at the"
             " augmentation flags, or pack the file again: data/folder.py finds bad images"
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Drop what MXNet's C++ code says on stderr; its errors arrive as exceptions all the same."""
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)

@@ -3,6 +3,19 @@
 import numpy as np
 
 from common import data, inference, records
+from common.cli import UserError
+
+
+def resolve_top_k(args) -> None:
+    """Set ``args.top_k`` where the flag is not given: 5, or as many as tell something.
+
+    Raises:
+        UserError: --top-k is not below the number of classes, so it would always be 100%.
+    """
+    if args.top_k is None:
+        args.top_k = max(1, min(5, args.num_classes - 1))
+    elif args.top_k >= args.num_classes:
+        raise UserError(f"--top-k {args.top_k}: there are only {args.num_classes} classes")
 
 
 class Scores:

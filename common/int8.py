@@ -17,8 +17,9 @@ import mxnet as mx
 import numpy as np
 from mxnet.contrib.quantization import quantize_model_mkldnn
 
-from common import data, inference, records
+from common import inference, records
 from common.cli import UserError
+from common.log import quiet
 
 
 def check_build() -> None:
@@ -104,7 +105,7 @@ def quantize(
     Raises:
         UserError: the network has no layer that can be quantised.
     """
-    with contextlib.nullcontext() if verbose else data._quiet():
+    with quiet(verbose):
         network = quantize_model_mkldnn(
             symbol,
             arg_params,

@@ -1,6 +1,8 @@
 """What a training run says: a bar on a terminal, plain lines elsewhere, JSON lines beside it."""
 
+import contextlib
 import json
+import os
 import sys
 import time
 from typing import Optional
@@ -79,3 +81,24 @@ class Progress:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
+
+
+@contextlib.contextmanager
+def quiet(verbose: bool = False):
+    """Drop what MXNet's C++ code says on stderr; its errors arrive as exceptions all the same.
+
+    Args:
+        verbose: drop nothing.
+    """
+    if verbose:
+        yield
+        return
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)

@@ -1,10 +1,12 @@
 """Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
 
-native/ops.cc has LRN and max pooling, which common/lower.py puts into graphs, and the update of
-:class:`NativeSGD`.
+native/ has LRN and max pooling, which common/lower.py puts into graphs, the update of
+:class:`NativeSGD`, and the normalisation of common/prefetch.py.
 """
 
+import ctypes
 import functools
+import glob
 import hashlib
 import os
 import shutil
@@ -15,7 +17,8 @@ import mxnet as mx
 
 from common.files import atomic, cache_folder
 
-_SOURCE = os.path.join(os.path.dirname(__file__), "..", "native", "ops.cc")
+_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "native")
+_SOURCE = os.path.join(_FOLDER, "ops.cc")
 # No flag for this machine's processor: the code holds variants and picks one when it is loaded.
 # Without contraction (fused multiply-add) all of them give the same bits.
 _OPTIMISE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp"]
@@ -45,6 +48,16 @@ def load() -> bool:
     return True
 
 
+@functools.lru_cache(None)
+def library() -> ctypes.CDLL:
+    """The plain C functions of the library, which is built if need be.
+
+    Raises:
+        BuildError: no compiler, or it fails.
+    """
+    return ctypes.CDLL(build())
+
+
 def build() -> str:
     """Path of the built library; it appears there only when whole.
 
@@ -52,9 +65,11 @@ def build() -> str:
         BuildError: no compiler, or it fails.
     """
     package = os.path.dirname(mx.__file__)
-    with open(_SOURCE, "rb") as file:
-        identity = file.read() + " ".join([*_FLAGS, mx.__version__]).encode()
-    name = f"ops-{hashlib.sha256(identity).hexdigest()[:16]}.so"
+    identity = hashlib.sha256(" ".join([*_FLAGS, mx.__version__]).encode())
+    for source in sorted(glob.glob(os.path.join(_FOLDER, "*.h")) + [_SOURCE]):
+        with open(source, "rb") as file:
+            identity.update(file.read())
+    name = f"ops-{identity.hexdigest()[:16]}.so"
     path = os.path.join(cache_folder(), name)
     if os.path.exists(path):
         return path

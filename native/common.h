@@ -1,0 +1,49 @@
+// What the operators share: MXNet's extension interface, dispatch, attributes.
+#ifndef NATIVE_COMMON_H_
+#define NATIVE_COMMON_H_
+
+#include <cstdlib>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "mxnet/lib_api.h"
+
+using namespace mxnet::ext;  // NOLINT: the interface is meant to be used so
+
+typedef std::unordered_map<std::string, std::string> Attributes;
+
+// One binary for every x86-64 processor: the loader picks the clone that this one can run.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define DISPATCHED __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define DISPATCHED
+#endif
+
+namespace {
+
+bool has(const Attributes& attrs, const char* name) { return attrs.find(name) != attrs.end(); }
+
+double number(const Attributes& attrs, const char* name, double standard) {
+  return has(attrs, name) ? std::atof(attrs.at(name).c_str()) : standard;
+}
+
+MXReturnValue float32_only(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
+  for (int type : *in) {
+    if (type != kFloat32) {
+      MX_ERROR_MSG << "this operator takes float32 only";
+      return MX_FAIL;
+    }
+  }
+  out->at(0) = kFloat32;
+  return MX_SUCCESS;
+}
+
+MXReturnValue one_to_one(const Attributes&, int* inputs, int* outputs) {
+  *inputs = *outputs = 1;
+  return MX_SUCCESS;
+}
+
+}  // namespace
+
+#endif  // NATIVE_COMMON_H_

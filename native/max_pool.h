@@ -1,0 +1,138 @@
+// _alexnet_max_pool: max pooling of plain (N, C, H, W) arrays, such as _alexnet_lrn makes.
+#ifndef NATIVE_MAX_POOL_H_
+#define NATIVE_MAX_POOL_H_
+
+#include <algorithm>
+#include <cstdio>
+#include <vector>
+
+#include "common.h"
+
+namespace {
+
+struct Pool {
+  int64_t kernel[2], stride[2];  // rows, columns
+  int64_t in[2], out[2];
+};
+
+// "(3, 2)" -> 3, 2; MXNet's way to write a pair.
+bool pair(const Attributes& attrs, const char* name, int64_t* values) {
+  long rows = 0, columns = 0;  // NOLINT: what sscanf takes
+  const bool read = has(attrs, name) &&
+                    std::sscanf(attrs.at(name).c_str(), "(%ld, %ld)", &rows, &columns) == 2;
+  values[0] = rows;
+  values[1] = columns;
+  return read && rows > 0 && columns > 0;
+}
+
+template <typename Size>
+bool parse(const Attributes& attrs, const std::vector<Size>& shape, Pool* pool) {
+  if (shape.size() != 4 || !pair(attrs, "kernel", pool->kernel) ||
+      !pair(attrs, "stride", pool->stride))
+    return false;
+  const bool full =
+      has(attrs, "pooling_convention") && attrs.at("pooling_convention") == "full";
+  for (int i = 0; i < 2; ++i) {
+    pool->in[i] = static_cast<int64_t>(shape[2 + i]);
+    const int64_t room = pool->in[i] - pool->kernel[i];
+    if (room < 0) return false;
+    pool->out[i] = (room + (full ? pool->stride[i] - 1 : 0)) / pool->stride[i] + 1;
+  }
+  return true;
+}
+
+// A row of the output: the maximum down the window's rows first, which is a vector operation.
+DISPATCHED void pool_row(const Pool& pool, const float* x, int64_t rows, float* down, float* y) {
+  const int64_t width = pool.in[1];
+  for (int64_t p = 0; p < width; ++p) down[p] = x[p];
+  for (int64_t r = 1; r < rows; ++r)
+    for (int64_t p = 0; p < width; ++p)
+      down[p] = down[p] < x[r * width + p] ? x[r * width + p] : down[p];
+  for (int64_t o = 0; o < pool.out[1]; ++o) {
+    const int64_t start = o * pool.stride[1], end = std::min(width, start + pool.kernel[1]);
+    float most = down[start];
+    for (int64_t p = start + 1; p < end; ++p) most = most < down[p] ? down[p] : most;
+    y[o] = most;
+  }
+}
+
+// Each output's gradient goes to the first of its window's values that equals it.
+void unpool_row(const Pool& pool, const float* g, const float* y, const float* x, int64_t rows,
+                float* dx) {
+  const int64_t width = pool.in[1];
+  for (int64_t o = 0; o < pool.out[1]; ++o) {
+    const int64_t start = o * pool.stride[1], end = std::min(width, start + pool.kernel[1]);
+    int64_t found = -1;
+    for (int64_t r = 0; r < rows && found < 0; ++r)
+      for (int64_t p = start; p < end && found < 0; ++p)
+        if (x[r * width + p] == y[o]) found = r * width + p;
+    if (found >= 0) dx[found] += g[o];
+  }
+}
+
+MXReturnValue pool_shape(const Attributes& attrs, std::vector<std::vector<unsigned int>>* in,
+                         std::vector<std::vector<unsigned int>>* out) {
+  Pool pool;
+  if (!parse(attrs, in->at(0), &pool)) {
+    MX_ERROR_MSG << "_alexnet_max_pool needs (N, C, H, W), kernel and stride that fit it";
+    return MX_FAIL;
+  }
+  out->at(0) = in->at(0);
+  for (int i = 0; i < 2; ++i) out->at(0)[2 + i] = static_cast<unsigned int>(pool.out[i]);
+  return MX_SUCCESS;
+}
+
+MXReturnValue pool_forward(const Attributes& attrs, std::vector<MXTensor>* in,
+                           std::vector<MXTensor>* out, const OpResource&) {
+  Pool pool;
+  if (!parse(attrs, in->at(0).shape, &pool)) return MX_FAIL;
+  const float* x = in->at(0).data<float>();
+  float* y = out->at(0).data<float>();
+  const int64_t planes = in->at(0).shape[0] * in->at(0).shape[1];
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < planes; ++i) {
+    static thread_local std::vector<float> down;
+    down.resize(pool.in[1]);
+    for (int64_t o = 0; o < pool.out[0]; ++o) {
+      const int64_t top = o * pool.stride[0];
+      pool_row(pool, x + (i * pool.in[0] + top) * pool.in[1],
+               std::min(pool.kernel[0], pool.in[0] - top), down.data(),
+               y + (i * pool.out[0] + o) * pool.out[1]);
+    }
+  }
+  return MX_SUCCESS;
+}
+
+// in: the output's gradient, the input, the output
+MXReturnValue pool_backward(const Attributes& attrs, std::vector<MXTensor>* in,
+                            std::vector<MXTensor>* out, const OpResource&) {
+  Pool pool;
+  if (!parse(attrs, in->at(1).shape, &pool)) return MX_FAIL;
+  const float *g = in->at(0).data<float>(), *x = in->at(1).data<float>();
+  const float* y = in->at(2).data<float>();
+  float* dx = out->at(0).data<float>();
+  const int64_t planes = in->at(1).shape[0] * in->at(1).shape[1];
+  const int64_t plane = pool.in[0] * pool.in[1];
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < planes; ++i) {
+    std::fill(dx + i * plane, dx + (i + 1) * plane, 0.0f);
+    for (int64_t o = 0; o < pool.out[0]; ++o) {
+      const int64_t top = o * pool.stride[0], row = (i * pool.out[0] + o) * pool.out[1];
+      const int64_t start = i * plane + top * pool.in[1];
+      unpool_row(pool, g + row, y + row, x + start, std::min(pool.kernel[0], pool.in[0] - top),
+                 dx + start);
+    }
+  }
+  return MX_SUCCESS;
+}
+
+}  // namespace
+
+REGISTER_OP(_alexnet_max_pool)
+    .setParseAttrs(one_to_one)
+    .setInferType(float32_only)
+    .setInferShape(pool_shape)
+    .setForward(pool_forward, "cpu")
+    .setBackward(pool_backward, "cpu");
+
+#endif  // NATIVE_MAX_POOL_H_
