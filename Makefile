@@ -1,4 +1,5 @@
-# make demo            records from CIFAR-10, then the article's AlexNet trained on them (CPU)
+# make demo            records from CIFAR-10, then the article's AlexNet trained on them (CPU);
+#                      stopped, it goes on where it was
 # make demo NETWORK=lenet                      the same with MNIST and LeNet-5
 # make test | lint     PYTHON=python3.13 make test   picks the interpreter
 PYTHON  ?= python3
@@ -30,7 +31,7 @@ demo:
 	@$(BIN)/python -m data.$(DATASET) --out datasets/$(DATASET)
 	@$(BIN)/python train_imagenet.py --network $(NETWORK) --dataset $(DATASET) \
 	  --data-train datasets/$(DATASET)/train.rec --data-val datasets/$(DATASET)/val.rec \
-	  --model-prefix $(PREFIX) --overwrite
+	  --model-prefix $(PREFIX) --resume
 
 test:
 	@$(BIN)/python -m pytest

@@ -51,15 +51,16 @@ def main():
         )
     trained, classes = config["args"], config["classes"]
     found = data.open_records(args.data_calib, trained["num_classes"], classes=classes)
-    checkpoint.prepare(args.out_prefix, args.overwrite, "--out-prefix")
-
     count = min(args.num_calib_examples, len(found))
-    images = int8.calibration_images(found, count, inference.preparation(trained))
-    network = int8.quantize(*network, images, trained["image_shape"], args.verbose)
     source = checkpoint.params_path(args.model_prefix, args.load_epoch)
     origin = {"quantized_from": source, "data_calib": args.data_calib, "num_calib_examples": count}
-    checkpoint.save_config(args.out_prefix, trained, classes, int8=origin)
-    saved = checkpoint.save(args.out_prefix, args.load_epoch, *network)
+    with checkpoint.lock(args.out_prefix, "--out-prefix"):
+        checkpoint.check_free(args.out_prefix, args.overwrite, "--out-prefix")
+        images = int8.calibration_images(found, count, inference.preparation(trained))
+        network = int8.quantize(*network, images, trained["image_shape"], args.verbose)
+        checkpoint.save_config(args.out_prefix, trained, classes, int8=origin)
+        saved = checkpoint.save(args.out_prefix, args.load_epoch, *network)
+        checkpoint.remove(args.out_prefix, keep=(args.load_epoch,))
 
     before, after = (os.path.getsize(path) / 1e6 for path in (source, saved))
     print(f"{source} {before:.1f} MB -> {saved} {after:.1f} MB, calibrated on {count} images")

@@ -7,12 +7,13 @@ Without --gpus it trains on the CPU. The defaults are the recipe of --network on
 on synthetic images and needs no records.
 """
 
+import contextlib
 import os
 import sys
 
 import common  # noqa: F401  readies the process for MXNet, so it comes first
 import symbols
-from common import checkpoint, cli, data, devices, evaluate, fit, recipes
+from common import checkpoint, cli, data, devices, evaluate, fit, recipes, records, resume
 from common.cli import UserError
 
 
@@ -48,7 +49,7 @@ def main():
     else:
         training = data.open_records(args.data_train, least=args.batch_size)
         args.num_classes = data.count_classes(training, args.num_classes)
-        images = args.num_examples or len(training)
+        images = data.count_examples(training, args.num_examples)
         if args.data_val:
             validation = data.open_records(
                 args.data_val, args.num_classes, classes=training.classes
@@ -56,20 +57,24 @@ def main():
     symbol = symbols.get_symbol(args.network, args.num_classes)
     symbols.check_image_shape(symbol, args.image_shape)
     evaluate.resolve_top_k(args)
-
     print(recipes.describe(args, recipe, contexts, changed))
-    if args.benchmark:
-        batches = data.Synthetic(args.batch_size, args.image_shape, args.num_classes)
-    else:
-        batches = data.training_iterator(args, contexts[0])
     if args.test_io:
-        fit.test_io(args, batches, images)
+        fit.test_io(args, data.training_iterator(args, contexts[0], images), images)
         return
-    if args.model_prefix:
-        checkpoint.prepare(args.model_prefix, args.overwrite)
-        checkpoint.save_config(args.model_prefix, vars(args), training and training.classes)
-    validate = validation and evaluate.Evaluator(symbol, contexts, args, validation)
-    fit.fit(symbol, contexts, args, batches, images, validate)
+
+    fingerprint = training and records.fingerprint(training.path)
+    with checkpoint.lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext():
+        resumed = resume.prepare(args, fingerprint)
+        if args.model_prefix:
+            checkpoint.save_config(args.model_prefix, vars(args), training and training.classes)
+        if args.benchmark:
+            batches = data.Synthetic(args.batch_size, args.image_shape, args.num_classes)
+        else:
+            first = resumed.state.batches if resumed else 0
+            batches = data.training_iterator(args, contexts[0], images, first)
+        validate = validation and evaluate.Evaluator(symbol, contexts, args, validation)
+        run = fit.Run(symbol, contexts, args, images, fingerprint, resumed)
+        run.train(batches, validate)
     if args.model_prefix:
         python = os.path.relpath(sys.executable)
         checkpoint_flags = f"--model-prefix {args.model_prefix} --load-epoch {args.num_epochs}"

@@ -86,6 +86,11 @@ def active(args) -> Set[str]:
     return {entry.flag for entry in _TABLE if _value(args, entry.flag) != entry.off}
 
 
+def epoch_seed(args, epoch: int) -> int:
+    """The seed of an epoch's order: neither another epoch's nor that of another --seed."""
+    return int(np.random.SeedSequence([args.seed, epoch]).generate_state(1)[0] >> 1)
+
+
 def lighting(args, epoch: int, batch: int) -> np.ndarray:
     """PCA lighting of one batch: what is added to every pixel of each image, in grey levels.
 

@@ -1,15 +1,33 @@
-"""Checkpoints: the files ``mx.model.load_checkpoint`` reads, and how the network was trained.
+"""Checkpoints: the files ``mx.model.load_checkpoint`` reads, and all that training needs to go on.
 
-``PREFIX-symbol.json`` (the plain graph, or quantize.py's int8 form of it), ``PREFIX-NNNN.params``
-(weights after epoch NNNN) and ``PREFIX-config.json``: the image preparation and class names that go
-with the weights, so that nobody has to remember them as flags.
+``PREFIX-symbol.json``
+    the plain graph, or quantize.py's int8 form of it;
+``PREFIX-NNNN.params``
+    weights after epoch NNNN;
+``PREFIX-NNNN-optimizer.params``
+    the optimizer's state of each weight, such as ``fc1_weight:0``, in the same format;
+``PREFIX-NNNN.json``
+    the record: checksums of the other files and of itself, the position, arguments, versions;
+``PREFIX-config.json``
+    the image preparation and class names that go with the weights, so that nobody has to
+    remember them as flags.
+
+Each is written under another name, flushed and renamed, the record last: where it is whole and its
+checksums fit, the set is whole. ``PREFIX-partial-UUUU...`` is such a set of its own, after UUUU
+batches: the newest state between two epochs' checkpoints, for mx.model.load_checkpoint
+("PREFIX-partial", UUUU). Nothing is a pickle, so that loading runs no code.
 """
 
-import glob
+import contextlib
+import errno
+import fcntl
+import hashlib
 import json
 import os
 import platform
-from typing import List, Optional
+import re
+import socket
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import mxnet as mx
@@ -17,6 +35,8 @@ import numpy as np
 
 from common.cli import UserError
 from common.files import atomic
+
+_FORMAT = 1
 
 
 def add_args(parser) -> None:
@@ -30,61 +50,301 @@ def params_path(prefix: str, epoch: int) -> str:
     return f"{prefix}-{epoch:04d}.params"
 
 
-def prepare(prefix: str, overwrite: bool, flag: str = "--model-prefix") -> None:
-    """Make the folder of ``prefix``, and make sure no earlier run's checkpoints are in the way.
+def record_path(prefix: str, epoch: int) -> str:
+    """Where the record of the checkpoint after ``epoch`` epochs is."""
+    return f"{prefix}-{epoch:04d}.json"
+
+
+def partial(prefix: str) -> str:
+    """The prefix of the checkpoints that are numbered by batches."""
+    return f"{prefix}-partial"
+
+
+def _paths(prefix, number):
+    """Role -> path of the files that a record vouches for."""
+    return {
+        "symbol": f"{prefix}-symbol.json",
+        "optimizer": f"{prefix}-{number:04d}-optimizer.params",
+        "params": params_path(prefix, number),
+    }
+
+
+@contextlib.contextmanager
+def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[None]:
+    """Keep other runs from writing at ``prefix``; its folder is made if need be.
+
+    The lock goes when the process does, however it ends, so none is ever stale.
+
+    Raises:
+        UserError: another run has it.
+    """
+    os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
+    path = f"{prefix}.lock"
+    while True:
+        file = open(path, "a+")  # noqa: SIM115 it is held open, and closed below
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            file.close()
+            raise UserError(
+                f"{flag} {prefix}: another run ({owner}) is writing there; wait for it, or"
+                " choose another prefix"
+            )
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                break
+        file.close()  # its last owner has just removed it
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        _remove_left_over(prefix)
+        yield
+    finally:
+        os.unlink(path)
+        file.close()
+
+
+def _remove_left_over(prefix):
+    """Delete the temporary files of a run that was killed while it saved."""
+    for match in _matches(prefix, r"(-partial)?-(\d{4,}(-optimizer)?|symbol|config)\.\w+\.tmp\d+"):
+        os.unlink(os.path.join(os.path.dirname(prefix), match[0]))
+
+
+def numbers(prefix: str) -> List[int]:
+    """The epochs whose weights are at ``prefix``, in order."""
+    return sorted(int(match[1]) for match in _matches(prefix, r"-(\d{4,})\.params"))
+
+
+def _matches(prefix, pattern):
+    """The matches of ``pattern`` with what follows ``prefix`` in its folder's file names."""
+    whole = re.compile(re.escape(os.path.basename(prefix)) + pattern)
+    folder = os.path.dirname(os.path.abspath(prefix))
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [match for match in map(whole.fullmatch, names) if match]
+
+
+def check_free(prefix: str, overwrite: bool, flag: str = "--model-prefix", after: int = -1) -> None:
+    """Make sure that saving at ``prefix`` loses no earlier run's checkpoints.
 
     Args:
         prefix: where checkpoints will be saved.
-        overwrite: delete those that are there.
+        overwrite: the user means to lose them.
         flag: what the command line calls ``prefix``.
+        after: those up to this epoch are to stay.
 
     Raises:
-        UserError: checkpoints are there and ``overwrite`` is false.
+        UserError: there are some, and ``overwrite`` is false.
     """
-    os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
-    earlier = sorted(glob.glob(f"{glob.escape(prefix)}-[0-9][0-9][0-9][0-9].params"))
-    if earlier and not overwrite:
-        raise UserError(
-            f"{flag} {prefix}: {earlier[-1]} is there from an earlier run; choose another"
-            " prefix, or pass --overwrite to lose it"
-        )
-    for path in earlier:
-        os.unlink(path)
+    there = [params_path(prefix, number) for number in numbers(prefix) if number > after]
+    there += [params_path(partial(prefix), number) for number in numbers(partial(prefix))]
+    if overwrite or not there:
+        return
+    remedy = "choose another prefix, or pass --overwrite to lose it"
+    if flag == "--model-prefix":
+        remedy = "--resume goes on with it, " + remedy
+    raise UserError(f"{flag} {prefix}: {there[-1]} is there from an earlier run; {remedy}")
 
 
-def save(prefix: str, epoch: int, symbol, arg_params: dict, aux_params: dict) -> str:
-    """Write the weights after ``epoch`` epochs, and the graph beside them.
+def remove(prefix: str, keep: Sequence[int] = ()) -> None:
+    """Delete the checkpoints at ``prefix``, save for those with the numbers ``keep``."""
+    for number in numbers(prefix):
+        if number not in keep:
+            # The record first: what is left of a set that has none is never taken for whole.
+            paths = _paths(prefix, number)
+            for path in (record_path(prefix, number), paths["optimizer"], paths["params"]):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+    if not keep:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{prefix}-symbol.json")
+
+
+def save(
+    prefix: str,
+    number: int,
+    symbol,
+    arg_params: dict,
+    aux_params: dict,
+    optimizer: Optional[dict] = None,
+    **record,
+) -> str:
+    """Write a checkpoint; either all of it is there afterwards, or nothing has changed.
+
+    Args:
+        number: epochs trained, or batches where ``prefix`` is a :func:`partial` one.
+        optimizer: name -> array, its state; None or empty: there is none to keep.
+        record: what the record holds beside the checksums; values that JSON has.
 
     Returns:
         The name of the weights' file.
+
+    Raises:
+        UserError: it cannot be written; earlier checkpoints are as they were.
     """
-    path = params_path(prefix, epoch)
     weights = {f"arg:{name}": value for name, value in arg_params.items()}
     weights.update({f"aux:{name}": value for name, value in aux_params.items()})
-    with atomic(path, f"{prefix}-symbol.json") as (params, graph):
-        symbol.save(graph)
-        mx.nd.save(params, weights)
-    return path
+    paths = _paths(prefix, number)
+    if not optimizer:
+        del paths["optimizer"]
+    with atomic(record_path(prefix, number), *paths.values()) as (record_file, *files):
+        files = dict(zip(paths, files))
+        with _errors_of_mxnet():
+            symbol.save(files["symbol"])
+            _save_arrays(files["params"], weights)
+            if optimizer:
+                _save_arrays(files["optimizer"], optimizer)
+        checksums = {role: _checksum(path) for role, path in files.items()}
+        _write_record(record_file, {**record, "files": checksums})
+    return paths["params"]
 
 
-def load(prefix: str, epoch: int):
+def update_record(prefix: str, number: int, **changes) -> None:
+    """Change entries of a checkpoint's record."""
+    record = load_record(prefix, number)
+    with atomic(record_path(prefix, number)) as temporary:
+        _write_record(temporary, {**record, **changes})
+
+
+def _write_record(path, record):
+    record = {**record, "format": _FORMAT, "versions": _versions()}
+    record["sha256"] = _checksum_of(record)
+    with open(path, "w") as file:
+        json.dump(record, file, indent=1)
+        file.write("\n")
+
+
+def _save_arrays(path, arrays):
+    mx.nd.save(path, arrays)
+    # On a full disk the last write of mx.nd.save can fail without a word. Names end the file.
+    last = list(arrays)[-1].encode()
+    with open(path, "rb") as file:
+        file.seek(-min(len(last), os.path.getsize(path)), os.SEEK_END)
+        if file.read() != last:
+            raise OSError(errno.ENOSPC, "the disk is full, or the file may not be as large")
+
+
+@contextlib.contextmanager
+def _errors_of_mxnet():
+    try:
+        yield
+    except mx.base.MXNetError as error:
+        cause = str(error).strip().splitlines()[-1].rpartition("Check failed: ")[2]
+        raise OSError(
+            errno.ENOSPC, f"the disk may be full, or the folder read-only ({cause[-60:]})"
+        )
+
+
+def _checksum(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _checksum_of(record):
+    entries = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def load_record(prefix: str, number: int) -> dict:
+    """The record of a checkpoint, once its own checksum is found right.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = record_path(prefix, number)
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        whole = record["sha256"] == _checksum_of(record) and record["format"] == _FORMAT
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; without it a checkpoint holds weights only")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: is damaged (its checksum is wrong); take another checkpoint")
+    return record
+
+
+def verify(prefix: str, number: int, *roles: str) -> None:
+    """Compare files of a checkpoint with the checksums in its record; all of them by default.
+
+    Raises:
+        UserError: a file is missing or differs, or the record is missing or damaged.
+    """
+    checksums = load_record(prefix, number)["files"]
+    paths = _paths(prefix, number)
+    for role in roles or checksums:
+        if not os.path.isfile(paths[role]):
+            raise UserError(f"{paths[role]}: is missing; take another checkpoint")
+        if _checksum(paths[role]) != checksums.get(role):
+            raise UserError(
+                f"{paths[role]}: is damaged (its checksum is not the one in"
+                f" {record_path(prefix, number)}); take another checkpoint"
+            )
+
+
+def newest(prefix: str) -> Tuple[Optional[Tuple[str, int]], List[str]]:
+    """The whole checkpoint at ``prefix`` that is furthest on: its prefix and number, or None.
+
+    Returns:
+        It, and a line on each that is further on but not whole.
+    """
+    found = [(name, number) for name in (prefix, partial(prefix)) for number in numbers(name)]
+    damaged, whole = [], []
+    for name, number in found:
+        if not os.path.exists(record_path(name, number)):
+            continue  # a kill between two renames leaves it so
+        try:
+            whole.append((load_record(name, number).get("batches", -1), name, number))
+        except UserError as error:
+            damaged.append(str(error))
+    for batches, name, number in sorted(whole, reverse=True):
+        if batches < 0:
+            continue  # not a training run's, but such as quantize.py writes
+        try:
+            verify(name, number)
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        return (name, number), damaged
+    return None, damaged
+
+
+def load(prefix: str, number: int):
     """``mx.model.load_checkpoint`` with a user's mistakes named: (symbol, arg_params, aux_params).
+
+    Where the checkpoint has a record, its checksums are compared first.
 
     Raises:
         UserError: a file is missing or damaged.
     """
-    for path in (f"{prefix}-symbol.json", params_path(prefix, epoch)):
+    for path in (f"{prefix}-symbol.json", params_path(prefix, number)):
         if not os.path.isfile(path):
             raise UserError(f"{path}: no such checkpoint; check --model-prefix and --load-epoch")
+    if os.path.exists(record_path(prefix, number)):
+        verify(prefix, number, "symbol", "params")
     try:
-        return mx.model.load_checkpoint(prefix, epoch)
+        return mx.model.load_checkpoint(prefix, number)
     except (mx.base.MXNetError, UnicodeDecodeError, ValueError) as error:
         if "is not registered" in str(error):
             raise UserError(
                 f"{prefix}-symbol.json: has an operator that this MXNet lacks; int8 checkpoints"
                 " need a build with MKL-DNN"
             )
-        raise UserError(f"{prefix}: the checkpoint of epoch {epoch} is damaged; take another epoch")
+        raise UserError(
+            f"{prefix}: the checkpoint of epoch {number} is damaged; take another epoch"
+        )
+
+
+def load_optimizer(prefix: str, number: int) -> dict:
+    """Name -> array, the optimizer's state; empty where it has none."""
+    path = _paths(prefix, number)["optimizer"]
+    return mx.nd.load(path) if "optimizer" in load_record(prefix, number)["files"] else {}
 
 
 def save_config(prefix: str, args: dict, classes: Optional[List[str]], **origin: dict) -> None:
@@ -92,17 +352,21 @@ def save_config(prefix: str, args: dict, classes: Optional[List[str]], **origin:
 
     ``origin`` is added as it is: what was done to the network after its training.
     """
-    versions = {
+    with atomic(f"{prefix}-config.json") as temporary, open(temporary, "w") as file:
+        json.dump(
+            {"args": args, "classes": classes, **origin, "versions": _versions()}, file, indent=1
+        )
+        file.write("\n")
+
+
+def _versions():
+    return {
         "python": platform.python_version(),
         "mxnet": mx.__version__,
         "numpy": np.__version__,
         "opencv": cv2.__version__,
+        "threads": int(os.environ["OMP_NUM_THREADS"]),  # results differ in the last bits
     }
-    with atomic(f"{prefix}-config.json") as temporary, open(temporary, "w") as file:
-        json.dump(
-            {"args": args, "classes": classes, **origin, "versions": versions}, file, indent=1
-        )
-        file.write("\n")
 
 
 def load_config(prefix: str) -> dict:

@@ -4,9 +4,10 @@ The same record files, augmentation and statistics as ImageRecordIter's, decoded
 --gpus the first GPU decodes and augments (not tested: no usable GPU was at hand).
 
 Order: DALI reads the file from end to end and draws each next image from a window over it. Here
-the window is the whole file, so an epoch is a uniform permutation that has each image once; a new
-one follows for the next epoch, and --seed repeats them all. DALI keeps the window's entries, not
-their pixels: about 0.6 KB and 14 us an image at the start, 18 s for ImageNet's.
+the window is the whole file, so an epoch is a uniform permutation that has each image once. Each
+epoch is a pipeline of its own, so that its order is known by --seed and its number alone. DALI
+keeps the window's entries, not their pixels: about 0.6 KB and 14 us an image at an epoch's start,
+18 s for ImageNet's.
 
 An image that DALI cannot decode ends the run with an error; with several threads DALI 2.4 may crash
 in place of reporting it (--data-nthreads 1 does not). data/folder.py packs none.
@@ -14,8 +15,8 @@ in place of reporting it (--data-nthreads 1 does not). data/folder.py packs none
 
 import importlib.util
 import itertools
+from typing import Iterator, Optional
 
-import mxnet as mx
 import numpy as np
 
 from common import augmentation, prefetch, records
@@ -44,74 +45,45 @@ def check_args(args) -> None:
         raise UserError(f"{cannot[0]}: --data-backend dali cannot do it; leave one of them out")
 
 
-class Batches:
-    """Endless shuffled batches of ``args.data_train``, counted off as epochs.
-
-    An epoch ends with the batch that holds its last image; what fills that batch is the beginning
-    of the next epoch, which then leaves it out. After an epoch that was cut short the next one goes
-    on where it stopped.
-    """
-
-    def __init__(self, args, context: mx.Context):
-        """Start reading.
-
-        Raises:
-            UserError: DALI cannot read the file.
-        """
-        self._args, self._taken = args, 0
-        self._buffers = prefetch.Buffers(args, context)
-        with open(records.index_path(args.data_train)) as index:
-            self._images = self._left = sum(1 for _ in index)
-        gpu = context.device_id if context.device_type == "gpu" else None
-        self._pipeline = self._run(lambda: _pipeline(args, gpu, self._images))
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if self._left <= 0:
-            raise StopIteration
-        images, labels = self._run(lambda: self._pipeline.run())
-        data = self._buffers.take()
-        data[:] = np.asarray(images.as_cpu().as_tensor())
-        self._left -= self._args.batch_size
-        label = mx.nd.array(np.asarray(labels.as_tensor()).ravel())
-        data.wait_to_read()  # DALI's memory is its own again from the next batch on
-        return mx.io.DataBatch([data], [label], pad=0)
-
-    def reset(self):
-        """Begin the next epoch."""
-        self._left = self._images + min(self._left, 0)
-
-    def _run(self, step):
-        try:
-            return step()
-        except RuntimeError as error:
-            text = str(error).rpartition("encountered:")[2]
-            cause = next(filter(str.strip, text.splitlines()), "no reason given")
-            raise UserError(
-                f"{self._args.data_train}: DALI cannot prepare one of its images ({cause[:90]});"
-                " set --resize if some are smaller than the crop, or pack the file again"
-            ) from error
-
-
-def _pipeline(args, gpu, count):
-    """A pipeline of normalised images (N, C, H, W) and labels (N, 1).
+def read(args, gpu: Optional[int], count: int, epoch: int) -> Iterator[prefetch.Chunk]:
+    """An epoch's images, each once, normalised.
 
     Args:
-        gpu: a GPU's number, None for the CPU.
+        gpu: its number, None for the CPU.
         count: how many records the file has.
+
+    Raises:
+        UserError: DALI cannot read the file or prepare an image.
     """
+    try:
+        pipeline = _pipeline(args, gpu, count, epoch)
+        for start in range(0, count, args.batch_size):
+            images, labels = pipeline.run()
+            rows = min(args.batch_size, count - start)
+            labels = np.asarray(labels.as_tensor()).ravel()[:rows]
+            yield prefetch.Chunk(labels, np.asarray(images.as_cpu().as_tensor())[:rows])
+    except RuntimeError as error:
+        text = str(error).rpartition("encountered:")[2]
+        cause = next(filter(str.strip, text.splitlines()), "no reason given")
+        raise UserError(
+            f"{args.data_train}: DALI cannot prepare one of its images ({cause[:90]});"
+            " set --resize if some are smaller than the crop, or pack the file again"
+        ) from error
+
+
+def _pipeline(args, gpu, count, epoch):
+    """A pipeline of normalised images (N, C, H, W) and labels (N, 1); the file has ``count``."""
     from nvidia.dali import pipeline_def
 
     graph = pipeline_def(enable_conditionals=True)(_graph)
-    options = dict(num_threads=args.data_nthreads, device_id=gpu, seed=args.seed)
-    pipeline = graph(args, gpu, count, batch_size=args.batch_size, **options)
+    options = dict(num_threads=args.data_nthreads, device_id=gpu, batch_size=args.batch_size)
+    options.update(seed=augmentation.epoch_seed(args, epoch))
+    pipeline = graph(args, gpu, count, epoch, **options)
     pipeline.build()
     return pipeline
 
 
-def _graph(args, gpu, count):
+def _graph(args, gpu, count, epoch):
     from nvidia.dali import fn, math, types
 
     channels, height, width = args.image_shape
@@ -138,7 +110,7 @@ def _graph(args, gpu, count):
         decoded,
         crop=(height, width),
         mirror=fn.random.coin_flip() if args.random_mirror else 0,
-        mean=fn.external_source(_means(args), batch=True),
+        mean=fn.external_source(_means(args, epoch), batch=True),
         std=args.rgb_std,
         dtype=types.FLOAT,
         output_layout="CHW",
@@ -159,7 +131,7 @@ def _random_position(shape, height, width):
     return dict(places, rounding="round")
 
 
-def _means(args):
+def _means(args, epoch):
     """Yield for each batch what is taken off its images' channels, (N, C): mean, less lighting."""
     for batch in itertools.count():
-        yield np.float32(args.rgb_mean) - augmentation.lighting(args, 0, batch)
+        yield np.float32(args.rgb_mean) - augmentation.lighting(args, epoch, batch)

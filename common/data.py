@@ -5,6 +5,7 @@ mirror image half of the time, PCA lighting of deviation 0.1; the centre crop fo
 """
 
 import contextlib
+import functools
 import itertools
 import os
 from typing import Iterator, Optional, Tuple
@@ -12,7 +13,7 @@ from typing import Iterator, Optional, Tuple
 import mxnet as mx
 import numpy as np
 
-from common import augmentation, cli, dali, prefetch, records
+from common import augmentation, cli, dali, native, prefetch, records
 from common.cli import UserError
 from common.log import quiet
 
@@ -32,6 +33,11 @@ def add_data_args(parser) -> None:
         "--data-nthreads", type=cli.positive_int, default=os.cpu_count(), help="decoding threads"
     )
     data.add_argument("--data-backend", choices=["mxnet", "dali"], default="mxnet", help="reader")
+    data.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same weights, bit for bit, from the same flags; decodes with one thread",
+    )
     augmentation.add_args(parser)
 
 
@@ -100,62 +106,73 @@ def count_classes(found: records.Records, wanted: Optional[int] = None) -> int:
     return present
 
 
-def training_iterator(args, context: mx.Context):
-    """Shuffled, augmented batches of ``args.data_train``, an epoch between two resets.
+def count_examples(found: records.Records, wanted: Optional[int] = None) -> int:
+    """How many images make an epoch; ``wanted`` is --num-examples.
+
+    Raises:
+        UserError: the file has fewer.
+    """
+    if wanted is not None and wanted > len(found):
+        raise UserError(f"--num-examples {wanted}: {found.path} has {len(found)}")
+    return wanted or len(found)
+
+
+def training_iterator(args, context: mx.Context, images: int, first: int = 0):
+    """Shuffled, augmented batches of ``args.data_train``, one epoch after the other, without end.
+
+    Epoch n (from 0) has an order of its own, drawn by a generator seeded with (--seed, n): where a
+    run goes on, what it has seen is left out by reading on from that epoch's beginning.
 
     Args:
         context: the first device; a GPU's batches lie in pinned memory.
+        images: how many of the file's images make an epoch.
+        first: how many batches to leave out.
 
     Returns:
-        An iterator, with ``reset()``, of data (N, C, H, W) float32 and softmax_label (N,), which
-        keep their values while they are held. The last batch of an epoch is filled with the first
-        images of the next, which that epoch then leaves out.
+        An iterator of data (N, C, H, W) float32 and softmax_label (N,), which keep their values
+        while they are held. Each epoch has each image once; a batch in which one ends goes on with
+        the next.
     """
-    return (dali.Batches if args.data_backend == "dali" else _TrainingBatches)(args, context)
+    with open(records.index_path(args.data_train)) as index:
+        count = sum(1 for _ in index)
+    if args.data_backend == "dali":
+        gpu = context.device_id if context.device_type == "gpu" else None
+        read = functools.partial(dali.read, args, gpu, count)
+    else:
+        read = functools.partial(_read, args, count)
+    native.load()  # here, and not in two threads at once
+    buffers = prefetch.Buffers(args, context)
+    return prefetch.Ahead(prefetch.batches(read, images, args.batch_size, buffers, first))
 
 
-class _TrainingBatches:
-    """Batches of ImageRecordIter, read and normalised in a thread while the network runs.
+# Images that are read at most before an epoch begins. All iterators draw the same crops and mirrors
+# one after the other: without it there would be no more of them than the file has images.
+_SHIFT = 1024
+
+
+def _read(args, count, epoch):
+    """An epoch's images, all ``count`` in the file, from ImageRecordIter, uint8.
 
     With ctx="cpu" it decodes with every core, but reads nothing ahead and writes each batch to the
-    same memory. Its batches are uint8: the pass that makes them float32 copies and lights them.
+    same memory. A new iterator for each epoch: only so is its order known by --seed and ``epoch``.
     """
-
-    def __init__(self, args, context):
-        self._args, self._epoch = args, 0
-        self._buffers = prefetch.Buffers(args, context)
-        options = dict(batch_size=args.batch_size, shuffle=True, seed=args.seed, dtype="uint8")
-        options.update(augmentation.options(args))
-        self._records = _record_iterator(args, args.data_train, **options)
-        self._start()
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        return next(self._ahead)
-
-    def reset(self):
-        """Begin the next epoch, whether or not this one was read to its end."""
-        self._ahead.stop()
-        self._records.reset()
-        self._epoch += 1
-        self._start()
-
-    def _start(self):
-        self._ahead = prefetch.Ahead(
-            _prepared(self._args, self._records, self._epoch, self._buffers)
-        )
-
-
-def _prepared(args, batches, epoch, buffers):
-    """The coming uint8 ``batches``, lit and normalised, each in memory of its own."""
     mean, std = np.float32(args.rgb_mean), np.float32(args.rgb_std)
+    seed, size = augmentation.epoch_seed(args, epoch), args.batch_size
+    options = dict(augmentation.options(args), batch_size=size, shuffle=True, seed=seed)
+    # Each thread draws crops and mirrors by a generator of its own, for whichever images it gets.
+    threads = 1 if args.deterministic else args.data_nthreads
+    # Without round_batch the last batch's filling is noise, and the next pass is a whole one.
+    options.update(dtype="uint8", round_batch=False)
+    batches = _record_iterator(args, args.data_train, threads, **options)
+    shift = seed % max(1, _SHIFT // size)
+    while shift > 0:
+        shift -= sum(1 for _ in itertools.islice(batches, shift))
+        batches.reset()
     for number, batch in enumerate(batches):
-        data, label = buffers.take(), mx.nd.array(batch.label[0].asnumpy())
+        rows = min(size, count - number * size)
         shift = augmentation.lighting(args, epoch, number) - mean
-        prefetch.normalise(batch.data[0], shift, std, out=data)
-        yield mx.io.DataBatch([data], [label], pad=0)
+        images = prefetch.memory(batch.data[0])[:rows]
+        yield prefetch.Chunk(batch.label[0].asnumpy()[:rows], images, shift, std)
 
 
 def evaluation_batches(
@@ -167,7 +184,7 @@ def evaluation_batches(
         A batch, and how many of its rows count; the rest of the last batch is filling.
     """
     # A new iterator each time: after a reset MXNet 1.9.1 mixes the last epoch's filling in.
-    batches = _record_iterator(args, path, batch_size=batch_size)
+    batches = _record_iterator(args, path, args.data_nthreads, batch_size=batch_size)
     for i, batch in enumerate(epoch(batches, path, -(-images // batch_size))):
         yield batch, min(batch_size, images - i * batch_size)
 
@@ -191,14 +208,14 @@ class Synthetic:
         label = rng.randint(0, num_classes, batch_size).astype(np.float32)
         self._batch = mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)], pad=0)
 
-    def reset(self):
-        """Nothing to do: an epoch is as long as :func:`epoch` makes it."""
-
     def __iter__(self):
-        return itertools.repeat(self._batch)
+        return self
+
+    def __next__(self):
+        return self._batch
 
 
-def _record_iterator(args, path, **options):
+def _record_iterator(args, path, threads, **options):
     for name, mean, std in zip("rgb", args.rgb_mean, args.rgb_std):
         options[f"mean_{name}"], options[f"std_{name}"] = mean, std
     if args.resize is not None:
@@ -214,7 +231,7 @@ def _record_iterator(args, path, **options):
     unknown = [name for name in options if f"\n{name} : " not in mx.io.ImageRecordIter.__doc__]
     if unknown:  # MXNet ignores what it does not know
         raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
-    with _decoding(path), quiet(args.verbose), _openmp_threads(args.data_nthreads):
+    with _decoding(path), quiet(args.verbose), _openmp_threads(threads):
         return mx.io.ImageRecordIter(**options)
 
 

@@ -31,6 +31,15 @@ class Scores:
         self._loss = 0.0
         self._hits = np.zeros(2)
 
+    def state(self) -> list:
+        """The sums so far, exactly, as JSON has them; :meth:`restore` takes them."""
+        return [self.count, self._loss, *self._hits.tolist()]
+
+    def restore(self, state: list) -> None:
+        """Go on from another's :meth:`state`."""
+        self.count, self._loss = state[:2]
+        self._hits = np.array(state[2:], float)
+
     def update(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
         """Add n images: ``probabilities`` (n, classes), ``labels`` (n,) class numbers."""
         true = probabilities[np.arange(len(labels)), labels.astype(int)]

@@ -27,7 +27,7 @@ def atomic(*paths):
     ...     ...
 
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full or fails.
     """
     temporary = [f"{path}.tmp{os.getpid()}" for path in paths]
     try:
@@ -37,7 +37,7 @@ def atomic(*paths):
         for path, target in reversed(list(zip(temporary, paths))):
             os.replace(path, target)
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in _NO_SPACE and error.filename:
             raise
         raise UserError(f"{paths[0]}: cannot be written: {error.strerror}; make room and run again")
     finally:

@@ -1,6 +1,10 @@
 """The training loop around ``mx.mod.Module``."""
 
+import contextlib
+import json
 import logging
+import os
+import sys
 import time
 from typing import Callable, Optional
 
@@ -14,6 +18,15 @@ from common.initializers import NAMES as INITIALIZERS
 from common.initializers import initializer
 from common.log import Progress, RunLog, describe
 from common.lower import lower, lower_native
+from common.resume import (
+    Resumed,
+    State,
+    optimizer_state,
+    restore_optimizer,
+    seed_dropout,
+    weights,
+)
+from common.stop import Stop
 
 _WITH_MOMENTUM = ("sgd", "nag")
 _OPTIMIZERS = (*_WITH_MOMENTUM, "adam", "rmsprop", "adagrad", "adadelta")
@@ -45,10 +58,22 @@ def add_fit_args(parser) -> None:
     train.add_argument("--wd", type=float, help="weight decay; biases have none")
     train.add_argument("--initializer", choices=INITIALIZERS)
     train.add_argument("--seed", type=int, default=0, help="of weights, order and dropout")
+    train.add_argument(
+        "--skip-nonfinite",
+        type=int,
+        default=0,
+        help="how many batches may be left out because their loss is not finite",
+    )
     train.add_argument("--dtype", choices=["float32"], default="float32")
     output = parser.add_argument_group("output")
     output.add_argument("--model-prefix", help="where checkpoints go; default: none are kept")
     output.add_argument("--save-period", type=cli.positive_int, default=1, help="epochs")
+    output.add_argument("--save-minutes", type=float, help="save in mid-epoch, too, so often")
+    output.add_argument(
+        "--keep", type=cli.positive_int, help="checkpoints, the best one besides; default: all"
+    )
+    output.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    output.add_argument("--load-epoch", type=int, help="go on from this epoch's checkpoint")
     output.add_argument("--overwrite", action="store_true", help="an earlier run's checkpoints")
     output.add_argument("--disp-batches", type=cli.positive_int, default=20, help="between lines")
     output.add_argument("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
@@ -75,60 +100,212 @@ def check_fit_args(args) -> None:
             f"--warmup-epochs {args.warmup_epochs:g}: must be at least 0, and less than"
             f" --num-epochs {args.num_epochs}"
         )
+    _check_output_args(args)
     devices = len(args.gpus) if args.gpus else args.cpus
     if args.batch_size < devices:
         raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
 
 
-def fit(symbol, contexts, args, batches, images: int, validate: Optional[Callable] = None) -> None:
-    """Train ``symbol``; print, log and keep checkpoints as ``args`` say.
+def _check_output_args(args):
+    if args.save_minutes is not None and not args.save_minutes > 0:
+        raise UserError(f"--save-minutes {args.save_minutes:g}: must be above 0")
+    if args.resume and args.load_epoch is not None:
+        raise UserError("--resume and --load-epoch: choose one; --resume takes the newest")
+    if args.resume and args.overwrite:
+        raise UserError("--resume and --overwrite: choose one; --overwrite loses what is there")
+    if not args.model_prefix:
+        for name in ("resume", "load_epoch", "overwrite", "save_minutes", "keep"):
+            if getattr(args, name):
+                raise UserError(f"--{name.replace('_', '-')}: needs --model-prefix")
+
+
+class Run:
+    """A training run: it prints, logs and keeps checkpoints as ``args`` say.
 
     Args:
         symbol: the plain network; checkpoints hold it as it is.
         contexts: where to train; each batch is divided among them.
-        batches: an iterator of one epoch, with ``reset()`` for the next.
         images: how many images make an epoch.
-        validate: called after each epoch, (arg_params, aux_params) -> Scores.
+        fingerprint: of the training records, for the checkpoints; None for synthetic images.
+        resumed: the checkpoint to go on from.
     """
-    log = RunLog(args.model_prefix and f"{args.model_prefix}-log.jsonl")
-    log.event("start", **vars(args))
-    steps = -(-images // args.batch_size)
-    schedule = _schedule(args, steps)
-    module = bind(symbol, contexts, args, schedule)
-    monitor = _monitor(module, args.monitor)
-    for epoch in range(1, args.num_epochs + 1):
-        if epoch > 1:
-            batches.reset()
+
+    def __init__(self, symbol, contexts, args, images: int, fingerprint=None, resumed=None):
+        self.symbol, self.args, self.images = symbol, args, images
+        self.fingerprint = fingerprint
+        self.state = resumed.state if resumed else State()
+        self.scores = Scores(args.top_k)
+        if self.state.scores:
+            self.scores.restore(self.state.scores)
+        self.place = resumed and resumed.place  # prefix and number where the state is saved
+        self.saved_at = time.monotonic()
+        path = args.model_prefix and f"{args.model_prefix}-log.jsonl"
+        self.log = RunLog(path, append=resumed is not None)
+        self.log.event("resume" if resumed else "start", batch=self.state.batches, **vars(args))
+        self.stop = Stop(self.log.say)
+        updates = self._end(args.num_epochs)
+        self.module = bind(symbol, contexts, args, _schedule(args, updates), resumed)
+        self.monitor = _monitor(self.module, args.monitor)
+        self.draws = any(node["op"] == "Dropout" for node in json.loads(symbol.tojson())["nodes"])
+
+    def train(self, batches, validate: Optional[Callable] = None) -> None:
+        """Train all epochs that are left.
+
+        Args:
+            batches: an endless iterator, from where the run is.
+            validate: called after each epoch, (arg_params, aux_params) -> Scores.
+        """
+        done, seen = divmod(self.state.batches * self.args.batch_size, self.images)
+        if self.state.batches and done >= self.args.num_epochs:
+            self.log.say(f"it has {done} epochs already; --num-epochs asks for no more")
+        elif seen >= self.args.batch_size:
+            self.log.say(f"reading past the {seen} images that epoch {done + 1} has had")
+        with self.stop:
+            if not self.state.reported and self.state.batches == self._end(done):
+                self._report(done, validate)  # the run was stopped while it validated
+            for epoch in range(done + 1, self.args.num_epochs + 1):
+                self._train_epoch(epoch, batches)
+                self._save(epoch)
+                if self.stop.requested:
+                    self._leave()
+                self._report(epoch, validate)
+
+    def _end(self, epoch):
+        """How many batches ``epoch`` epochs take; the last may reach into the next."""
+        return -(-epoch * self.images // self.args.batch_size)
+
+    def _train_epoch(self, epoch, batches):
+        args, state = self.args, self.state
+        start, end = self._end(epoch - 1), self._end(epoch)
+        if state.batches == start:
+            self.scores, state.seconds, state.reported = Scores(args.top_k), 0.0, False
         title = f"epoch {epoch}/{args.num_epochs}"
-        progress = Progress(log, title, images, args.disp_batches)
-        started = time.time()
-        scores = _train_epoch(module, batches, args, steps, progress, monitor)
-        result = {"train": scores.figures()}
-        speed = scores.count / (time.time() - started)
-        weights = module.get_params()
+        past = state.batches - start, (state.batches - start) * args.batch_size
+        progress = Progress(self.log, title, self.images, args.disp_batches, *past)
+        started = time.monotonic() - state.seconds
+        for batch in data.epoch(batches, args.data_train, end - state.batches):
+            self._step(batch, title)
+            state.seconds = time.monotonic() - started
+            progress.update(args.batch_size, **self.scores.figures())
+            if state.batches < end and self._is_due():
+                self._save()
+                if self.stop.requested:
+                    self._leave()
+        progress.close()
+
+    def _step(self, batch, title):
+        if self.draws:
+            seed_dropout(self.args, self.state.batches)
+        if self.monitor:
+            self.monitor.tic()
+        self.module.forward_backward(batch)
+        probabilities = self.module.get_outputs()[0].asnumpy()
+        if np.isfinite(probabilities).all():
+            self.place, self.stop.unsaved = None, bool(self.args.model_prefix)
+            self.module.update()
+            self.scores.update(probabilities, batch.label[0].asnumpy())
+        else:
+            self._skip(title)
+        if self.monitor:
+            self.monitor.toc_print()
+        self.state.batches += 1
+
+    def _skip(self, title):
+        """Leave out the batch at hand, whose loss is not finite, or end the run before it."""
+        args, state = self.args, self.state
+        where = f"{title}, batch {state.batches} of the run: the loss is not finite"
+        self.log.event("nonfinite", batch=state.batches)
+        state.skipped += 1
+        if state.skipped <= args.skip_nonfinite:
+            self.log.say(f"{where}; left out, {state.skipped} of --skip-nonfinite allowed")
+            return
+        state.skipped -= 1
+        remedy = "lower --lr, or leave such batches out with --skip-nonfinite N"
+        if not all(np.isfinite(w.asnumpy()).all() for w in weights(self.module)[0].values()):
+            raise UserError(f"{where}, and weights are not either; lower --lr")
+        if args.model_prefix:
+            remedy += f"; the state before it is in {self._save(final=True)}"
+        raise UserError(f"{where}; {remedy}")
+
+    def _is_due(self):
+        if self.stop.requested:
+            return True
+        minutes = self.args.save_minutes
+        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+
+    def _save(self, epoch=None, final=False):
+        """Save the state at hand.
+
+        Args:
+            epoch: the one that has just ended, None in mid-epoch.
+            final: the run ends here, so a failure is an error, and not a warning.
+
+        Returns:
+            The name of the weights' file, None where there is none.
+        """
+        args, state = self.args, self.state
+        if not args.model_prefix:
+            return None
+        kept = epoch and (epoch % args.save_period == 0 or epoch == args.num_epochs)
+        prefix = args.model_prefix if kept else checkpoint.partial(args.model_prefix)
+        number = epoch if kept else state.batches
+        state.scores = self.scores.state()
+        self.saved_at = time.monotonic()
+        with self._writing(final or self.stop.requested or epoch == args.num_epochs):
+            checkpoint.save(
+                prefix,
+                number,
+                self.symbol,
+                *weights(self.module),
+                optimizer_state(self.module),
+                args=vars(args),
+                data=self.fingerprint,
+                **vars(state),
+            )
+            self.place, self.stop.unsaved = (prefix, number), False
+            # It is newer than any partial one.
+            checkpoint.remove(
+                checkpoint.partial(args.model_prefix), keep=(state.batches,) if not kept else ()
+            )
+        return checkpoint.params_path(prefix, number)
+
+    @contextlib.contextmanager
+    def _writing(self, final):
+        try:
+            yield
+        except (UserError, OSError) as error:
+            if final:
+                raise
+            print(f"warning: {error}; training goes on, the next save is tried", file=sys.stderr)
+
+    def _leave(self):
+        if self.args.model_prefix:
+            self.log.say(f"stopped after batch {self.state.batches}, saved; --resume goes on")
+        self.stop.leave()
+
+    def _report(self, epoch, validate):
+        """Validate, log and tidy up after ``epoch``, which is saved by now."""
+        args, state = self.args, self.state
+        result = {"train": self.scores.figures()}
         if validate:
-            result["val"] = validate(*weights).figures()
+            result["val"] = validate(*weights(self.module)).figures()
         saved = ""
-        if args.model_prefix and (epoch % args.save_period == 0 or epoch == args.num_epochs):
-            saved = "  -> " + checkpoint.save(args.model_prefix, epoch, symbol, *weights)
+        if self.place == (args.model_prefix, epoch):
+            saved = f"  -> {checkpoint.params_path(*self.place)}"
+            top1 = result.get("val", result["train"])["top-1"]
+            if state.best is None or top1 > state.best["top-1"]:
+                state.best = {"epoch": epoch, "top-1": top1}
+        speed = self.scores.count / state.seconds
         shown = "  |  ".join(f"{name} {describe(figures)}" for name, figures in result.items())
-        log.say(f"{title}  {shown}  |  {speed:.0f} img/s{saved}")
-        log.event("epoch", epoch=epoch, img_per_s=round(speed, 1), **result)
-
-
-def _train_epoch(module, batches, args, steps, progress, monitor):
-    scores = Scores(args.top_k)
-    for batch in data.epoch(batches, args.data_train, steps):
-        if monitor:
-            monitor.tic()
-        module.forward_backward(batch)
-        module.update()
-        scores.update(module.get_outputs()[0].asnumpy(), batch.label[0].asnumpy())
-        if monitor:
-            monitor.toc_print()
-        progress.update(args.batch_size, **scores.figures())
-    progress.close()
-    return scores
+        self.log.say(f"epoch {epoch}/{args.num_epochs}  {shown}  |  {speed:.0f} img/s{saved}")
+        self.log.event("epoch", epoch=epoch, img_per_s=round(speed, 1), **result)
+        state.reported = True
+        if self.place:
+            with self._writing(epoch == args.num_epochs):
+                checkpoint.update_record(*self.place, reported=True, best=state.best)
+        if args.keep and saved:
+            newest = checkpoint.numbers(args.model_prefix)[-args.keep :]
+            checkpoint.remove(args.model_prefix, keep=(*newest, state.best["epoch"]))
 
 
 def test_io(args, batches, images: int) -> None:
@@ -140,22 +317,22 @@ def test_io(args, batches, images: int) -> None:
     progress.close()
 
 
-def _schedule(args, steps):
-    """The learning rate by number of updates, ``steps`` of them an epoch; None: it is constant."""
-    updates = args.num_epochs * steps
-    options = {"base_lr": args.lr, "warmup_steps": round(args.warmup_epochs * steps)}
+def _schedule(args, updates):
+    """The learning rate by number of updates, ``updates`` in all; None: it is constant."""
+    an_epoch = updates / args.num_epochs
+    options = {"base_lr": args.lr, "warmup_steps": round(args.warmup_epochs * an_epoch)}
     if args.lr_schedule == "linear":
         return mx.lr_scheduler.PolyScheduler(updates, pwr=1, **options)
     if args.lr_schedule == "cosine":
         return mx.lr_scheduler.CosineScheduler(updates, **options)
-    at = [max(1, round(epoch * steps)) for epoch in args.lr_step_epochs]
+    at = [max(1, round(epoch * an_epoch)) for epoch in args.lr_step_epochs]
     if not at and not options["warmup_steps"]:
         return None
     return mx.lr_scheduler.MultiFactorScheduler(at or [updates], args.lr_factor, **options)
 
 
-def bind(symbol, contexts, args, schedule):
-    """A module ready to train: bound, with starting weights and an optimizer."""
+def bind(symbol, contexts, args, schedule, resumed: Optional[Resumed] = None):
+    """A module ready to train: bound, with weights and an optimizer, new or ``resumed`` ones."""
     mx.random.seed(args.seed)
     np.random.seed(args.seed)
     shape = (args.batch_size, *args.image_shape)
@@ -163,15 +340,23 @@ def bind(symbol, contexts, args, schedule):
     fast = on_cpu and native.load()
     if on_cpu:
         symbol = lower_native(symbol) if fast else lower(symbol, shape)
+    elif args.deterministic:
+        os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"  # of cuDNN
     module = mx.mod.Module(symbol, context=contexts)
     module.bind([("data", shape)], [("softmax_label", shape[:1])])
-    module.init_params(initializer(args.initializer))
     options = {"learning_rate": args.lr, "wd": args.wd, "lr_scheduler": schedule}
     if args.optimizer in _WITH_MOMENTUM:
         options["momentum"] = args.mom
+    if resumed:
+        module.init_params(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
+        options["begin_num_update"] = resumed.state.batches - resumed.state.skipped
+    else:
+        module.init_params(initializer(args.initializer))
     # The optimizer by name, not as an object: only so does Module spare biases the weight decay.
     name = "nativesgd" if fast and args.optimizer == "sgd" else args.optimizer
     module.init_optimizer(args.kv_store, name, options)
+    if resumed:
+        restore_optimizer(module, resumed.optimizer)
     return module
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import threading
 import time
 from typing import Optional
 
@@ -21,16 +22,23 @@ def describe(figures: dict) -> str:
 class RunLog:
     """Print a run's progress and keep it in ``path``, one JSON object a line."""
 
-    def __init__(self, path: Optional[str] = None):
+    def __init__(self, path: Optional[str] = None, append: bool = False):
         # Line by line, so that what a killed run had said is there. It lives as long as the run.
-        self._file = open(path, "w", buffering=1) if path else None  # noqa: SIM115
+        mode = "a" if append else "w"
+        self._file = open(path, mode, buffering=1) if path else None  # noqa: SIM115
         self._start = time.time()
 
     def event(self, kind: str, **fields) -> None:
         """Add a line to the JSON log: ``{"event": kind, "time": seconds, ...}``."""
         if self._file:
             seconds = round(time.time() - self._start, 3)
-            self._file.write(json.dumps({"event": kind, "time": seconds, **fields}) + "\n")
+            try:
+                self._file.write(json.dumps({"event": kind, "time": seconds, **fields}) + "\n")
+            except OSError as error:  # not worth to end a training run for
+                print(
+                    f"warning: {self._file.name}: {error.strerror}; no more of it", file=sys.stderr
+                )
+                self._file = None
 
     def say(self, text: str) -> None:
         """Print a line, above the progress bar if one is drawn."""
@@ -39,16 +47,22 @@ class RunLog:
 
 
 class Progress:
-    """An epoch's images: a tqdm bar on a terminal, else a line every ``period`` batches."""
+    """An epoch's images: a tqdm bar on a terminal, else a line every ``period`` batches.
 
-    def __init__(self, log: RunLog, title: str, images: int, period: int):
+    ``batches`` and ``done`` (images) are what an earlier run has done of the epoch.
+    """
+
+    def __init__(
+        self, log: RunLog, title: str, images: int, period: int, batches: int = 0, done: int = 0
+    ):
         self._log, self._title, self._images, self._period = log, title, images, period
-        self._batches = self._done = self._seen = 0
+        self._batches, self._done, self._seen = batches, done, done
         self._since = time.time()
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=images,
+                initial=done,
                 desc=title,
                 unit=" img",
                 unit_scale=True,
@@ -83,6 +97,9 @@ class Progress:
             self._bar.close()
 
 
+_QUIET = threading.Lock()
+
+
 @contextlib.contextmanager
 def quiet(verbose: bool = False):
     """Drop what MXNet's C++ code says on stderr; its errors arrive as exceptions all the same.
@@ -94,11 +111,12 @@ def quiet(verbose: bool = False):
         yield
         return
     sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
+    with _QUIET:  # of two threads in here, the second would take silence for what to restore
+        saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(null)

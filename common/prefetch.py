@@ -1,10 +1,12 @@
-"""Batches prepared while the network runs: a thread, memory that is used again, normalisation."""
+"""Batches prepared while the network runs: cut, normalised, in memory that is used again."""
 
 import ctypes
+import itertools
 import queue
 import sys
 import threading
 import weakref
+from typing import Callable, Iterator, NamedTuple, Optional
 
 import mxnet as mx
 import numpy as np
@@ -13,7 +15,7 @@ from common import native
 
 
 class Ahead:
-    """The items of an iterator, taken at most two ahead by a daemon thread.
+    """The items of an iterator that are not None, taken at most two ahead by a daemon thread.
 
     An exception in the thread, such as StopIteration, is raised where the item is asked for.
     ``stop()`` ends the thread after the item it is at; dropping the object and the program's exit
@@ -26,10 +28,14 @@ class Ahead:
         def fill():  # without a reference to self, which would keep it from being dropped
             while room.acquire() and not stopped.is_set():
                 try:
-                    ready.put(next(items))
+                    item = next(items)
                 except BaseException as error:
                     ready.put(error)
                     return
+                if item is None:
+                    room.release()
+                else:
+                    ready.put(item)
 
         def stop():
             stopped.set()
@@ -40,6 +46,9 @@ class Ahead:
         self._room, self._ready, self.stop = room, ready, weakref.finalize(self, stop)
         thread.start()
 
+    def __iter__(self):
+        return self
+
     def __next__(self):
         item = self._ready.get()
         if isinstance(item, BaseException):
@@ -49,29 +58,88 @@ class Ahead:
         return item
 
 
-def normalise(images: mx.nd.NDArray, shift: np.ndarray, std: np.ndarray, out) -> None:
-    """``out`` = (images + shift) / std, of uint8 (N, C, H, W), float32 (N, C) and (C,).
-
-    It runs in the calling thread and not through MXNet's engine: there it would compete with the
-    network, whose training took 10% longer.
-    """
-    x, y = _memory(images), _memory(out)
-    if native.load():
-        function = native.library().alexnet_normalize
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (x, shift, std, y)]
-        function(*pointers, *map(ctypes.c_int64, (x.shape[0], x.shape[1], x[0, 0].size)))
-    else:
-        np.add(x, shift[:, :, None, None], out=y, dtype=np.float32)
-        np.divide(y, std[:, None, None], out=y)
-
-
-def _memory(array):
+def memory(array: mx.nd.NDArray) -> np.ndarray:
     """A numpy array of the same memory, once the engine is through with it."""
     pointer = ctypes.c_void_p()
     mx.base.check_call(mx.base._LIB.MXNDArrayWaitToWrite(array.handle))
     mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
     items = ctypes.cast(pointer, ctypes.POINTER(np.ctypeslib.as_ctypes_type(array.dtype)))
     return np.ctypeslib.as_array(items, array.shape)
+
+
+class Chunk(NamedTuple):
+    """Consecutive images of an epoch, as a reader hands them out."""
+
+    labels: np.ndarray  # (N,) float32
+    images: np.ndarray  # (N, C, H, W): uint8, or float32 that is normalised already
+    shift: Optional[np.ndarray] = None  # (N, C) float32: added to uint8 images
+    std: Optional[np.ndarray] = None  # (C,) float32: they are then divided by it
+
+    def write(self, start: int, stop: int, out: np.ndarray) -> None:
+        """Put images ``start`` to ``stop`` into ``out``, float32 and normalised."""
+        if self.std is None:
+            out[:] = self.images[start:stop]
+        else:
+            normalise(self.images[start:stop], self.shift[start:stop], self.std, out)
+
+
+def normalise(images: np.ndarray, shift: np.ndarray, std: np.ndarray, out: np.ndarray) -> None:
+    """``out`` = (images + shift) / std, of uint8 (N, C, H, W), float32 (N, C) and (C,).
+
+    It runs in the calling thread and not through MXNet's engine: there it would compete with the
+    network, whose training took 10% longer.
+    """
+    if native.load():
+        function = native.library().alexnet_normalize
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (images, shift, std, out)]
+        sizes = images.shape[0], images.shape[1], images[0, 0].size
+        function(*pointers, *map(ctypes.c_int64, sizes))
+    else:
+        np.add(images, shift[:, :, None, None], out=out, dtype=np.float32)
+        np.divide(out, std[:, None, None], out=out)
+
+
+def batches(
+    read: Callable[[int], Iterator[Chunk]], images: int, batch_size: int, buffers, first: int
+) -> Iterator[Optional[mx.io.DataBatch]]:
+    """Cut the endless sequence of epochs into batches, one after the other.
+
+    A batch that an epoch's end does not fill goes on with the next epoch's beginning, so that each
+    image is there exactly once an epoch.
+
+    Args:
+        read: number of an epoch, from 0 -> its images, always the same ones in the same order.
+        images: how many images make an epoch.
+        buffers: where the memory for a batch comes from.
+        first: how many batches to leave out: where an earlier run stopped.
+
+    Yields:
+        None after what is left out, so that whoever waits can stop waiting.
+    """
+    start, skip = divmod(first * batch_size, images)
+    data, labels, filled = None, np.empty(batch_size, np.float32), 0
+    for epoch in itertools.count(start):
+        seen = 0
+        for chunk in read(epoch):
+            rows = min(len(chunk.labels), images - seen)
+            at = min(rows, max(0, skip - seen))
+            seen += rows
+            if at == rows:
+                yield None
+            while at < rows:
+                if filled == 0:
+                    data = None  # or this frame would keep the last batch's memory from use
+                    data = buffers.take()
+                stop = min(rows, at + batch_size - filled)
+                place = slice(filled, filled + stop - at)
+                chunk.write(at, stop, memory(data)[place])
+                labels[place] = chunk.labels[at:stop]
+                at, filled = stop, place.stop % batch_size
+                if filled == 0:
+                    yield mx.io.DataBatch([data], [mx.nd.array(labels)], pad=0)
+            if seen == images:
+                break
+        skip = 0
 
 
 class Buffers:

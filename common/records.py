@@ -1,4 +1,4 @@
-"""MXNet's record files (``X.rec`` with ``X.idx``), written and checked without MXNet.
+"""MXNet's record files (``X.rec`` with ``X.idx``), written, read and checked without MXNet.
 
 A record is ``magic, flag<<29 | length, payload, padding to 4 bytes``, little-endian words of 32
 bits. A payload that happens to hold the magic number at a multiple of 4 bytes is stored in parts
@@ -8,7 +8,9 @@ the encoded image. The index is text: a line ``key<TAB>offset`` for each record.
 Format: dmlc-core's recordio.h and MXNet's image_recordio.h.
 """
 
+import bisect
 import contextlib
+import hashlib
 import mmap
 import os
 import struct
@@ -17,7 +19,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from common.cli import UserError
-from common.files import atomic
+from common.files import atomic, cache_folder
 
 MAGIC = 0xCED7230A
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -25,7 +27,17 @@ _MAX_LENGTH = (1 << 29) - 1
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _PART = struct.Struct("<II")  # magic, flag << 29 | length
 _HEADER = struct.Struct("<IfQQ")  # number of further labels, label, id, id2
+_HEAD = struct.Struct(
+    "<IIIf16x8s"
+)  # of a record in one part: both of these, a picture's first bytes
 _SPARSE = 1 << 14  # bytes a record from which on a disk is faster asked for heads alone
+_ENDS = 1 << 16  # bytes at the start and the end of a file by which it is known again
+_MANY = 10000  # records from which on the result of a scan is kept
+_CHECKS = 1  # to be raised when scan() refuses more, so that results kept before do not count
+# JPEG, PNG, BMP and TIFF are all that MXNet 1.9.1 decodes. With --resize it divides by the sides of
+# what it could not decode, which are 0.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+_LAST_BYTES = (b"\xff\xd9", b"IEND\xaeB`\x82")  # of a whole JPEG, of a PNG
 
 
 class RecordWriter:
@@ -100,23 +112,39 @@ class Records(NamedTuple):
 
 
 def scan(path: str) -> Records:
-    """Read the structure of the record file ``path`` and of its index.
+    """Check the structure of the record file ``path`` and of its index.
 
     MXNet aborts the process on a damaged record file, so this runs first: every record's magic
-    number, length and header, and that each index line points at a record.
+    number, length, header and kind of picture, and that each index line points at a record. For a
+    large file that has not changed since it passed, the result is read from the cache.
 
     Raises:
         UserError: no such file, not a record file, cut or damaged, or an index of another file.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such record file; data/README.md says how to make one")
-    if os.path.getsize(path) == 0:
-        raise UserError(f"{path}: is empty; make it again")
+    identity = _identity(path)
+    found = identity and _recall(path, identity)
+    if not found:
+        found = _scan(path)
+        if identity and len(found[0]) >= _MANY:
+            _remember(path, identity, *found)
+    return Records(path, *found, class_names(path))
+
+
+def _scan(path):
+    """The offsets and labels in ``path``; an index that is missing is made."""
     index = index_path(path)
-    listed = _listed(index)
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        _fetch_heads(view, listed)
-        offsets, labels = _walk(path, view)
+    listed = index_offsets(path)
+    offsets, labels = [], []
+    with view(path) as content:
+        _fetch_heads(content, listed)
+        for at, _, label, fault in walk(content):
+            if fault:
+                raise UserError(
+                    f"{path}: record {len(offsets)} at byte {at} {fault}; python -m data.check"
+                    f" {path} --decode lists all faults, --repair OUT keeps the rest"
+                )
+            offsets.append(at)
+            labels.append(label)
     offsets = np.asarray(offsets, np.int64)
     if listed is None:
         with atomic(index) as temporary, open(temporary, "w") as file:
@@ -126,7 +154,7 @@ def scan(path: str) -> Records:
             f"{index}: does not fit {path} ({len(listed)} entries for {len(offsets)} records, or"
             " other offsets); delete it and it is made again"
         )
-    return Records(path, offsets, np.asarray(labels, np.float32), _class_names(path))
+    return offsets, np.asarray(labels, np.float32)
 
 
 def index_path(path: str) -> str:
@@ -134,85 +162,180 @@ def index_path(path: str) -> str:
     return os.path.splitext(path)[0] + ".idx"
 
 
-def _listed(index):
-    """The offsets in the file ``index``, sorted; None if there is no such file."""
+def index_offsets(path: str) -> Optional[np.ndarray]:
+    """The offsets in the index of ``path``, sorted, (N,) int64; None if there is no index.
+
+    Raises:
+        UserError: it is not what MXNet, in C++ as in Python, reads as an index.
+    """
+    index = index_path(path)
     if not os.path.exists(index):
         return None
-    try:
-        with open(index) as file:
-            entries = dict(map(int, line.split("\t")) for line in file)
-        return np.array(sorted(entries.values()), np.int64)
-    except (ValueError, OverflowError):
+    with open(index, "rb") as file:
+        text = file.read()
+    # Digits aside, there must be a tab and an end of line by turns, and a number before each.
+    marks = text.translate(None, b"0123456789\r")
+    lines = (len(marks) + 1) // 2
+    numbers = keys = np.empty(0, np.int64)
+    if marks in (b"\t\n" * lines, (b"\t\n" * lines)[:-1]):
+        numbers = np.fromstring(text, np.int64, sep=" ")
+        keys = np.unique(numbers[::2])
+    if len(numbers) != 2 * lines or len(keys) != lines or numbers.max(initial=0) >= 2**62:
         raise UserError(f"{index}: is not a record index; delete it and it is made again")
+    return np.sort(numbers[1::2])
 
 
-def _fetch_heads(view, listed):
+@contextlib.contextmanager
+def view(path: str) -> Iterator[mmap.mmap]:
+    """Yield the bytes of the record file ``path``, to be read while the block lasts.
+
+    Raises:
+        UserError: no such file, or no record in it.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such record file; data/README.md says how to make one")
+    if os.path.getsize(path) == 0:
+        raise UserError(f"{path}: is empty; make it again")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:4] != _MAGIC_BYTES and _next_start(content, 0) == len(content):
+            raise UserError(f"{path}: is not an MXNet record file (no magic number at its start)")
+        yield content
+
+
+def _fetch_heads(content, listed):
     """Ask for every listed record's head at once, unless records are so small that all is read.
 
     Only a hint, and only for a file that is not in memory yet: a disk answers many requests sooner
-    than one after the other, and reading ahead as :func:`_walk` goes would read the whole file.
+    than one after the other, and reading ahead as :func:`walk` goes would read the whole file.
     """
-    if listed is None or len(view) < len(listed) * _SPARSE:
+    if listed is None or len(content) < len(listed) * _SPARSE:
         return
-    for at in listed[(listed >= 0) & (listed < len(view))].tolist():
+    for at in listed[listed < len(content)].tolist():
         into_page = at % mmap.PAGESIZE
-        view.madvise(mmap.MADV_WILLNEED, at - into_page, into_page + _PART.size + _HEADER.size)
+        content.madvise(mmap.MADV_WILLNEED, at - into_page, into_page + _HEAD.size)
 
 
-def _walk(path, view):
-    """Check every record; return where each starts and its label."""
-    offsets, labels = [], []
-    inside = False  # a record whose last part is still to come
-    for at, flag, length in _parts(path, view):
-        if flag not in ((_MIDDLE, _LAST) if inside else (_WHOLE, _FIRST)):
-            raise UserError(f"{path}: a part is out of place at byte {at}; make it again")
-        if not inside:
-            offsets.append(at)
-            labels.append(_label(path, view, at, length))
-        inside = flag in (_FIRST, _MIDDLE)
-    if inside:
-        raise _cut(path, offsets[-1])
-    return offsets, labels
+def walk(content: bytes, listed: Sequence[int] = ()) -> Iterator[tuple]:
+    """Yield (offset, end, label, fault) of each record, and of each damaged stretch between them.
 
+    Args:
+        content: of the file, as :func:`view` gives it.
+        listed: sorted offsets at which records ought to begin, which helps to part damage.
 
-def _parts(path, view):
-    """Yield offset, flag and length of each part of each record."""
-    at, size = 0, len(view)
-    while at < size:
-        if at + _PART.size > size:
-            raise _cut(path, at)
-        magic, word = _PART.unpack_from(view, at)
-        if magic != MAGIC and at == 0:
-            raise UserError(f"{path}: is not an MXNet record file (no magic number at its start)")
-        if magic != MAGIC:
-            raise UserError(f"{path}: is damaged at byte {at}; make it again")
-        flag, length = word >> 29, word & _MAX_LENGTH
-        end = at + _PART.size + length + -length % 4
-        if end > size:
-            raise _cut(path, at)
-        yield at, flag, length
+    The fault, a predicate, is None if MXNet reads the record; the label is None if unknown. After
+    damage the walk goes on at the next word that can be the start of a record, or is listed.
+    """
+    at = 0
+    while at < len(content):
+        end, label, fault = _record(content, at)
+        if fault is None and not _is_border(content, end, listed):
+            fault = f"ends at byte {end}, where no record begins"
+        if fault:
+            end = _next_start(content, at + 4, listed)
+        yield at, end, label, fault
         at = end
 
 
-def _label(path, view, at, length):
-    """The one label of the record at ``at``, whose first part holds ``length`` bytes."""
-    start, count = at + _PART.size, 0
-    if length >= _HEADER.size:
-        count, label, _, _ = _HEADER.unpack_from(view, start)
-        if count == 0:
-            return label
-        if count == 1 and length >= _HEADER.size + 4:
-            return struct.unpack_from("<f", view, start + _HEADER.size)[0]
+def _record(content, at):
+    """The end, label and fault of the record at ``at``; the first two may be None with a fault."""
+    if at + _HEAD.size <= len(content):  # quickly what holds for nearly all
+        magic, length, count, label, picture = _HEAD.unpack_from(content, at)
+        end = at + _PART.size + length + -length % 4
+        whole = magic == MAGIC and count == 0 and _HEAD.size <= length + _PART.size <= _MAX_LENGTH
+        if whole and end <= len(content) and picture.startswith(_SIGNATURES):
+            return end, label, None
+    end, fault = _end(content, at)
+    label, other = _label(content, at)
+    return end, label, fault or other
+
+
+def _end(content, at):
+    """Where the last part of the record at ``at`` ends, or None and why there is none."""
+    start, expected = at, (_WHOLE, _FIRST)
+    while at + _PART.size <= len(content):
+        magic, word = _PART.unpack_from(content, at)
+        flag, length = word >> 29, word & _MAX_LENGTH
+        if magic != MAGIC:
+            return None, "has no magic number" + f" at byte {at}" * (at > start)
+        if flag not in expected:
+            return None, f"has a part out of place at byte {at}"
+        at += _PART.size + length + -length % 4
+        if flag in (_WHOLE, _LAST) and at <= len(content):
+            return at, None
+        expected = (_MIDDLE, _LAST)
+    if not _MAGIC_BYTES.startswith(content[start : start + 4]):
+        return None, "has no magic number"
+    return None, "is cut off, or its length is wrong: it goes beyond the end of the file"
+
+
+def _label(content, at):
+    """The label of the record at ``at``, and what is wrong with its header or picture."""
+    if not _begins(content, at):
+        return None, None
+    begin = at + _PART.size + _HEADER.size
+    stop = min(at + _PART.size + (_PART.unpack_from(content, at)[1] & _MAX_LENGTH), len(content))
+    if begin > stop:
+        return None, "is too short for an image"
+    count, label, _, _ = _HEADER.unpack_from(content, begin - _HEADER.size)
     if count > 1:
-        raise UserError(f"{path}: the record at byte {at} has {count} labels; one is needed")
-    raise UserError(f"{path}: the record at byte {at} is too short for an image; make it again")
+        return None, f"has {count} labels; one is needed"
+    if count == 1:
+        if begin + 4 > stop:
+            return None, "is too short for an image"
+        (label,) = struct.unpack_from("<f", content, begin)
+        begin += 4
+    if begin == stop:
+        return label, "holds no image"
+    if not content[begin : min(begin + 8, stop)].startswith(_SIGNATURES):
+        return label, "holds no JPEG, PNG, BMP or TIFF image, which MXNet needs"
+    return label, None
 
 
-def _cut(path, at):
-    return UserError(f"{path}: is cut off inside the record at byte {at}; make it again")
+def _begins(content, at):
+    """Whether what stands at ``at`` can be the start of a record."""
+    if at + _PART.size > len(content):
+        return False
+    magic, word = _PART.unpack_from(content, at)
+    return magic == MAGIC and word >> 29 in (_WHOLE, _FIRST)
 
 
-def _class_names(path):
+def _is_border(content, end, listed):
+    """Whether a record that seems to end at ``end`` does so, whatever may have happened behind."""
+    if end == len(content) or content[end : end + 4] == _MAGIC_BYTES or end in listed:
+        return True
+    return content[end - 16 : end].rstrip(b"\0").endswith(_LAST_BYTES)
+
+
+def _next_start(content, at, listed=()):
+    """The first place from ``at`` on at which a record can begin or is listed; else the end."""
+    found = content.find(_MAGIC_BYTES, at)
+    while found >= 0 and (found % 4 or not _begins(content, found)):
+        found = content.find(_MAGIC_BYTES, found + 1)
+    if found < 0:
+        found = len(content)
+    return int(min([found, *listed[bisect.bisect_left(listed, at) :][:1]]))
+
+
+def read_image(content: bytes, at: int) -> bytes:
+    """The encoded picture in the sound record at ``at``."""
+    parts, flag = [], _FIRST
+    while flag in (_FIRST, _MIDDLE):
+        _, word = _PART.unpack_from(content, at)
+        flag, length = word >> 29, word & _MAX_LENGTH
+        at += _PART.size
+        parts.append(content[at : at + length])
+        at += length + -length % 4
+    payload = _MAGIC_BYTES.join(parts)
+    (count,) = struct.unpack_from("<I", payload)
+    return payload[_HEADER.size + 4 * count :]
+
+
+def class_names(path: str) -> Optional[List[str]]:
+    """The names in the ``-classes.txt`` of ``path``; None if there is no such file.
+
+    Raises:
+        UserError: it is not text.
+    """
     names = os.path.splitext(path)[0] + "-classes.txt"
     if not os.path.exists(names):
         return None
@@ -221,3 +344,48 @@ def _class_names(path):
             return [line.rstrip("\n") for line in file]
     except UnicodeDecodeError:
         raise UserError(f"{names}: is not UTF-8 text; write a class name a line")
+
+
+def fingerprint(path: str) -> str:
+    """SHA-256, in hex, of the size, the first and the last 64 KiB of ``path`` and of its index."""
+    digest = hashlib.sha256()
+    for name in (path, index_path(path)):
+        size = os.path.getsize(name)
+        with open(name, "rb") as file:
+            digest.update(b"%d\n" % size + file.read(_ENDS))
+            file.seek(max(0, size - _ENDS))
+            digest.update(file.read(_ENDS))
+    return digest.hexdigest()
+
+
+def _identity(path):
+    """What tells the file and its index, as they are now, from others; None if one is missing."""
+    try:
+        states = [os.stat(name) for name in (path, index_path(path))]
+    except FileNotFoundError:
+        return None
+    times = [(state.st_ino, state.st_mtime_ns) for state in states]
+    return f"{_CHECKS} {times} {fingerprint(path)}"
+
+
+def _kept(path):
+    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
+    return os.path.join(cache_folder(), f"scan-{name}.npz")
+
+
+def _recall(path, identity):
+    """The offsets and labels that were kept of this very file; None if there are none."""
+    try:
+        with np.load(_kept(path), allow_pickle=False) as kept:
+            if str(kept["identity"]) == identity:
+                return kept["offsets"], kept["labels"]
+    except Exception:  # not there, or damaged in any way: the file itself is read
+        return None
+    return None
+
+
+def _remember(path, identity, offsets, labels):
+    with contextlib.suppress(OSError, UserError):  # it only saves time
+        os.makedirs(cache_folder(), exist_ok=True)
+        with atomic(_kept(path)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, identity=identity, offsets=offsets, labels=labels)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import write_records
 
-from common import augmentation, cli, data, records
+from common import augmentation, cli, data, prefetch, records
 from common.cli import UserError
 from common.inference import prepare
 
@@ -48,43 +48,72 @@ def test_evaluation_counts_each_image_exactly_once(numbered, batch_size):
         assert seen == list(range(13))
 
 
-def test_training_sees_every_image_once_an_epoch_in_new_orders(numbered):
-    args = arguments(path=numbered, batch_size=13)
-    batches = data.training_iterator(args, mx.cpu())
-    orders = []
-    for _ in range(3):
-        orders.append(np.concatenate([b.label[0].asnumpy() for b in batches]))
-        batches.reset()
-    for order in orders:
-        assert sorted(order) == list(range(13))
-    assert not np.array_equal(orders[0], orders[1])
-    again = data.training_iterator(args, mx.cpu())
-    assert np.array_equal(np.concatenate([b.label[0].asnumpy() for b in again]), orders[0])
+def labels_of(args, count, images=13, first=0):
+    """The labels of ``count`` training batches, each checked against its picture."""
+    batches = data.training_iterator(args, mx.cpu(), images, first)
+    labels = []
+    for batch in itertools.islice(batches, count):
+        labels.extend(batch.label[0].asnumpy().astype(int))
+        assert np.array_equal(batch.data[0].asnumpy()[:, 0, 0, 0], 10 * batch.label[0].asnumpy())
+    return labels
 
 
-def test_a_held_batch_keeps_its_values_and_free_memory_is_used_again(numbered):
-    batches = data.training_iterator(arguments(path=numbered), mx.cpu())
-    held = [(batch.data[0], batch.label[0]) for batch in batches]
-    batches.reset()
-    held += [(batch.data[0], batch.label[0]) for batch in batches]
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 12, 13])
+def test_training_sees_every_image_exactly_once_an_epoch_in_new_orders(numbered, batch_size):
+    args = arguments(path=numbered, batch_size=batch_size)
+    labels = labels_of(args, -(-4 * 13 // batch_size))
+    epochs = [labels[start : start + 13] for start in range(0, 4 * 13, 13)]
+    assert all(sorted(epoch) == list(range(13)) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == 4
+    assert labels_of(args, 4) == labels[: 4 * batch_size]
+
+
+@pytest.mark.parametrize("first", [1, 3, 4, 9, 13, 30])
+def test_training_goes_on_where_it_stopped(numbered, first):
+    args = arguments(path=numbered, batch_size=4)
+    assert labels_of(args, 5, first=first) == labels_of(args, first + 5)[4 * first :]
+
+
+def test_an_epoch_of_fewer_images_than_the_file_has(numbered):
+    args = arguments(path=numbered, batch_size=5)
+    labels = labels_of(args, 14, images=10)
+    epochs = [labels[start : start + 10] for start in range(0, 70, 10)]
+    assert all(len(set(epoch)) == 10 for epoch in epochs)
+    assert set(labels) == set(range(13))
+
+
+def test_another_seed_is_another_order_in_every_epoch(numbered):
+    orders = [labels_of(arguments(path=numbered, batch_size=13, seed=s), 3) for s in (0, 1)]
+    assert not any(orders[0][e : e + 13] == orders[1][f : f + 13] for e in (0, 13) for f in (0, 13))
+
+
+def test_a_held_batch_keeps_its_values_and_free_memory_is_used_again(numbered, monkeypatch):
+    buffers = []
+    make = prefetch.Buffers
+    monkeypatch.setattr(prefetch, "Buffers", lambda *a: buffers.append(make(*a)) or buffers[0])
+    batches = data.training_iterator(arguments(path=numbered), mx.cpu(), 13)
+    held = [(batch.data[0], batch.label[0]) for batch in itertools.islice(batches, 8)]
     for images, labels in held:
         assert np.array_equal(images.asnumpy().mean(axis=(1, 2, 3)), 10 * labels.asnumpy())
-    most = len(batches._buffers._arrays)
+    assert len(buffers[0]._arrays) >= 8
     del held, images, labels
-    for _ in range(9):
-        batches.reset()
-        assert sum(1 for _ in batches) >= 3
-    assert len(batches._buffers._arrays) == most
+    for _ in range(30):
+        next(batches)
+    assert len(buffers[0]._arrays) <= 8 + 4  # what is held, ready, and being made
 
 
-def test_an_epoch_cut_short_is_followed_by_a_whole_one(numbered):
-    batches = data.training_iterator(arguments(path=numbered, batch_size=13), mx.cpu())
-    for steps in (1, 0, 1):
-        assert len(list(data.epoch(batches, numbered, steps))) == steps
-        batches.reset()
-    (whole,) = data.epoch(batches, numbered, 5)
-    assert sorted(whole.label[0].asnumpy()) == list(range(13))
-    assert list(data.epoch(batches, numbered, 5)) == []  # its end stays its end
+def test_deterministic_batches_repeat_whatever_the_threads(picture):
+    flags = ["--random-crop=1", "--random-mirror=1", "--pca-noise=0.3", "--data-nthreads=2"]
+    args = arguments("--deterministic", *flags, path=picture[0], batch_size=6)
+
+    def read(first, count):
+        batches = data.training_iterator(args, mx.cpu(), 16, first)
+        return [batch.data[0].asnumpy() for batch in itertools.islice(batches, count)]
+
+    whole = read(0, 12)
+    assert np.array_equal(whole, read(0, 12))
+    assert np.array_equal(whole[7:], read(7, 5))
+    assert len({batch.tobytes() for batch in whole}) == 12
 
 
 def test_with_one_thread_crops_mirrors_and_lighting_repeat(picture):
@@ -104,7 +133,7 @@ def test_grey_images_are_normalised(tmp_path):
     images = [np.full((24, 24, 1), value, np.uint8) for value in (50, 60, 70, 80)]
     path = write_records(tmp_path / "grey", images, range(4))
     args = arguments("--rgb-mean=30", "--rgb-std=10", path=path, shape=(1, 20, 20))
-    batch = next(data.training_iterator(args, mx.cpu()))
+    batch = next(data.training_iterator(args, mx.cpu(), args.batch_size))
     assert batch.data[0].shape == (4, 1, 20, 20)
     means = batch.data[0].asnumpy().mean(axis=(1, 2, 3))
     assert np.allclose(means, 2 + batch.label[0].asnumpy())
@@ -122,18 +151,6 @@ def test_lighting_depends_on_seed_epoch_and_batch_alone():
     assert np.allclose(deviations, [5.546, 0.4794, 0.1148], rtol=0.06)
 
 
-def test_training_over_rounded_batches_leaves_no_image_out(numbered):
-    args = arguments(path=numbered, batch_size=4)
-    batches = data.training_iterator(args, mx.cpu())
-    counts = np.zeros(13, int)
-    epochs = 8
-    for _ in range(epochs):
-        for batch in batches:
-            counts += np.bincount(batch.label[0].asnumpy().astype(int), minlength=13)
-        batches.reset()
-    assert counts.min() >= epochs - 1 and counts.max() <= epochs + 1
-
-
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory):
     """One smooth colour picture, 16 times, for looking at what augmentation does to it."""
@@ -146,7 +163,7 @@ def picture(tmp_path_factory):
 def batch_of(path, *flags):
     args = arguments(*flags, path=path, batch_size=16)
     data.check_data_args(args)
-    return next(data.training_iterator(args, mx.cpu())).data[0].asnumpy()
+    return next(data.training_iterator(args, mx.cpu(), args.batch_size)).data[0].asnumpy()
 
 
 @pytest.mark.parametrize(
@@ -236,7 +253,7 @@ def test_colour_augmentation_of_grey_images_is_refused():
 
 def test_an_option_mxnet_does_not_know_cannot_reach_it(numbered):
     with pytest.raises(TypeError, match="rand_mirorr"):
-        data._record_iterator(arguments(path=numbered), numbered, batch_size=2, rand_mirorr=True)
+        data._record_iterator(arguments(path=numbered), numbered, 1, batch_size=2, rand_mirorr=True)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 1.5], [0, 1, float("nan")]])
@@ -273,14 +290,13 @@ def test_a_batch_larger_than_the_data_is_refused(numbered):
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
     with records.create(str(tmp_path / "bad")) as writer:
         for _ in range(8):
-            writer.write(0, b"this is no picture")
+            writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     args = arguments(path=str(tmp_path / "bad.rec"))
     with pytest.raises(UserError, match=r"bad.rec: MXNet cannot prepare .*\(.*resize"):
-        list(data.epoch(data.training_iterator(args, mx.cpu()), args.data_train, 2))
+        list(data.epoch(data.training_iterator(args, mx.cpu(), 8), args.data_train, 2))
 
 
 def test_synthetic_batches_make_an_epoch_of_the_images_asked_for():
     batches = data.Synthetic(4, (3, 8, 8), 10)
     assert len(list(data.epoch(batches, None, 3))) == 3
-    batches.reset()
     assert next(iter(batches)).data[0].shape == (4, 3, 8, 8)

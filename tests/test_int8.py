@@ -174,7 +174,7 @@ def test_what_is_there_is_lost_only_with_overwrite(lenet, grey, monkeypatch):
 def test_bad_input_is_refused_before_anything_is_written(lenet, grey, tmp_path, monkeypatch):
     plain, quantized, _ = lenet
     with records.create(str(tmp_path / "broken")) as writer:
-        writer.write(0, b"not a picture")
+        writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     for prefix, path, words in [
         (quantized, grey.train, "is int8 already"),
         (plain, "none.rec", "none.rec: no such"),

@@ -13,14 +13,14 @@ from conftest import ROOT, write_records
 
 @pytest.mark.parametrize("ending", ["pass", "raise ValueError", "sys.exit(0)"])
 def test_a_reader_at_work_does_not_keep_the_program_from_ending(tmp_path, ending):
-    code = "it = data.training_iterator(args, mx.cpu()); next(it); " + ending
+    code = "it = data.training_iterator(args, mx.cpu(), 64); next(it); " + ending
     process, _ = started(tmp_path, code)
     assert process.wait(30) == (ending == "raise ValueError"), process.stderr.read()
 
 
 def test_ctrl_c_ends_training_at_once(tmp_path):
-    code = "it = data.training_iterator(args, mx.cpu()); print(next(it).label, flush=True)\n"
-    code += "while True: [None for _ in it]; it.reset()"
+    code = "it = data.training_iterator(args, mx.cpu(), 64); print(next(it).label, flush=True)\n"
+    code += "for _ in it: pass"
     process, first = started(tmp_path, code)
     assert first  # it reads
     process.send_signal(signal.SIGINT)

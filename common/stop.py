@@ -1,0 +1,49 @@
+"""SIGTERM and SIGINT during training: save first, then leave."""
+
+import os
+import signal
+import sys
+from typing import Callable
+
+
+class Stop:
+    """While it is entered, the first SIGTERM or SIGINT asks for a save, a second ends at once.
+
+    The loop sets ``unsaved`` once a batch has changed the weights, and clears it when they are
+    saved. While it is false there is nothing to save and the first signal ends the process, too.
+
+    >>> with Stop(print) as stop:
+    ...     for batch in batches:
+    ...         stop.unsaved = True
+    ...         train(batch)
+    ...         if stop.requested:
+    ...             save()
+    ...             stop.leave()
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self.unsaved = False
+        self.requested = 0  # the signal's number
+        self._say = say
+        self._earlier = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._earlier[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_error):
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def leave(self) -> None:
+        """End the process as a shell reports a signal: 143 for SIGTERM, 130 for SIGINT."""
+        # Not sys.exit: that would wait for the thread that reads images, minutes perhaps.
+        sys.stdout.flush()
+        os._exit(128 + self.requested)
+
+    def _handle(self, number, _frame):
+        again, self.requested = self.requested, number
+        if again or not self.unsaved:
+            self.leave()
+        self._say(f"{signal.Signals(number).name}: saving after this batch; once more to stop now")
