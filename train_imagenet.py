@@ -13,7 +13,7 @@ import sys
 
 import common  # noqa: F401  readies the process for MXNet, so it comes first
 import symbols
-from common import checkpoint, cli, data, devices, evaluate, fit, recipes, records, resume
+from common import checkpoint, cli, data, devices, evaluate, finetune, fit, recipes, records, resume
 from common.cli import UserError
 
 
@@ -57,7 +57,10 @@ def main():
     symbol = symbols.get_symbol(args.network, args.num_classes)
     symbols.check_image_shape(symbol, args.image_shape)
     evaluate.resolve_top_k(args)
+    pretrained = finetune.load(args, symbol) if args.pretrained else None
     print(recipes.describe(args, recipe, contexts, changed))
+    if pretrained:
+        print(finetune.describe(args, pretrained))
     if args.test_io:
         fit.test_io(args, data.training_iterator(args, contexts[0], images), images)
         return
@@ -73,7 +76,7 @@ def main():
             first = resumed.state.batches if resumed else 0
             batches = data.training_iterator(args, contexts[0], images, first)
         validate = validation and evaluate.Evaluator(symbol, contexts, args, validation)
-        run = fit.Run(symbol, contexts, args, images, fingerprint, resumed)
+        run = fit.Run(symbol, contexts, args, images, fingerprint, resumed, pretrained)
         run.train(batches, validate)
     if args.model_prefix:
         python = os.path.relpath(sys.executable)

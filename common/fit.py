@@ -11,7 +11,7 @@ from typing import Callable, Optional
 import mxnet as mx
 import numpy as np
 
-from common import checkpoint, cli, data, native
+from common import checkpoint, cli, data, finetune, native
 from common.cli import UserError
 from common.evaluate import Scores
 from common.initializers import NAMES as INITIALIZERS
@@ -57,6 +57,7 @@ def add_fit_args(parser) -> None:
     train.add_argument("--mom", type=float, help="momentum, of sgd and nag")
     train.add_argument("--wd", type=float, help="weight decay; biases have none")
     train.add_argument("--initializer", choices=INITIALIZERS)
+    finetune.add_args(parser)
     train.add_argument("--seed", type=int, default=0, help="of weights, order and dropout")
     train.add_argument(
         "--skip-nonfinite",
@@ -101,6 +102,7 @@ def check_fit_args(args) -> None:
             f" --num-epochs {args.num_epochs}"
         )
     _check_output_args(args)
+    finetune.check_args(args)
     devices = len(args.gpus) if args.gpus else args.cpus
     if args.batch_size < devices:
         raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
@@ -128,9 +130,12 @@ class Run:
         images: how many images make an epoch.
         fingerprint: of the training records, for the checkpoints; None for synthetic images.
         resumed: the checkpoint to go on from.
+        pretrained: weights to begin from, and which of them stay.
     """
 
-    def __init__(self, symbol, contexts, args, images: int, fingerprint=None, resumed=None):
+    def __init__(
+        self, symbol, contexts, args, images: int, fingerprint=None, resumed=None, pretrained=None
+    ):
         self.symbol, self.args, self.images = symbol, args, images
         self.fingerprint = fingerprint
         self.state = resumed.state if resumed else State()
@@ -143,8 +148,8 @@ class Run:
         self.log = RunLog(path, append=resumed is not None)
         self.log.event("resume" if resumed else "start", batch=self.state.batches, **vars(args))
         self.stop = Stop(self.log.say)
-        updates = self._end(args.num_epochs)
-        self.module = bind(symbol, contexts, args, _schedule(args, updates), resumed)
+        schedule = _schedule(args, self._end(args.num_epochs))
+        self.module = bind(symbol, contexts, args, schedule, resumed, pretrained)
         self.monitor = _monitor(self.module, args.monitor)
         self.draws = any(node["op"] == "Dropout" for node in json.loads(symbol.tojson())["nodes"])
 
@@ -181,17 +186,16 @@ class Run:
             self.scores, state.seconds, state.reported = Scores(args.top_k), 0.0, False
         title = f"epoch {epoch}/{args.num_epochs}"
         past = state.batches - start, (state.batches - start) * args.batch_size
-        progress = Progress(self.log, title, self.images, args.disp_batches, *past)
         started = time.monotonic() - state.seconds
-        for batch in data.epoch(batches, args.data_train, end - state.batches):
-            self._step(batch, title)
-            state.seconds = time.monotonic() - started
-            progress.update(args.batch_size, **self.scores.figures())
-            if state.batches < end and self._is_due():
-                self._save()
-                if self.stop.requested:
-                    self._leave()
-        progress.close()
+        with Progress(self.log, title, self.images, args.disp_batches, *past) as progress:
+            for batch in data.epoch(batches, args.data_train, end - state.batches):
+                self._step(batch, title)
+                state.seconds = time.monotonic() - started
+                progress.update(args.batch_size, **self.scores.figures())
+                if state.batches < end and self._is_due():
+                    self._save()
+                    if self.stop.requested:
+                        self._leave()
 
     def _step(self, batch, title):
         if self.draws:
@@ -310,11 +314,10 @@ class Run:
 
 def test_io(args, batches, images: int) -> None:
     """``--test-io 1``: read one epoch, print how fast that went; no network runs."""
-    progress = Progress(RunLog(), "reading", images, args.disp_batches)
-    for batch in data.epoch(batches, args.data_train, -(-images // args.batch_size)):
-        batch.data[0].wait_to_read()
-        progress.update(args.batch_size)
-    progress.close()
+    with Progress(RunLog(), "reading", images, args.disp_batches) as progress:
+        for batch in data.epoch(batches, args.data_train, -(-images // args.batch_size)):
+            batch.data[0].wait_to_read()
+            progress.update(args.batch_size)
 
 
 def _schedule(args, updates):
@@ -331,18 +334,32 @@ def _schedule(args, updates):
     return mx.lr_scheduler.MultiFactorScheduler(at or [updates], args.lr_factor, **options)
 
 
-def bind(symbol, contexts, args, schedule, resumed: Optional[Resumed] = None):
-    """A module ready to train: bound, with weights and an optimizer, new or ``resumed`` ones."""
+def bind(
+    symbol,
+    contexts,
+    args,
+    schedule,
+    resumed: Optional[Resumed] = None,
+    pretrained: Optional[finetune.Pretrained] = None,
+) -> mx.mod.Module:
+    """A module ready to train: bound, with weights and an optimizer.
+
+    Weights are random but for those of ``pretrained``, or all of them those of ``resumed``.
+    """
     mx.random.seed(args.seed)
     np.random.seed(args.seed)
     shape = (args.batch_size, *args.image_shape)
     on_cpu = contexts[0].device_type == "cpu"
     fast = on_cpu and native.load()
     if on_cpu:
-        symbol = lower_native(symbol) if fast else lower(symbol, shape)
+        images = shape[0] // len(contexts)
+        symbol = lower_native(symbol, images) if fast else lower(symbol, shape)
     elif args.deterministic:
         os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"  # of cuDNN
-    module = mx.mod.Module(symbol, context=contexts)
+    if pretrained:
+        symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
+    frozen = pretrained.frozen if pretrained else None
+    module = mx.mod.Module(symbol, context=contexts, fixed_param_names=frozen)
     module.bind([("data", shape)], [("softmax_label", shape[:1])])
     options = {"learning_rate": args.lr, "wd": args.wd, "lr_scheduler": schedule}
     if args.optimizer in _WITH_MOMENTUM:
@@ -351,7 +368,8 @@ def bind(symbol, contexts, args, schedule, resumed: Optional[Resumed] = None):
         module.init_params(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
         options["begin_num_update"] = resumed.state.batches - resumed.state.skipped
     else:
-        module.init_params(initializer(args.initializer))
+        found = pretrained.arg_params if pretrained else None
+        module.init_params(initializer(args.initializer), found, allow_missing=True)
     # The optimizer by name, not as an object: only so does Module spare biases the weight decay.
     name = "nativesgd" if fast and args.optimizer == "sgd" else args.optimizer
     module.init_optimizer(args.kv_store, name, options)

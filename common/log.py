@@ -91,7 +91,10 @@ class Progress:
                 f"  {speed:.0f} img/s  {left:.0f} s left"
             )
 
-    def close(self) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()

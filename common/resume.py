@@ -23,6 +23,7 @@ _FIXED = (
     "num_examples",
     "seed",
     "data_backend",
+    "freeze",
 )
 # What the first line about a resumed run need not mention.
 _NO_MATTER = ("resume", "load_epoch", "overwrite", "verbose")
@@ -155,7 +156,7 @@ def weights(module):
 def optimizer_state(module) -> Dict[str, mx.nd.NDArray]:
     """``weight:n`` -> the n-th array that the optimizer keeps for a weight."""
     state = {}
-    for index, name in enumerate(module._exec_group.param_names):
+    for index, name in _trained(module):
         key, _ = _keys(module, index, name)[0]
         for i, array in enumerate(_arrays(_updater(module).states.get(key))):
             state[f"{name}:{i}"] = array
@@ -172,7 +173,7 @@ def restore_optimizer(module, state: Dict[str, mx.nd.NDArray]) -> None:
     """
     updater, optimizer, group = _updater(module), module._optimizer, module._exec_group
     missing, unused = [], set(state)
-    for index, name in enumerate(group.param_names):
+    for index, name in _trained(module):
         for key, device in _keys(module, index, name):
             kept = optimizer.create_state_multi_precision(key, group.param_arrays[index][device])
             for i, array in enumerate(_arrays(kept)):
@@ -196,6 +197,16 @@ def _arrays(kept):
     if kept is None:
         return []
     return kept if isinstance(kept, (tuple, list)) else [kept]
+
+
+def _trained(module):
+    """Index and name of each weight that the optimizer changes."""
+    group = module._exec_group
+    return [
+        (index, name)
+        for index, name in enumerate(group.param_names)
+        if group.grad_arrays[index][0] is not None
+    ]
 
 
 def _updater(module):

@@ -43,7 +43,11 @@ class Stop:
         os._exit(128 + self.requested)
 
     def _handle(self, number, _frame):
+        name = signal.Signals(number).name
         again, self.requested = self.requested, number
-        if again or not self.unsaved:
+        if again:
             self.leave()
-        self._say(f"{signal.Signals(number).name}: saving after this batch; once more to stop now")
+        if not self.unsaved:
+            self._say(f"{name}: nothing to save")
+            self.leave()
+        self._say(f"{name}: saving after this batch; once more to stop now")

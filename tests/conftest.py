@@ -15,15 +15,15 @@ from common import records
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def run_script(*command, cwd=ROOT, **environment):
-    """Run ``python COMMAND`` and return its exit code and output; never longer than 5 minutes."""
+def run_script(*command, cwd=ROOT, timeout=300, **environment):
+    """Run ``python COMMAND`` and return its exit code and output, within ``timeout`` s."""
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": ROOT, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
 
 

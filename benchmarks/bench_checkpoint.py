@@ -1,0 +1,83 @@
+"""What a checkpoint costs: saving and going on, against a training step and MXNet's own saving.
+
+    python benchmarks/bench_checkpoint.py
+    python benchmarks/bench_checkpoint.py --folder /mnt/slow --rounds 9
+
+AlexNet at 227 with 1,000 classes, batch 32: 249 MB of weights and as much momentum. "mxnet" is
+``Module.save_checkpoint(..., save_optimizer_states=True)``, which neither flushes to the disk nor
+makes checksums. The measurements take turns. Prints a table and writes
+benchmarks/results/checkpoint.json.
+"""
+
+import statistics
+import tempfile
+import time
+from types import SimpleNamespace
+
+import common  # noqa: F401  readies the process for MXNet
+
+# isort: split
+import mxnet as mx
+import report
+
+import symbols
+from common import checkpoint, cli, fit, resume
+
+SHAPE = (32, 3, 227, 227)
+
+
+def main():
+    """Time each in turn, in a folder that is removed afterwards."""
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=cli.positive_int, default=5)
+    parser.add_argument("--folder", help="on the disk to measure; default: the system's temporary")
+    args = parser.parse_args()
+    settings = SimpleNamespace(
+        seed=0, batch_size=SHAPE[0], image_shape=SHAPE[1:], initializer="normal", optimizer="sgd",
+        lr=0.01, mom=0.9, wd=5e-4, kv_store="device",
+    )  # fmt: skip
+    symbol = symbols.get_symbol("alexnet")
+    module = fit.bind(symbol, [mx.cpu()], settings, schedule=None)
+    batch = mx.io.DataBatch([mx.nd.random.normal(0, 60, SHAPE)], [mx.nd.zeros(SHAPE[0])])
+
+    def step():
+        module.forward_backward(batch)
+        module.update()
+        mx.nd.waitall()
+
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        ours, theirs = f"{folder}/ours", f"{folder}/theirs"
+
+        def save():
+            state = resume.optimizer_state(module)
+            checkpoint.save(ours, 1, symbol, *resume.weights(module), state, batches=1)
+
+        def go_on():
+            checkpoint.newest(ours)
+            checkpoint.load(ours, 1)
+            resume.restore_optimizer(module, checkpoint.load_optimizer(ours, 1))
+
+        measured = {
+            "a training step": step,
+            "save": save,
+            "find, verify and load": go_on,
+            "save, mxnet": lambda: module.save_checkpoint(theirs, 1, save_optimizer_states=True),
+        }
+        seconds = {name: [] for name in measured}
+        for _ in range(args.rounds + 1):  # the first warms up
+            for name, run in measured.items():
+                clock = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - clock)
+    steps = statistics.median(seconds["a training step"][1:])
+    print(f"{'':24}{'ms':>8}{'min':>8}{'max':>8}{'steps':>8}")
+    for name, values in seconds.items():
+        median, low, high = statistics.median(values[1:]), min(values[1:]), max(values[1:])
+        numbers = "".join(f"{value * 1000:8.0f}" for value in (median, low, high))
+        print(f"{name:24}{numbers}{median / steps:8.2f}")
+    seconds = {name: values[1:] for name, values in seconds.items()}
+    print(f"written to {report.save('checkpoint', seconds=seconds)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
