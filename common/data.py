@@ -231,6 +231,7 @@ def _record_iterator(args, path, threads, **options):
     unknown = [name for name in options if f"\n{name} : " not in mx.io.ImageRecordIter.__doc__]
     if unknown:  # MXNet ignores what it does not know
         raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
+    native.load()  # with it an image that cannot be decoded is an error, without it a crash
     with _decoding(path), quiet(args.verbose), _openmp_threads(threads):
         return mx.io.ImageRecordIter(**options)
 
@@ -259,5 +260,5 @@ def _decoding(path):
         cause = str(error).strip().splitlines()[-1].rpartition(": ")[2]
         raise UserError(
             f"{path}: MXNet cannot prepare one of its images ({cause[:90]}); look at the"
-            " augmentation flags, or pack the file again: data/folder.py finds bad images"
+            f" augmentation flags, or find the image: python -m data.check {path} --decode"
         ) from error

@@ -27,15 +27,13 @@ _MAX_LENGTH = (1 << 29) - 1
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _PART = struct.Struct("<II")  # magic, flag << 29 | length
 _HEADER = struct.Struct("<IfQQ")  # number of further labels, label, id, id2
-_HEAD = struct.Struct(
-    "<IIIf16x8s"
-)  # of a record in one part: both of these, a picture's first bytes
+_HEAD = struct.Struct("<IIIf16x8s")  # both of these, without the ids, and a picture's beginning
 _SPARSE = 1 << 14  # bytes a record from which on a disk is faster asked for heads alone
 _ENDS = 1 << 16  # bytes at the start and the end of a file by which it is known again
 _MANY = 10000  # records from which on the result of a scan is kept
 _CHECKS = 1  # to be raised when scan() refuses more, so that results kept before do not count
-# JPEG, PNG, BMP and TIFF are all that MXNet 1.9.1 decodes. With --resize it divides by the sides of
-# what it could not decode, which are 0.
+# JPEG, PNG, BMP and TIFF are all that MXNet 1.9.1 decodes. Of another it is killed (SIGFPE): to
+# resize it, it divides by its sides, which are 0.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _LAST_BYTES = (b"\xff\xd9", b"IEND\xaeB`\x82")  # of a whole JPEG, of a PNG
 
@@ -228,7 +226,7 @@ def walk(content: bytes, listed: Sequence[int] = ()) -> Iterator[tuple]:
     at = 0
     while at < len(content):
         end, label, fault = _record(content, at)
-        if fault is None and not _is_border(content, end, listed):
+        if fault is None and not _is_border(content, end):
             fault = f"ends at byte {end}, where no record begins"
         if fault:
             end = _next_start(content, at + 4, listed)
@@ -299,21 +297,25 @@ def _begins(content, at):
     return magic == MAGIC and word >> 29 in (_WHOLE, _FIRST)
 
 
-def _is_border(content, end, listed):
-    """Whether a record that seems to end at ``end`` does so, whatever may have happened behind."""
-    if end == len(content) or content[end : end + 4] == _MAGIC_BYTES or end in listed:
+def _is_border(content, end):
+    """Whether a record ends at ``end``, rather than to have a wrong length or lost bytes."""
+    # Each record comes by here, so the flag, in the 3 bits at the top, is compared as a byte.
+    if content[end : end + 4] == _MAGIC_BYTES and content[end + 7 : end + 8] < b"\x40":
         return True
-    return content[end - 16 : end].rstrip(b"\0").endswith(_LAST_BYTES)
+    return end == len(content) or content[end - 12 : end].rstrip(b"\0").endswith(_LAST_BYTES)
 
 
 def _next_start(content, at, listed=()):
-    """The first place from ``at`` on at which a record can begin or is listed; else the end."""
+    """Where from ``at`` on a record can begin, or is listed by an index that is right there."""
     found = content.find(_MAGIC_BYTES, at)
     while found >= 0 and (found % 4 or not _begins(content, found)):
         found = content.find(_MAGIC_BYTES, found + 1)
     if found < 0:
         found = len(content)
-    return int(min([found, *listed[bisect.bisect_left(listed, at) :][:1]]))
+    first, last = bisect.bisect_left(listed, at), bisect.bisect_left(listed, found)
+    if first < last and (found == len(content) or found in listed[last : last + 1]):
+        return int(listed[first])
+    return found
 
 
 def read_image(content: bytes, at: int) -> bytes:
@@ -347,7 +349,11 @@ def class_names(path: str) -> Optional[List[str]]:
 
 
 def fingerprint(path: str) -> str:
-    """SHA-256, in hex, of the size, the first and the last 64 KiB of ``path`` and of its index."""
+    """SHA-256, in hex, of the size, the first and the last 64 KiB of ``path`` and of its index.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
     digest = hashlib.sha256()
     for name in (path, index_path(path)):
         size = os.path.getsize(name)

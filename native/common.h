@@ -22,6 +22,8 @@ typedef std::unordered_map<std::string, std::string> Attributes;
 
 namespace {
 
+const int kUnknown = -1;  // a type that MXNet is still to infer
+
 bool has(const Attributes& attrs, const char* name) { return attrs.find(name) != attrs.end(); }
 
 double number(const Attributes& attrs, const char* name, double standard) {
@@ -29,11 +31,12 @@ double number(const Attributes& attrs, const char* name, double standard) {
 }
 
 MXReturnValue float32_only(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
-  for (int type : *in) {
-    if (type != kFloat32) {
+  for (int& type : *in) {
+    if (type != kFloat32 && type != kUnknown) {
       MX_ERROR_MSG << "this operator takes float32 only";
       return MX_FAIL;
     }
+    type = kFloat32;
   }
   out->at(0) = kFloat32;
   return MX_SUCCESS;

@@ -287,12 +287,13 @@ def test_a_batch_larger_than_the_data_is_refused(numbered):
         data.open_records(numbered, least=14)
 
 
-def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
+@pytest.mark.parametrize("flags", [[], ["--resize=24"]], ids=str)
+def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path, flags):
     with records.create(str(tmp_path / "bad")) as writer:
         for _ in range(8):
             writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
-    args = arguments(path=str(tmp_path / "bad.rec"))
-    with pytest.raises(UserError, match=r"bad.rec: MXNet cannot prepare .*\(.*resize"):
+    args = arguments(*flags, path=str(tmp_path / "bad.rec"))
+    with pytest.raises(UserError, match=r"bad.rec: MXNet cannot prepare .*python -m data.check"):
         list(data.epoch(data.training_iterator(args, mx.cpu(), 8), args.data_train, 2))
 
 

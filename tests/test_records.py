@@ -12,6 +12,7 @@ from common import records
 from common.cli import UserError
 
 MAGIC = struct.pack("<I", records.MAGIC)
+JPEG = b"\xff\xd8\xff\xe0"  # how one begins
 PAYLOADS = {
     "plain": b"picture!",
     "empty": b"",
@@ -34,9 +35,9 @@ def made(tmp_path):
     """Three records, the middle one stored in parts, with an index and class names."""
     prefix = str(tmp_path / "x")
     with records.create(prefix, ["cat", "dog"]) as writer:
-        writer.write(1, b"first picture")
-        writer.write(0, b"head" + MAGIC + b"body" + MAGIC + b"tail")
-        writer.write(1, b"last")
+        writer.write(1, JPEG + b"picture!!")
+        writer.write(0, JPEG + MAGIC + b"body" + MAGIC + b"tail")
+        writer.write(1, JPEG)
     return f"{prefix}.rec"
 
 
@@ -92,7 +93,7 @@ def test_scan_finds_every_record_of_a_file_with_parts(tmp_path):
     prefix = str(tmp_path / "x")
     with records.create(prefix) as writer:
         for label, payload in enumerate(PAYLOADS.values()):
-            writer.write(label, payload)
+            writer.write(label, JPEG + payload)
 
     found = records.scan(f"{prefix}.rec")
 
@@ -101,19 +102,24 @@ def test_scan_finds_every_record_of_a_file_with_parts(tmp_path):
     assert found.classes is None
     with open(f"{prefix}.idx") as index:
         assert found.offsets.tolist() == [int(line.split("\t")[1]) for line in index]
+    with records.view(f"{prefix}.rec") as content:
+        for at, payload in zip(found.offsets.tolist(), PAYLOADS.values()):
+            assert records.read_image(content, at) == JPEG + payload
 
 
 def test_scan_reads_the_label_behind_a_header_that_counts_one(tmp_path):
     path = str(tmp_path / "x.rec")
-    rewrite(path, record(header(count=1, label=9.0) + struct.pack("<f", 5.0) + b"pict"))
+    rewrite(path, record(header(count=1, label=9.0) + struct.pack("<f", 5.0) + JPEG))
 
     assert records.scan(path).labels.tolist() == [5.0]
+    with records.view(path) as content:
+        assert records.read_image(content, 0) == JPEG
 
 
 def test_class_names_keep_their_order_and_their_odd_characters(tmp_path):
     names = ["zebra", "écureuil roux", "a\u2028b", "猫"]
     with records.create(str(tmp_path / "x"), names) as writer:
-        writer.write(0, b"picture")
+        writer.write(0, JPEG)
 
     assert records.scan(str(tmp_path / "x.rec")).classes == names
 
@@ -144,18 +150,21 @@ def test_a_missing_file_is_refused(tmp_path):
     [
         (b"", "is empty"),
         (b"\xff\xd8\xff\xe0 a picture", "is not an MXNet record file"),
-        (b"abc", "is cut off inside the record at byte 0"),
-        (record(b"x" * 20), "the record at byte 0 is too short"),
-        (record(header()[:-4]), "the record at byte 0 is too short"),
-        (record(header(count=1)), "the record at byte 0 is too short"),
-        (record(header() + b"pict") + record(b""), "the record at byte 36 is too short"),
-        (record(header(count=4) + b"x" * 16), "has 4 labels"),
-        (record(header() + b"pict", flag=3), "a part is out of place at byte 0"),
-        (record(header() + b"pict", flag=2), "a part is out of place at byte 0"),
-        (record(header() + b"pict", flag=4), "a part is out of place at byte 0"),
-        (record(header() + b"pict", flag=1), "is cut off inside the record at byte 0"),
-        (record(header(), flag=1) + record(header()), "a part is out of place at byte 32"),
-        (record(header(), flag=1) + record(b"", flag=1), "a part is out of place at byte 32"),
+        (b"abc", "is not an MXNet record file"),
+        (MAGIC + b"abc", "record 0 at byte 0 is cut off"),
+        (record(b"x" * 20), "record 0 at byte 0 is too short"),
+        (record(header()[:-4]), "record 0 at byte 0 is too short"),
+        (record(header(count=1)), "record 0 at byte 0 is too short"),
+        (record(header() + JPEG) + record(b""), "record 1 at byte 36 is too short"),
+        (record(header(count=4) + b"x" * 16), "record 0 at byte 0 has 4 labels"),
+        (record(header()), "record 0 at byte 0 holds no image"),
+        (record(header(count=1) + bytes(4)), "record 0 at byte 0 holds no image"),
+        (record(header() + JPEG, flag=3), "has a part out of place at byte 0"),
+        (record(header() + JPEG, flag=2), "has a part out of place at byte 0"),
+        (record(header() + JPEG, flag=4), "has a part out of place at byte 0"),
+        (record(header() + JPEG, flag=1), "record 0 at byte 0 is cut off"),
+        (record(header(), flag=1) + record(header()), "has a part out of place at byte 32"),
+        (record(header(), flag=1) + record(b"", flag=1), "has a part out of place at byte 32"),
     ],
 )
 def test_a_file_of_other_content_is_refused(tmp_path, content, cause):
@@ -181,7 +190,9 @@ def test_a_file_cut_inside_a_record_is_refused_without_an_index_too(made):
     os.unlink(records.index_path(made))
     for length in set(range(1, len(whole))) - set(starts):
         rewrite(made, whole[:length])
-        with pytest.raises(UserError, match="is cut off inside the record at byte"):
+        with pytest.raises(
+            UserError, match=r"record \d at byte \d+ (is cut off|ends)|not an MXNet"
+        ):
             records.scan(made)
 
 
@@ -189,17 +200,38 @@ def test_a_wrong_magic_number_is_refused_wherever_it_is(made):
     whole = read(made)
     places = [at for at in range(0, len(whole), 4) if whole[at : at + 4] == MAGIC]
     assert len(places) == 5
+    assert places[1:] == [48, 84, 96, 108]
     for at in places[1:]:
         rewrite(made, whole[:at] + b"\0" + whole[at + 1 :])
-        with pytest.raises(UserError, match=f"is damaged at byte {at}"):
+        with pytest.raises(UserError, match=f"at byte {at}[ ,;]"):
             records.scan(made)
 
 
 def test_a_wrong_length_is_refused(made):
     whole = read(made)
     rewrite(made, whole[:4] + struct.pack("<I", 32) + whole[8:])
-    with pytest.raises(UserError, match="is damaged at byte 40"):
+    with pytest.raises(
+        UserError, match="record 0 at byte 0 ends at byte 40, where no record begins"
+    ):
         records.scan(made)
+
+
+@pytest.mark.parametrize("image", [b"RIFF....WEBP", b"GIF89a", b"P6 1 1", b"\x89PNG\r\n\0", b"x"])
+def test_a_picture_that_mxnet_does_not_decode_is_refused(tmp_path, image):
+    with records.create(str(tmp_path / "x")) as writer:
+        writer.write(0, JPEG)
+        writer.write(0, image)
+    with pytest.raises(
+        UserError, match="record 1 at byte 36 holds no JPEG, PNG.*data.check .*x.rec"
+    ):
+        records.scan(str(tmp_path / "x.rec"))
+
+
+@pytest.mark.parametrize("image", [JPEG, b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*"])
+def test_the_formats_that_mxnet_decodes_pass(tmp_path, image):
+    with records.create(str(tmp_path / "x")) as writer:
+        writer.write(0, image)
+    assert len(records.scan(str(tmp_path / "x.rec"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -207,8 +239,15 @@ def test_a_wrong_length_is_refused(made):
     [
         ("", "does not fit"),
         ("0\t0\n", "does not fit"),
-        ("0\t0\n1\t48\n2\t104\n", "does not fit"),
-        ("0\t0\n0\t0\n0\t0\n", "does not fit"),
+        ("0\t0\n1\t52\n2\t116\n", "does not fit"),
+        ("0\t0\n1\t48\n2\t108\n3\t108\n", "does not fit"),
+        ("0\t0\n0\t0\n0\t0\n", "is not a record index"),
+        ("0\t0\n1\t48\n1\t108\n", "is not a record index"),
+        ("0\t0\n1\t48\n2\t-112\n", "is not a record index"),
+        ("0\t0\n1\t48\n2 112\n", "is not a record index"),
+        ("0\t0\n1\t48\n\n2\t108\n", "is not a record index"),
+        ("0\t0\n1\t4_8\n2\t108\n", "is not a record index"),
+        ("0\t0\t1\n48\t2\t108\n", "is not a record index"),
         ("0\t0\n1\n", "is not a record index"),
         ("zero\t0\n", "is not a record index"),
         (f"0\t{2**70}\n", "is not a record index"),
@@ -273,7 +312,7 @@ def test_a_record_file_never_appears_without_its_index_and_classes(tmp_path, ren
 def test_a_float_label_and_a_large_payload_survive(tmp_path):
     picture = np.random.default_rng(0).bytes(3_000_001)
     with records.create(str(tmp_path / "x")) as writer:
-        writer.write(2.5, picture)
+        writer.write(2.5, JPEG + picture)
 
     assert records.scan(str(tmp_path / "x.rec")).labels.tolist() == [2.5]
     assert picture in read(tmp_path / "x.rec")
@@ -288,6 +327,127 @@ def test_asking_for_heads_first_changes_nothing(tmp_path, monkeypatch):
     assert np.array_equal(asked.labels, plain.labels)
     index = records.index_path(path)
     with open(index, "a") as file:  # offsets that lie outside the file
-        file.write("20\t-4\n21\t9999999999\n")
+        file.write("20\t9999999999\n")
     with pytest.raises(UserError, match="does not fit"):
         records.scan(path)
+
+
+@pytest.fixture
+def remembered(tmp_path, monkeypatch):
+    """A scanned file of 20 records whose scan is kept in a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(records, "_MANY", 20)
+    path = write_records(tmp_path / "x", *bands(20, seed=3), ["top", "middle", "bottom"])
+    records.scan(path)
+    return path
+
+
+class Walked(Exception):
+    """The file was read."""
+
+
+@pytest.fixture
+def no_walk(remembered, monkeypatch):
+    def fail(content):
+        raise Walked
+
+    monkeypatch.setattr(records, "walk", fail)
+
+
+def cache_file(tmp_path):
+    (name,) = os.listdir(tmp_path / "cache" / "alexnet-mxnet")
+    return tmp_path / "cache" / "alexnet-mxnet" / name
+
+
+def test_a_file_that_passed_is_not_read_again(remembered, tmp_path, no_walk):
+    found = records.scan(remembered)
+
+    _, labels = bands(20, seed=3)
+    with open(records.index_path(remembered)) as index:
+        assert found.offsets.tolist() == [int(line.split("\t")[1]) for line in index]
+    assert found.offsets.dtype == np.int64 and found.labels.dtype == np.float32
+    assert np.array_equal(found.labels, labels)
+    assert found.classes == ["top", "middle", "bottom"]
+    assert found.path == remembered
+
+
+@pytest.mark.parametrize("name", ["x.rec", "x.idx"])
+@pytest.mark.parametrize("change", ["last byte, same times", "time", "another file"])
+def test_a_file_that_changed_is_read_again(remembered, tmp_path, no_walk, name, change):
+    path = tmp_path / name
+    content, state = path.read_bytes(), os.stat(path)
+    if change == "time":
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    elif change == "another file":
+        (tmp_path / "copy").write_bytes(content)
+        os.replace(tmp_path / "copy", path)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    else:
+        path.write_bytes(content[:-1] + b"\r")
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    with pytest.raises(Walked):
+        records.scan(remembered)
+
+
+def test_a_damaged_file_is_refused_though_it_once_passed(remembered):
+    with open(remembered, "r+b") as file:
+        file.seek(-300, os.SEEK_END)
+        file.truncate()
+    with pytest.raises(UserError, match="record 19 at byte"):
+        records.scan(remembered)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", "cut", "flipped", "pickle"])
+def test_a_damaged_cache_is_ignored(remembered, tmp_path, content):
+    kept = cache_file(tmp_path)
+    whole, expected = kept.read_bytes(), records.scan(remembered)
+    if content == "cut":
+        content = whole[:-40]
+    elif content == "flipped":
+        middle = whole.index(expected.offsets.tobytes()[8:])
+        content = whole[:middle] + b"\1" + whole[middle + 1 :]
+    elif content == "pickle":
+        np.savez(kept, identity=np.array([object()]))
+        content = kept.read_bytes()
+    kept.write_bytes(content)
+
+    found = records.scan(remembered)
+
+    assert np.array_equal(found.offsets, expected.offsets)
+    assert kept.read_bytes() != content, "it is written again"
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(records, "_MANY", 20)
+    assert len(records.scan(write_records(tmp_path / "x", *bands(20, seed=3)))) == 20
+
+
+def test_small_files_and_refused_ones_leave_no_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_records(tmp_path / "x", *bands(20, seed=3))
+    records.scan(path)
+    monkeypatch.setattr(records, "_MANY", 20)
+    rewrite(path, read(path)[:-4])
+    with pytest.raises(UserError):
+        records.scan(path)
+    assert not os.path.exists(tmp_path / "cache")
+
+
+def test_the_fingerprint_is_that_of_size_ends_and_index(tmp_path):
+    made = {}
+    for name, middle in (("a", b"x"), ("b", b"y"), ("c", b"")):
+        with records.create(str(tmp_path / name)) as writer:
+            writer.write(0, JPEG + bytes(99999) + middle + bytes(99999))
+        made[name] = records.fingerprint(str(tmp_path / f"{name}.rec"))
+    assert made["a"] == made["b"] != made["c"]
+    assert len(made["a"]) == 64
+    for name, at in (("a.rec", 40), ("b.rec", -40), ("a.idx", 0)):
+        content = bytearray(read(tmp_path / name))
+        content[at] ^= 1
+        rewrite(tmp_path / name, content)
+        assert records.fingerprint(str(tmp_path / f"{name[0]}.rec")) != made[name[0]]
+        content[at] ^= 1
+        rewrite(tmp_path / name, content)
