@@ -81,12 +81,12 @@ def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[None]:
     os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
     path = f"{prefix}.lock"
     while True:
-        file = open(path, "a+")  # noqa: SIM115 it is held open, and closed below
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115 it is held open, and closed below
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            owner = file.read().strip() or "unknown"
+            owner = file.read().decode(errors="replace").strip() or "unknown"
             file.close()
             raise UserError(
                 f"{flag} {prefix}: another run ({owner}) is writing there; wait for it, or"
@@ -97,13 +97,14 @@ def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[None]:
                 break
         file.close()  # its last owner has just removed it
     try:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk the owner stays unknown
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         _remove_left_over(prefix)
         yield
     finally:
-        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):  # the folder may be gone
+            os.unlink(path)
         file.close()
 
 
@@ -143,7 +144,7 @@ def check_free(prefix: str, overwrite: bool, flag: str = "--model-prefix", after
     if overwrite or not there:
         return
     remedy = "choose another prefix, or pass --overwrite to lose it"
-    if flag == "--model-prefix":
+    if flag == "--model-prefix" and newest(prefix)[0]:
         remedy = "--resume goes on with it, " + remedy
     raise UserError(f"{flag} {prefix}: {there[-1]} is there from an earlier run; {remedy}")
 
@@ -191,8 +192,9 @@ def save(
         del paths["optimizer"]
     with atomic(record_path(prefix, number), *paths.values()) as (record_file, *files):
         files = dict(zip(paths, files))
+        with open(files["symbol"], "w") as file:  # symbol.save is silent about a full disk
+            file.write(symbol.tojson())
         with _errors_of_mxnet():
-            symbol.save(files["symbol"])
             _save_arrays(files["params"], weights)
             if optimizer:
                 _save_arrays(files["optimizer"], optimizer)

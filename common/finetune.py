@@ -21,9 +21,7 @@ class Pretrained(NamedTuple):
 def add_args(parser) -> None:
     """Add the flags that say what to begin from."""
     group = parser.add_argument_group("fine-tuning")
-    group.add_argument(
-        "--pretrained", metavar="PREFIX", help="begin with this checkpoint"
-    )
+    group.add_argument("--pretrained", metavar="PREFIX", help="begin with this checkpoint")
     group.add_argument("--pretrained-epoch", type=int, metavar="N", help="its number")
     group.add_argument(
         "--freeze",

@@ -61,7 +61,7 @@ def add_fit_args(parser) -> None:
     train.add_argument("--seed", type=int, default=0, help="of weights, order and dropout")
     train.add_argument(
         "--skip-nonfinite",
-        type=int,
+        type=cli.positive_int,
         default=0,
         help="how many batches may be left out because their loss is not finite",
     )
@@ -100,6 +100,10 @@ def check_fit_args(args) -> None:
         raise UserError(
             f"--warmup-epochs {args.warmup_epochs:g}: must be at least 0, and less than"
             f" --num-epochs {args.num_epochs}"
+        )
+    if args.num_examples and args.num_examples < args.batch_size:
+        raise UserError(
+            f"--batch-size {args.batch_size}: is more than --num-examples {args.num_examples}"
         )
     _check_output_args(args)
     finetune.check_args(args)
@@ -170,6 +174,7 @@ class Run:
                 self._report(done, validate)  # the run was stopped while it validated
             for epoch in range(done + 1, self.args.num_epochs + 1):
                 self._train_epoch(epoch, batches)
+                self.state.reported = False
                 self._save(epoch)
                 if self.stop.requested:
                     self._leave()
@@ -183,7 +188,7 @@ class Run:
         args, state = self.args, self.state
         start, end = self._end(epoch - 1), self._end(epoch)
         if state.batches == start:
-            self.scores, state.seconds, state.reported = Scores(args.top_k), 0.0, False
+            self.scores, state.seconds = Scores(args.top_k), 0.0
         title = f"epoch {epoch}/{args.num_epochs}"
         past = state.batches - start, (state.batches - start) * args.batch_size
         started = time.monotonic() - state.seconds
@@ -225,7 +230,7 @@ class Run:
             return
         state.skipped -= 1
         remedy = "lower --lr, or leave such batches out with --skip-nonfinite N"
-        if not all(np.isfinite(w.asnumpy()).all() for w in weights(self.module)[0].values()):
+        if not _are_finite(weights(self.module)[0]):
             raise UserError(f"{where}, and weights are not either; lower --lr")
         if args.model_prefix:
             remedy += f"; the state before it is in {self._save(final=True)}"
@@ -255,12 +260,18 @@ class Run:
         number = epoch if kept else state.batches
         state.scores = self.scores.state()
         self.saved_at = time.monotonic()
+        found = weights(self.module)
+        if not _are_finite(found[0]):
+            raise UserError(
+                f"batch {state.batches} of the run: weights are not finite; lower --lr, --resume"
+                " goes on from before"
+            )
         with self._writing(final or self.stop.requested or epoch == args.num_epochs):
             checkpoint.save(
                 prefix,
                 number,
                 self.symbol,
-                *weights(self.module),
+                *found,
                 optimizer_state(self.module),
                 args=vars(args),
                 data=self.fingerprint,
@@ -310,6 +321,10 @@ class Run:
         if args.keep and saved:
             newest = checkpoint.numbers(args.model_prefix)[-args.keep :]
             checkpoint.remove(args.model_prefix, keep=(*newest, state.best["epoch"]))
+
+
+def _are_finite(arrays):
+    return all(np.isfinite(array.asnumpy()).all() for array in arrays.values())
 
 
 def test_io(args, batches, images: int) -> None:
@@ -373,7 +388,7 @@ def bind(
     # The optimizer by name, not as an object: only so does Module spare biases the weight decay.
     name = "nativesgd" if fast and args.optimizer == "sgd" else args.optimizer
     module.init_optimizer(args.kv_store, name, options)
-    if resumed:
+    if resumed and options["begin_num_update"]:  # MXNet makes the state at the first update
         restore_optimizer(module, resumed.optimizer)
     return module
 

@@ -38,12 +38,17 @@ class RunLog:
                 print(
                     f"warning: {self._file.name}: {error.strerror}; no more of it", file=sys.stderr
                 )
+                with contextlib.suppress(OSError):  # or Python 3.13 tells of it later
+                    self._file.close()
                 self._file = None
 
     def say(self, text: str) -> None:
         """Print a line, above the progress bar if one is drawn."""
-        tqdm.write(text)
-        sys.stdout.flush()
+        try:
+            tqdm.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever read it (tee, less) has gone; the run goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:

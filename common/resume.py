@@ -24,6 +24,7 @@ _FIXED = (
     "seed",
     "data_backend",
     "freeze",
+    "top_k",
 )
 # What the first line about a resumed run need not mention.
 _NO_MATTER = ("resume", "load_epoch", "overwrite", "verbose")

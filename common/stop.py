@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT during training: save first, then leave."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -39,7 +40,8 @@ class Stop:
     def leave(self) -> None:
         """End the process as a shell reports a signal: 143 for SIGTERM, 130 for SIGINT."""
         # Not sys.exit: that would wait for the thread that reads images, minutes perhaps.
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, RuntimeError):
+            sys.stdout.flush()
         os._exit(128 + self.requested)
 
     def _handle(self, number, _frame):
@@ -48,6 +50,11 @@ class Stop:
         if again:
             self.leave()
         if not self.unsaved:
-            self._say(f"{name}: nothing to save")
+            self._tell(f"{name}: nothing to save")
             self.leave()
-        self._say(f"{name}: saving after this batch; once more to stop now")
+        self._tell(f"{name}: saving after this batch; once more to stop now")
+
+    def _tell(self, text):
+        # Nobody may be reading, or the signal came in the middle of a print: no reason not to save.
+        with contextlib.suppress(OSError, RuntimeError):
+            self._say(text)

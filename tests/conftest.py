@@ -1,16 +1,26 @@
 """Small real record files, and the entry scripts run as a user runs them."""
 
+import contextlib
+import io
+import json
 import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
 
-import common  # noqa: F401  readies the process for MXNet
-from common import records
+import common  # noqa: F401  readies the process for MXNet, so it comes first
+
+# isort: split
+import mxnet as mx
+
+import train_imagenet
+from common import cli, fit, records
+from common.stop import Stop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -67,3 +77,76 @@ def grey(tmp_path_factory):
         val=write_records(folder / "val", *bands(101, seed=2), names),
         classes=names,
     )
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """As ``grey``, for what trains often: ``train`` (100) and ``val`` (33)."""
+    folder = tmp_path_factory.mktemp("small")
+    return SimpleNamespace(
+        train=write_records(folder / "train", *bands(100, seed=1)),
+        val=write_records(folder / "val", *bands(33, seed=2)),
+    )
+
+
+def run_here(main, *flags):
+    """Call an entry script's ``main`` in this process: quicker than :func:`run_script`.
+
+    A signal that ends a run, which would be the end of this process too, is only its exit code.
+    """
+    nothing, out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(3))
+
+    def leave(stop):
+        sys.exit(128 + stop.requested)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(mock.patch.object(Stop, "leave", leave))
+        stack.enter_context(mock.patch("sys.stdin", nothing))
+        stack.enter_context(mock.patch("sys.argv", ["script.py", *map(str, flags)]))
+        exit_code = stack.enter_context(pytest.raises(SystemExit))
+        cli.run(main)
+    for stream in (out, err):
+        stream.flush()
+    return SimpleNamespace(
+        returncode=exit_code.value.code or 0,
+        stdout=out.buffer.getvalue().decode(),
+        stderr=err.buffer.getvalue().decode(),
+    )
+
+
+def train(*flags):
+    """``train_imagenet.py FLAGS`` in this process."""
+    return run_here(train_imagenet.main, *flags)
+
+
+@contextlib.contextmanager
+def before_batch(number, action):
+    """Have training call ``action`` before each run's batch ``number``, counted from 0."""
+    step = fit.Run._step
+
+    def wrapped(run, batch, title):
+        if run.state.batches == number:
+            action()
+        step(run, batch, title)
+
+    with mock.patch.object(fit.Run, "_step", wrapped):
+        yield
+
+
+def logged(prefix):
+    """What the log has of batches and epochs, but for times and speeds."""
+    with open(f"{prefix}-log.jsonl") as file:
+        lines = [json.loads(line) for line in file]
+    for line in lines:
+        line.pop("time"), line.pop("img_per_s", None)
+    return [line for line in lines if line["event"] in ("batch", "epoch")]
+
+
+def assert_same_arrays(path, other):
+    """Two files that mx.nd.save wrote hold the same arrays, bit for bit."""
+    arrays, others = mx.nd.load(str(path)), mx.nd.load(str(other))
+    assert arrays.keys() == others.keys()
+    for name in arrays:
+        assert np.array_equal(arrays[name].asnumpy(), others[name].asnumpy()), name

@@ -1,0 +1,407 @@
+"""common/checkpoint.py: whole or not there; damage is named; one writer at a time."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from common import checkpoint, files
+from common.cli import UserError
+
+SYMBOL = mx.sym.SoftmaxOutput(
+    mx.sym.FullyConnected(mx.sym.Variable("data"), name="fc1", num_hidden=3), name="softmax"
+)
+
+
+class Killed(BaseException):
+    """Stands for the death of the process."""
+
+
+def arrays(seed):
+    rng = np.random.RandomState(seed)
+    shapes = {"fc1_weight": (3, 5), "fc1_bias": (3,)}
+    return {name: mx.nd.array(rng.normal(size=shape)) for name, shape in shapes.items()}
+
+
+def save(prefix, number, batches=None, symbol=SYMBOL):
+    """A checkpoint whose arrays are those of ``number``."""
+    weights = arrays(number)
+    optimizer = {f"{name}:0": array for name, array in arrays(-number % 1000).items()}
+    batches = 10 * number if batches is None else batches
+    checkpoint.save(prefix, number, symbol, weights, {}, optimizer, batches=batches)
+
+
+def equal(found, expected):
+    return found.keys() == expected.keys() and all(
+        np.array_equal(found[name].asnumpy(), expected[name].asnumpy()) for name in expected
+    )
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    """A prefix, with signs that regular expressions know, of two checkpoints."""
+    prefix = str(tmp_path / "x+(1)")
+    save(prefix, 1)
+    save(prefix, 2)
+    return prefix
+
+
+def test_what_is_saved_is_what_stock_mxnet_loads(prefix):
+    for number in (1, 2):
+        symbol, arg_params, aux_params = checkpoint.load(prefix, number)
+        stock = mx.model.load_checkpoint(prefix, number)
+        assert symbol.tojson() == stock[0].tojson() == SYMBOL.tojson()
+        assert equal(arg_params, stock[1]) and equal(arg_params, arrays(number))
+        assert aux_params == stock[2] == {}
+        optimizer = checkpoint.load_optimizer(prefix, number)
+        assert equal({name[:-2]: array for name, array in optimizer.items()}, arrays(1000 - number))
+        assert checkpoint.load_record(prefix, number)["batches"] == 10 * number
+
+
+def test_without_optimizer_state_there_is_no_file_of_it(prefix):
+    checkpoint.save(prefix, 3, SYMBOL, arrays(3), {"mean": mx.nd.ones(2)}, batches=30)
+    assert not os.path.exists(f"{prefix}-0003-optimizer.params")
+    assert checkpoint.load_optimizer(prefix, 3) == {}
+    assert checkpoint.newest(prefix) == ((prefix, 3), [])
+    assert equal(checkpoint.load(prefix, 3)[2], {"mean": mx.nd.ones(2)})
+
+
+def test_a_prefix_needs_no_folder_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x-0001.params.tmp1").touch()
+    with checkpoint.lock("x"):
+        save("x", 1)
+        assert checkpoint.newest("x") == (("x", 1), [])
+        checkpoint.remove("x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_records_entries_can_be_changed(prefix):
+    before = checkpoint.load_record(prefix, 2)
+    checkpoint.update_record(prefix, 2, reported=True)
+    after = checkpoint.load_record(prefix, 2)
+    assert after.pop("reported") is True
+    assert after.pop("sha256") != before.pop("sha256")
+    assert after == before
+    checkpoint.verify(prefix, 2)
+
+
+def flip(path):
+    with open(path, "r+b") as file:
+        middle = os.path.getsize(path) // 2
+        file.seek(middle)
+        byte = file.read(1)[0]
+        file.seek(middle)
+        file.write(bytes([byte ^ 1]))
+
+
+def cut(path):
+    os.truncate(path, os.path.getsize(path) - 2)  # a record ends in a newline that tells nothing
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def replace(path):
+    """Another checkpoint's file of the same kind is copied over it."""
+    if path.endswith("-symbol.json"):
+        save("y", 1, symbol=mx.sym.FullyConnected(SYMBOL, name="fc2", num_hidden=3))
+        shutil.copy("y-symbol.json", path)
+    else:
+        shutil.copy(path.replace("0002", "0001"), path)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty, os.unlink, replace])
+@pytest.mark.parametrize(
+    "name", ["-0002.params", "-0002-optimizer.params", "-symbol.json", "-0002.json"]
+)
+def test_every_damage_is_refused_by_the_name_of_the_file(
+    prefix, tmp_path, monkeypatch, name, damage
+):
+    monkeypatch.chdir(tmp_path)
+    damage(prefix + name)
+    with pytest.raises(UserError) as error:
+        checkpoint.verify(prefix, 2)
+    assert prefix + name in str(error.value) and "\n" not in str(error.value)
+    if name in ("-0002.params", "-symbol.json"):
+        with pytest.raises(UserError) as error:
+            checkpoint.load(prefix, 2)
+        assert prefix + name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_bit_of_a_record_can_change_unnoticed(prefix):
+    path = checkpoint.record_path(prefix, 2)
+    record = checkpoint.load_record(prefix, 2)
+    with open(path, "rb") as file:
+        whole = file.read()
+    refused = 0
+    for at in range(len(whole)):
+        with open(path, "wb") as file:
+            file.write(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:
+            assert checkpoint.load_record(prefix, 2) == record
+        except UserError as error:
+            refused += 1
+            assert path in str(error)
+    assert refused > 0.9 * len(whole)
+
+
+def test_the_newest_is_the_one_that_is_furthest_on(prefix):
+    partial = checkpoint.partial(prefix)
+    assert checkpoint.newest(prefix) == ((prefix, 2), [])
+    save(partial, 25, batches=25)
+    assert checkpoint.newest(prefix) == ((partial, 25), [])
+    save(partial, 9, batches=9)
+    save(prefix, 3)
+    assert checkpoint.newest(prefix) == ((prefix, 3), [])
+    assert checkpoint.newest(f"{prefix}none") == (None, [])
+
+
+def test_damaged_and_half_written_ones_are_passed_over(prefix):
+    partial = checkpoint.partial(prefix)
+    save(prefix, 3)
+    save(partial, 35, batches=35)
+    save(partial, 36, batches=36)
+    flip(f"{partial}-0036.params")
+    cut(f"{partial}-0035.json")
+    os.unlink(f"{prefix}-0003.json")
+    place, damaged = checkpoint.newest(prefix)
+    assert place == (prefix, 2)
+    assert sorted(line.split(":")[0] for line in damaged) == [
+        f"{partial}-0035.json",
+        f"{partial}-0036.params",
+    ]
+    empty(f"{prefix}-0002-optimizer.params")
+    assert checkpoint.newest(prefix)[0] == (prefix, 1)
+    empty(f"{prefix}-symbol.json")
+    assert checkpoint.newest(prefix)[0] is None
+
+
+def test_what_is_no_training_runs_is_not_gone_on_with(prefix):
+    checkpoint.save(prefix, 5, SYMBOL, arrays(5), {})
+    mx.model.save_checkpoint(prefix, 6, SYMBOL, arrays(6), {})
+    assert checkpoint.newest(prefix) == ((prefix, 2), [])
+
+
+@pytest.mark.parametrize("renames", range(4))
+def test_a_kill_between_two_renames_leaves_the_checkpoint_before(
+    prefix, tmp_path, monkeypatch, renames
+):
+    done = []
+    rename = os.replace
+
+    def kill_after_some(source, target):
+        if len(done) == renames:
+            raise Killed
+        done.append(target)
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", kill_after_some)
+        patch.setattr(files.os, "unlink", lambda path: None)  # the dead tidy up nothing
+        with pytest.raises(Killed):
+            save(prefix, 3)
+    assert not os.path.exists(checkpoint.record_path(prefix, 3))
+    assert checkpoint.newest(prefix) == ((prefix, 2), [])
+    assert equal(checkpoint.load(prefix, 2)[1], arrays(2))
+    assert sum(".tmp" in name for name in os.listdir(tmp_path)) == 4 - renames
+    with checkpoint.lock(prefix):
+        assert not any(".tmp" in name for name in os.listdir(tmp_path))
+    save(prefix, 3)
+    assert checkpoint.newest(prefix) == ((prefix, 3), [])
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_what_fails_to_be_saved_changes_nothing(prefix, tmp_path, monkeypatch, before):
+    whole, flush, flushed = contents(tmp_path), files._flush, []
+
+    def fail(path):
+        if len(flushed) == before:
+            raise OSError(28, "No space left on device")
+        flushed.append(path)
+        flush(path)
+
+    monkeypatch.setattr(files, "_flush", fail)
+    with pytest.raises(UserError, match="No space left on device"):
+        save(prefix, 2, batches=21)
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize("removals", range(6))
+def test_a_kill_while_old_ones_are_removed_leaves_no_half_for_whole(
+    prefix, tmp_path, monkeypatch, removals
+):
+    save(prefix, 3)
+    done, unlink = [], os.unlink
+
+    def kill_after_some(path):
+        if len(done) == removals:
+            raise Killed
+        done.append(path)
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "unlink", kill_after_some)
+        with pytest.raises(Killed):
+            checkpoint.remove(prefix, keep=())
+    assert checkpoint.newest(prefix) == ((prefix, 3), [])
+    checkpoint.remove(prefix, keep=(3,))
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        f"x+(1)-{name}"
+        for name in ("0003.json", "0003.params", "0003-optimizer.params", "symbol.json")
+    )
+    assert equal(checkpoint.load(prefix, 3)[1], arrays(3))
+
+
+def test_remove_keeps_what_it_is_told_and_other_prefixes(prefix, tmp_path):
+    other = f"{prefix}-b"
+    save(other, 1)
+    save(checkpoint.partial(prefix), 1)
+    save(prefix, 12345)
+    checkpoint.remove(prefix, keep=(2, 12345))
+    assert checkpoint.numbers(prefix) == [2, 12345]
+    assert not os.path.exists(f"{prefix}-0001.json")
+    for number in (2, 12345):
+        checkpoint.verify(prefix, number)
+    checkpoint.remove(prefix)
+    left = {name[len("x+(1)") :] for name in os.listdir(tmp_path)}
+    assert all(name.startswith(("-b-", "-partial-")) for name in left) and len(left) == 8
+    checkpoint.verify(other, 1)
+    checkpoint.verify(checkpoint.partial(prefix), 1)
+
+
+def test_an_earlier_runs_checkpoints_are_in_the_way_unless_given_up(prefix, tmp_path):
+    with pytest.raises(UserError, match=r"0002\.params is there.*--resume.*--overwrite"):
+        checkpoint.check_free(prefix, overwrite=False)
+    with pytest.raises(UserError, match="--out-prefix") as error:
+        checkpoint.check_free(prefix, False, "--out-prefix")
+    assert "--resume" not in str(error.value)
+    checkpoint.check_free(prefix, overwrite=True)
+    checkpoint.check_free(prefix, overwrite=False, after=2)
+    with pytest.raises(UserError, match="0002"):
+        checkpoint.check_free(prefix, overwrite=False, after=1)
+    checkpoint.check_free(prefix[:-1], overwrite=False)
+    checkpoint.remove(prefix)
+    checkpoint.check_free(prefix, overwrite=False)
+    save(checkpoint.partial(prefix), 7)
+    with pytest.raises(UserError, match="partial-0007"):
+        checkpoint.check_free(prefix, overwrite=False, after=9)
+
+
+HOLD = """
+import sys
+from common import checkpoint
+with checkpoint.lock(sys.argv[1]):
+    open(sys.argv[1] + "-0009.params.tmp1", "w").close()
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_another_process_is_refused_until_the_owner_is_dead(prefix, tmp_path):
+    owner = subprocess.Popen(
+        [sys.executable, "-c", HOLD, prefix],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with owner:
+        try:
+            assert owner.stdout.readline() == b"locked\n"
+            with pytest.raises(UserError) as error, checkpoint.lock(prefix):
+                pass
+            assert f"(process {owner.pid} on {socket.gethostname()})" in str(error.value)
+            assert prefix in str(error.value) and "\n" not in str(error.value)
+            assert f"{prefix}-0009.params.tmp1" in map(str, tmp_path.iterdir())  # it is in use
+        finally:
+            owner.kill()
+    assert owner.returncode == -signal.SIGKILL
+    assert os.path.exists(f"{prefix}.lock")  # and no obstacle
+    with checkpoint.lock(prefix):
+        assert not os.path.exists(f"{prefix}-0009.params.tmp1")
+    assert not os.path.exists(f"{prefix}.lock")
+
+
+def side_by_side(count, function):
+    threads = [threading.Thread(target=function) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_of_several_starters_exactly_one_wins(tmp_path):
+    prefix, count = str(tmp_path / "x"), 6
+    for _ in range(20):
+        begin, decided = threading.Barrier(count), threading.Barrier(count)
+        won = []
+
+        def start(begin=begin, decided=decided, won=won):
+            begin.wait()
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(checkpoint.lock(prefix))
+                    won.append(threading.get_ident())
+                except UserError:
+                    pass
+                decided.wait()
+
+        side_by_side(count, start)
+        assert len(won) == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_two_are_inside_while_many_come_and_go(tmp_path):
+    prefix, inside, most, turns = str(tmp_path / "x"), [], [], []
+
+    def come_and_go():
+        for _ in range(100):
+            with contextlib.suppress(UserError), checkpoint.lock(prefix):
+                inside.append(1)
+                most.append(len(inside))
+                turns.append(1)
+                inside.pop()
+
+    side_by_side(4, come_and_go)
+    assert max(most) == 1 and len(turns) > 4
+
+
+def test_a_lock_that_its_last_owner_has_just_removed_is_none(prefix, monkeypatch):
+    flock, removed = checkpoint.fcntl.flock, []
+
+    def after_removal(file, how):
+        if not removed:
+            removed.append(os.unlink(f"{prefix}.lock"))
+        flock(file, how)
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", after_removal)
+    with checkpoint.lock(prefix), pytest.raises(UserError), checkpoint.lock(prefix):
+        pass
+
+
+def test_left_over_temporary_files_go_but_not_another_prefixs(tmp_path):
+    mine = ["a-0001.params", "a-0001-optimizer.params", "a-0001.json", "a-symbol.json"]
+    mine += ["a-partial-12345.params", "a-partial-symbol.json", "a-config.json"]
+    theirs = ["a-b-0001.params", "a-b-config.json", "b-0001.params", "aa-symbol.json"]
+    theirs += ["a-b-partial-0001.json", "a-val.rec"]
+    for name in mine + theirs:
+        (tmp_path / f"{name}.tmp123").touch()
+    (tmp_path / "a-0001.params").touch()
+    with checkpoint.lock(str(tmp_path / "a")):
+        pass
+    left = sorted(os.listdir(tmp_path))
+    assert left == sorted([*(f"{name}.tmp123" for name in theirs), "a-0001.params"])

@@ -1,0 +1,601 @@
+"""Going on with training is as if it had never stopped; what does not fit is refused."""
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+from types import SimpleNamespace
+from unittest import mock
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import (
+    assert_refused,
+    assert_same_arrays,
+    bands,
+    before_batch,
+    logged,
+    run_here,
+    train,
+    write_records,
+)
+
+import predict
+import score
+import symbols
+from common import checkpoint, evaluate, fit, resume
+from common.cli import UserError
+
+# The optimizer's state, by itself.
+
+SHAPE, CLASSES = (1, 4, 4), 3
+STATEFUL = {"sgd": 1, "nag": 1, "adam": 2, "rmsprop": 1, "adagrad": 1, "adadelta": 2}
+KINDS = [*((name, 0.9) for name in STATEFUL), ("sgd", 0.0), ("nag", 0.0)]
+
+
+def mlp():
+    net = mx.sym.FullyConnected(mx.sym.Variable("data"), name="fc1", num_hidden=7)
+    net = mx.sym.Activation(net, act_type="tanh", name="tanh1")
+    net = mx.sym.FullyConnected(net, name="fc2", num_hidden=CLASSES)
+    return mx.sym.SoftmaxOutput(net, name="softmax")
+
+
+def settings(optimizer="sgd", mom=0.9, **changes):
+    chosen = dict(optimizer=optimizer, mom=mom, lr=0.1, wd=0.01, lr_schedule="cosine")
+    chosen.update(lr_step_epochs=[], lr_factor=0.1, warmup_epochs=0, num_epochs=4)
+    chosen.update(batch_size=12, image_shape=SHAPE, initializer="xavier", kv_store="device")
+    return SimpleNamespace(**{**chosen, "seed": 0, "deterministic": True, **changes})
+
+
+def module_on(devices, args, prefix=None):
+    """A module on ``devices`` CPU contexts; it goes on from ``prefix`` if that is given."""
+    resumed = None
+    if prefix:
+        state = resume.State()
+        state.batches = 4
+        _, *weights = checkpoint.load(prefix, 4)
+        optimizer = checkpoint.load_optimizer(prefix, 4)
+        resumed = resume.Resumed((prefix, 4), state, *weights, optimizer, [])
+    contexts = [mx.cpu(i) for i in range(devices)]
+    return fit.bind(mlp(), contexts, args, fit._schedule(args, 8), resumed)
+
+
+def train_module(module, batches):
+    """Train on ``batches``, and return the learning rate of each."""
+    rates = []
+    for number in batches:
+        rng = np.random.RandomState(number)
+        data, label = rng.normal(size=(12, *SHAPE)), rng.randint(0, CLASSES, 12)
+        module.forward_backward(mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)]))
+        module.update()
+        rates.append(module._optimizer.learning_rate)
+    return rates
+
+
+def save_module(module, prefix):
+    state = resume.optimizer_state(module)
+    checkpoint.save(prefix, 4, mlp(), *resume.weights(module), state, batches=4)
+    return state
+
+
+def values(module):
+    weights, _ = resume.weights(module)
+    state = resume.optimizer_state(module)
+    return {name: array.asnumpy() for name, array in {**weights, **state}.items()}
+
+
+@pytest.mark.parametrize("kv_store", ["device", "local", "local, updates on devices"])
+@pytest.mark.parametrize("optimizer, mom", KINDS)
+def test_optimizer_goes_on_exactly_on_as_many_devices_or_others(
+    tmp_path, monkeypatch, optimizer, mom, kv_store
+):
+    if "on devices" in kv_store:  # MXNet's way with local and large weights; its keys are others
+        monkeypatch.setenv("MXNET_UPDATE_ON_KVSTORE", "0")
+    args = settings(optimizer, mom, kv_store=kv_store.split(",")[0])
+    # The others divide by the root of a mean square, and so make more of rounding where that is 0.
+    rounding = 1e-6 if optimizer in ("sgd", "nag") else 1e-4
+    whole = {}
+    for devices in (1, 2, 3):
+        module = module_on(devices, args)
+        train_module(module, range(4))
+        state = save_module(module, str(tmp_path / f"on{devices}"))
+        kept = STATEFUL[optimizer] if mom or optimizer not in ("sgd", "nag") else 0
+        assert len(state) == 4 * kept
+        train_module(module, range(4, 8))
+        whole[devices] = values(module)
+
+    for before, after in ((1, 1), (2, 2), (3, 3), (1, 2), (1, 3), (2, 1), (3, 1), (2, 3)):
+        module = module_on(after, args, str(tmp_path / f"on{before}"))
+        train_module(module, range(4, 8))
+        found = values(module)
+        assert found.keys() == whole[1].keys()
+        for name in found:
+            if before == after:
+                assert np.array_equal(found[name], whole[before][name]), name
+            else:
+                np.testing.assert_allclose(found[name], whole[1][name], rtol=1e-5, atol=rounding)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (("sgd", 0.9), ("sgd", 0.0)),
+        (("sgd", 0.0), ("sgd", 0.9)),
+        (("adam", 0), ("sgd", 0.9)),
+        (("adagrad", 0), ("adam", 0)),
+    ],
+)
+def test_another_optimizers_state_is_refused(tmp_path, before, after, devices):
+    prefix = str(tmp_path / "x")
+    save_module(module_on_trained(devices, settings(*before)), prefix)
+    with pytest.raises(UserError, match="--optimizer, --mom"):
+        module_on(devices, settings(*after), prefix)
+
+
+def module_on_trained(devices, args):
+    module = module_on(devices, args)
+    train_module(module, range(4))
+    return module
+
+
+@pytest.mark.parametrize("warmup", [0, 0.5, 2.5])
+@pytest.mark.parametrize("schedule", ["step", "linear", "cosine"])
+def test_learning_rate_goes_on_where_it_was(tmp_path, schedule, warmup):
+    args = settings(lr_schedule=schedule, lr_step_epochs=[1.5, 3], warmup_epochs=warmup)
+    prefix = str(tmp_path / "x")
+    module = module_on(1, args)
+    rates = train_module(module, range(4))
+    save_module(module, prefix)
+    rates += train_module(module, range(4, 8))
+    assert len(set(rates[4:])) > 1  # two updates an epoch, so all of them change within the last 4
+    resumed = module_on(1, args, prefix)
+    assert train_module(resumed, range(4, 8)) == rates[4:]
+
+
+# Whole runs. Seven batches are an epoch here, the last of which goes on with the next epoch's.
+
+LENET = ["--network", "lenet", "--dataset", "mnist", "--deterministic", "--disp-batches", 1]
+LENET += ["--batch-size", 16, "--num-epochs", 2]
+EPOCH = 7
+
+
+@pytest.fixture(scope="module")
+def flags(small):
+    return [*LENET, "--data-train", small.train, "--data-val", small.val]
+
+
+@pytest.fixture(scope="module")
+def finished(flags, tmp_path_factory):
+    """The prefix of a run of two epochs that was never stopped; to be copied, not changed."""
+    prefix = tmp_path_factory.mktemp("finished") / "x"
+    assert train(*flags, "--model-prefix", prefix).returncode == 0
+    return prefix
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished.parent, tmp_path / "copied")
+    return tmp_path / "copied" / "x"
+
+
+def assert_same_run(prefix, other, epochs=2):
+    assert logged(prefix) == logged(other)
+    for kind in ("", "-optimizer"):
+        name = f"-{epochs:04d}{kind}.params"
+        assert_same_arrays(f"{prefix}{name}", f"{other}{name}")
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+_UPDATE = mx.mod.Module.update
+
+
+def count_updates():
+    """Within it, a mock whose call_count is how many batches were trained."""
+    return mock.patch.object(mx.mod.Module, "update", autospec=True, side_effect=_UPDATE)
+
+
+def dropout_net(num_classes):
+    net = mx.sym.Convolution(mx.sym.Variable("data"), name="c1", num_filter=4, kernel=(5, 5))
+    net = mx.sym.Activation(net, act_type="relu", name="relu1")
+    net = mx.sym.Dropout(mx.sym.Flatten(net, name="flat"), p=0.5, name="drop")
+    net = mx.sym.FullyConnected(net, name="fc", num_hidden=num_classes)
+    return mx.sym.SoftmaxOutput(net, name="softmax")
+
+
+@pytest.fixture
+def augmented(tmp_path, monkeypatch):
+    """Flags of runs with all that is drawn at random: dropout, crops, mirrors, lighting."""
+    monkeypatch.setitem(symbols.NETWORKS, "lenet", dropout_net)
+    path = write_records(tmp_path / "colour", *bands(50, seed=1, size=24, channels=3))
+    random = ["--random-crop", 1, "--random-mirror", 1, "--pca-noise", 0.5, "--num-epochs", 3]
+    shape = ["--image-shape", "3,20,20", "--resize", 24, "--rgb-mean", "90,90,90"]
+    deviation = ["--rgb-std", "60,60,60", "--lr", 0.01]
+    return [*LENET, *random, *shape, *deviation, "--data-train", path, "--data-val", path]
+
+
+def test_stopped_after_every_batch_it_is_the_uninterrupted_run_bit_for_bit(augmented, tmp_path):
+    whole, prefix = tmp_path / "whole", tmp_path / "x"
+    assert train(*augmented, "--model-prefix", whole).returncode == 0
+    stops = 0
+    for _ in range(30):
+        with mock.patch.object(fit.Run, "_is_due", stop_now):
+            result = train(*augmented, "--model-prefix", prefix, "--resume")
+        stops += result.returncode == 143
+        if result.returncode == 0:
+            break
+    assert stops == 7  # ten batches: in three of them an epoch ends, and is saved anyway
+    assert_same_run(prefix, whole, epochs=3)
+
+
+def stop_now(run):
+    """In place of Run._is_due: a signal after each batch."""
+    terminate()
+    return True
+
+
+@pytest.mark.parametrize("flag", ["--seed", "--random-mirror", "--random-crop", "--pca-noise"])
+def test_what_is_random_tells_in_the_result(augmented, tmp_path, flag):
+    """Or bit-equal runs above would say nothing about it."""
+    losses = []
+    for value in (0, 1):
+        result = train(
+            *augmented, "--num-epochs", 1, "--model-prefix", tmp_path / str(value), flag, value
+        )
+        assert result.returncode == 0, result.stderr
+        losses.append(logged(tmp_path / str(value))[-1]["train"]["loss"])
+    assert losses[0] != losses[1]
+
+
+def test_on_other_devices_it_goes_on_to_the_same_result(flags, finished, tmp_path):
+    prefix = tmp_path / "x"
+    flags = [*flags, "--model-prefix", prefix]
+    with before_batch(4, terminate):
+        assert train(*flags, "--cpus", 2).returncode == 143
+    with before_batch(9, terminate):
+        assert train(*flags, "--cpus", 3, "--resume").returncode == 143
+    assert train(*flags, "--resume").returncode == 0
+    found, expected = (mx.nd.load(f"{path}-0002.params") for path in (prefix, finished))
+    for name in expected:
+        np.testing.assert_allclose(
+            found[name].asnumpy(), expected[name].asnumpy(), rtol=1e-3, atol=1e-5
+        )
+
+
+def test_load_epoch_trains_again_from_there(flags, finished, copied):
+    flags = [*flags, "--model-prefix", copied, "--load-epoch", 1]
+    assert_refused(train(*flags), f"{copied}-0002.params", "--overwrite")
+    checkpoint.verify(str(copied), 2)
+    result = train(*flags, "--overwrite")
+    assert result.returncode == 0, result.stderr
+    assert f"going on from {copied}-0001.params" in result.stdout
+    assert logged(copied) == logged(finished) + logged(finished)[EPOCH + 1 :]
+    assert_same_arrays(f"{copied}-0002.params", f"{finished}-0002.params")
+    assert_refused(train(*flags[:-1], 7), f"{copied}-0007")
+
+
+def test_resume_with_nothing_there_begins_anew_and_says_so(flags, finished, tmp_path):
+    result = train(*flags, "--model-prefix", tmp_path / "x", "--resume")
+    assert result.returncode == 0
+    assert f"no checkpoint at {tmp_path / 'x'} yet: beginning anew" in result.stdout
+    assert_same_run(tmp_path / "x", finished)
+
+
+def test_resume_with_everything_trained_says_so_and_changes_no_weight(flags, finished, copied):
+    with count_updates() as updates:
+        result = train(*flags, "--model-prefix", copied, "--resume")
+    assert result.returncode == 0 and result.stderr == ""
+    assert "it has 2 epochs already; --num-epochs asks for no more" in result.stdout
+    assert updates.call_count == 0
+    assert_same_run(copied, finished)
+
+
+def test_more_epochs_than_before_go_on_and_the_change_is_printed(flags, copied):
+    flags = [*flags, "--model-prefix", copied, "--resume", "--num-epochs", 3, "--lr", 0.01]
+    with count_updates() as updates:
+        result = train(*flags)
+    assert result.returncode == 0
+    changed = result.stdout.split("; changed: ")[1].splitlines()[0]
+    assert changed.split(", ")[:2] == ["num_epochs 2 -> 3", "lr 0.05 -> 0.01"]
+    assert updates.call_count == 19 - 13
+    assert [line["epoch"] for line in logged(copied) if line["event"] == "epoch"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_stopped_while_it_validates_it_validates_and_trains_nothing_twice(
+    flags, finished, tmp_path, epoch
+):
+    flags = [*flags, "--model-prefix", tmp_path / "x"]
+    with validations_that_stop_at(epoch):
+        result = train(*flags)
+    assert result.returncode == 143 and "nothing to save" in result.stdout
+    assert sum(line["event"] == "epoch" for line in logged(tmp_path / "x")) == epoch - 1
+    with count_updates() as updates:
+        assert train(*flags, "--resume").returncode == 0
+    assert updates.call_count == (13 - EPOCH if epoch == 1 else 0)
+    assert_same_run(tmp_path / "x", finished)
+
+
+def validations_that_stop_at(epoch):
+    validate, calls = evaluate.Evaluator.__call__, []
+
+    def stopping(evaluator, *weights):
+        calls.append(1)
+        if len(calls) == epoch:
+            terminate()
+        return validate(evaluator, *weights)
+
+    return mock.patch.object(evaluate.Evaluator, "__call__", stopping)
+
+
+# What does not fit.
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Training records of other images, and of four classes."""
+    folder = tmp_path_factory.mktemp("others")
+    images, labels = bands(100, seed=9)
+    return SimpleNamespace(
+        images=write_records(folder / "images", images, labels),
+        classes=write_records(folder / "classes", images, np.arange(100) % 4),
+    )
+
+
+ALEXNET = ["--network", "alexnet", "--dataset", "cifar10", "--image-shape", "1,67,67"]
+ALEXNET += ["--rgb-mean", "90", "--rgb-std", "60", "--pca-noise", 0, "--batch-size", 16]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (ALEXNET, ["--network alexnet", "lenet"]),
+        (["--data-train", "classes"], ["--num-classes 4", "trained with 3"]),
+        (["--image-shape", "1,36,36"], ["--image-shape", "36", "32"]),
+        (["--optimizer", "adam"], ["--optimizer adam", "sgd"]),
+        (["--mom", 0], ["--optimizer, --mom"]),
+        (["--batch-size", 20], ["--batch-size 20", "16"]),
+        (["--num-examples", 90], ["--num-examples 90", "None"]),
+        (["--seed", 1], ["--seed 1", "0"]),
+        (["--data-train", "images"], ["images.rec", "other records"]),
+        (["--benchmark", 1, "--num-classes", 3], ["other records"]),
+    ],
+    ids=lambda value: str(value[0]).replace(" ", "") if isinstance(value, list) else None,
+)
+@pytest.mark.parametrize("way", [["--resume"], ["--load-epoch", 2]], ids=["resume", "load-epoch"])
+def test_what_does_not_fit_is_refused_in_one_line(flags, finished, others, change, words, way):
+    change = [vars(others).get(value, value) for value in change]
+    before = contents(finished.parent)
+    result = train(*flags, *change, "--model-prefix", finished, *way)
+    assert_refused(result, *words)
+    before.pop("x-log.jsonl"), before.pop("x-config.json")
+    after = contents(finished.parent)
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() == {"x-log.jsonl", "x-config.json"}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (["--resume", "--load-epoch", 1], "--resume and --load-epoch"),
+        (["--resume", "--overwrite"], "--resume and --overwrite"),
+        (["--save-minutes", 0], "--save-minutes"),
+        (["--keep", 0], "--keep"),
+        (["--save-period", 0], "--save-period"),
+        (["--num-examples", 5], "--batch-size 16"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, tmp_path, change, words):
+    assert_refused(train(*flags, "--model-prefix", tmp_path / "x", *change), words)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [["--resume"], ["--load-epoch", 1], ["--overwrite"], ["--save-minutes", 1], ["--keep", 1]],
+)
+def test_flags_of_checkpoints_need_a_prefix(flags, flag):
+    assert_refused(train(*flags, *flag), flag[0], "--model-prefix")
+
+
+def damage(path):
+    with open(path, "r+b") as file:
+        file.seek(os.path.getsize(path) // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 64]))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(flags, finished, copied):
+    flags = [*flags, "--model-prefix", copied]
+    damage(f"{copied}-0002-optimizer.params")
+    assert_refused(train(*flags, "--load-epoch", 2), f"{copied}-0002-optimizer.params", "damaged")
+    result = train(*flags, "--resume")
+    assert result.returncode == 0, result.stderr
+    assert f"not used: {copied}-0002-optimizer.params: is damaged" in result.stdout
+    assert f"going on from {copied}-0001.params" in result.stdout
+    assert_same_arrays(f"{copied}-0002-optimizer.params", f"{finished}-0002-optimizer.params")
+
+
+def test_with_all_damaged_it_neither_goes_on_nor_begins_anew(flags, copied):
+    damage(f"{copied}-symbol.json")
+    before = contents(copied.parent)
+    result = train(*flags, "--model-prefix", copied, "--resume")
+    assert_refused(result, "--resume", str(copied), "--overwrite")
+    assert result.stdout.count("not used: ") == 2
+    assert before.items() <= contents(copied.parent).items()
+    assert train(*flags, "--model-prefix", copied, "--overwrite").returncode == 0
+    checkpoint.verify(str(copied), 2)
+
+
+def test_a_checkpoint_of_stock_mxnet_is_used_but_not_gone_on_with(flags, small, finished, tmp_path):
+    network = mx.model.load_checkpoint(str(finished), 2)
+    prefix = tmp_path / "stock"
+    mx.model.save_checkpoint(str(prefix), 2, *network)
+    shutil.copy(f"{finished}-config.json", f"{prefix}-config.json")
+    for way in (["--load-epoch", 2], ["--resume"]):
+        result = train(*flags, "--model-prefix", prefix, *way)
+        assert_refused(result, f"{prefix}-0002.")
+        assert "--resume goes on with it" not in result.stderr
+    chosen = ["--model-prefix", prefix, "--load-epoch", 2]
+    assert "33 images" in run_here(score.main, *chosen, "--data-val", small.val).stdout
+    cv2.imwrite(str(tmp_path / "x.png"), bands(1, seed=3)[0][0])
+    assert run_here(predict.main, *chosen, tmp_path / "x.png").returncode == 0
+
+
+# What is saved when, and what is kept.
+
+
+class Judged:
+    """In place of validation: each epoch's top-1 as told."""
+
+    def __init__(self, top1):
+        self._top1 = iter(top1)
+
+    def __call__(self, *_weights):
+        found = next(self._top1)
+        return SimpleNamespace(figures=lambda: {"top-1": found})
+
+
+def look(seen, number, prefix):
+    seen[number] = checkpoint.numbers(prefix), checkpoint.numbers(checkpoint.partial(prefix))
+
+
+def test_the_newest_and_the_best_are_kept_even_over_a_stop(flags, tmp_path, monkeypatch):
+    prefix = str(tmp_path / "x")
+    flags = [*flags, "--num-epochs", 5, "--keep", 2, "--model-prefix", prefix]
+    seen = {}
+    judged = Judged([0.2, 0.9, 0.1, 0.3, 0.4])
+    monkeypatch.setattr(evaluate, "Evaluator", lambda *_args: judged)
+    note = functools.partial(look, seen, 20, prefix)
+    with before_batch(20, note), before_batch(23, terminate):
+        assert train(*flags).returncode == 143
+    assert seen == {20: ([2, 3], [])}
+    assert train(*flags, "--resume").returncode == 0
+    assert checkpoint.numbers(prefix) == [2, 4, 5]
+    assert checkpoint.load_record(prefix, 5)["best"] == {"epoch": 2, "top-1": 0.9}
+    for number in (2, 4, 5):
+        checkpoint.verify(prefix, number)
+
+
+def test_save_minutes_keeps_one_partial_checkpoint_and_none_after_the_epoch(flags, tmp_path):
+    prefix = str(tmp_path / "x")
+    seen = {}
+    with contextlib.ExitStack() as stack:
+        for number in (2, 6, 7, 8):
+            stack.enter_context(before_batch(number, functools.partial(look, seen, number, prefix)))
+        train(*flags, "--model-prefix", prefix, "--save-minutes", 1e-9)
+    assert seen == {2: ([], [2]), 6: ([], [6]), 7: ([1], []), 8: ([1], [8])}
+    assert checkpoint.numbers(prefix) == [1, 2]
+    assert not any("partial" in name for name in os.listdir(tmp_path))
+
+
+def test_save_period_numbers_only_each_so_many_epochs_but_loses_none(flags, finished, tmp_path):
+    prefix = str(tmp_path / "x")
+    flags = [*flags, "--num-epochs", 3, "--save-period", 2, "--model-prefix", prefix]
+    with before_batch(7, lambda: signal.raise_signal(signal.SIGINT)):
+        assert train(*flags).returncode == 130  # nothing is unsaved then
+    assert checkpoint.numbers(prefix) == []
+    assert checkpoint.newest(prefix)[0] == (checkpoint.partial(prefix), 7)
+    assert train(*flags, "--resume").returncode == 0
+    assert checkpoint.numbers(prefix) == [2, 3]
+    assert not any("partial" in name for name in os.listdir(tmp_path))
+    assert [line["epoch"] for line in logged(prefix) if line["event"] == "epoch"] == [1, 2, 3]
+
+
+# A loss that is not finite.
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """spoil(2, 4) makes those batches of every run not-a-number, until spoil()."""
+    spoilt = set()
+    step = fit.Run._step
+
+    def spoiling(run, batch, title):
+        if run.state.batches in spoilt:
+            batch = mx.io.DataBatch([batch.data[0] * np.nan], batch.label, pad=0)
+        step(run, batch, title)
+
+    def choose(*numbers):
+        spoilt.clear()
+        spoilt.update(numbers)
+
+    monkeypatch.setattr(fit.Run, "_step", spoiling)
+    return choose
+
+
+@pytest.mark.parametrize("batch", [0, 1, 4, 6, 7, 9, 12])
+def test_it_ends_with_the_state_of_before(flags, finished, tmp_path, spoil, batch):
+    prefix = str(tmp_path / "x")
+    flags = [*flags, "--model-prefix", prefix]
+    spoil(batch)
+    result = train(*flags)
+    epoch = 1 + batch // EPOCH
+    assert_refused(result, f"epoch {epoch}/2, batch {batch} of the run", "--skip-nonfinite")
+    place = (checkpoint.partial(prefix), batch)
+    assert checkpoint.params_path(*place) in result.stderr
+    assert checkpoint.newest(prefix) == (place, [])
+    weights = checkpoint.load(*place)[1]
+    assert all(np.isfinite(array.asnumpy()).all() for array in weights.values())
+    assert_refused(train(*flags, "--resume"), f"epoch {epoch}/2, batch {batch} of the run")
+    spoil()
+    resumed = train(*flags, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(prefix, finished)
+
+
+def test_without_a_prefix_it_ends_as_well(flags, spoil):
+    spoil(3)
+    assert_refused(train(*flags), "epoch 1/2, batch 3 of the run")
+
+
+def test_as_many_as_allowed_are_left_out_over_a_stop_too(flags, tmp_path, spoil):
+    allowed = [*flags, "--skip-nonfinite", 2, "--model-prefix"]
+    spoil(2, 8)
+    result = train(*allowed, tmp_path / "x")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("left out, 1 of --skip-nonfinite allowed") == 1
+    assert result.stdout.count("left out, 2 of --skip-nonfinite allowed") == 1
+    assert checkpoint.load_record(str(tmp_path / "x"), 2)["skipped"] == 2
+    weights = checkpoint.load(str(tmp_path / "x"), 2)[1]
+    assert all(np.isfinite(array.asnumpy()).all() for array in weights.values())
+
+    with before_batch(4, terminate):
+        assert train(*allowed, tmp_path / "stopped").returncode == 143
+    assert train(*allowed, tmp_path / "stopped", "--resume").returncode == 0
+    assert_same_run(tmp_path / "stopped", tmp_path / "x")
+
+    spoil(2, 8, 10)
+    assert_refused(train(*allowed, tmp_path / "third"), "batch 10 of the run")
+
+
+def test_weights_that_blow_up_are_never_saved(flags, tmp_path):
+    prefix = str(tmp_path / "x")
+    flags = [*flags, "--save-minutes", 1e-9, "--model-prefix", prefix]
+    with before_batch(3, terminate):
+        assert train(*flags).returncode == 143
+    result = train(*flags, "--resume", "--lr", 1e39)
+    assert_refused(result, "weights", "lower --lr")
+    place, damaged = checkpoint.newest(prefix)
+    assert place == (checkpoint.partial(prefix), 3) and damaged == []
+    weights = checkpoint.load(*place)[1]
+    assert all(np.isfinite(array.asnumpy()).all() for array in weights.values())
+    assert train(*flags, "--resume").returncode == 0
+
+
+def test_a_second_run_at_the_same_prefix_is_refused(flags, copied):
+    before = contents(copied.parent)
+    with checkpoint.lock(str(copied)):
+        result = train(*flags, "--model-prefix", copied, "--overwrite")
+    assert_refused(result, f"--model-prefix {copied}", f"process {os.getpid()} on ")
+    assert contents(copied.parent) == before
