@@ -22,7 +22,7 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	@echo "Creating $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mxnet==1.9.1
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,test]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,test,onnx]'
 	@touch $@
 
 demo: PREFIX := checkpoints/$(NETWORK)-$(DATASET)

@@ -1,0 +1,74 @@
+"""Make an ONNX file of a float32 checkpoint, for ONNX Runtime, OpenCV and what else reads it.
+
+    python export_onnx.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3
+
+The file holds its own image preparation and class names; docs/serving.md shows their use. Before
+it is written, it is run in ONNX Runtime and in OpenCV on real images, and has to say what MXNet
+says of them.
+"""
+
+import os
+
+import common  # noqa: F401  readies the process for MXNet, so it comes first
+from common import checkpoint, cli, export, files, int8, onnx_export
+from common.cli import UserError
+
+_TWO_SIZES = (1, 3)  # that a file of any batch size is tried with
+
+
+def parse_args():
+    """The command line."""
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    export.add_args(parser)
+    batch = parser.add_mutually_exclusive_group()
+    batch.add_argument("--batch-size", type=cli.positive_int, default=1, help="images a run")
+    batch.add_argument("--dynamic-batch", action="store_true", help="as many as each run brings")
+    parser.add_argument("--out", metavar="X.onnx", help="default: MODEL_PREFIX-NNNN.onnx")
+    parser.add_argument("--overwrite", action="store_true", help="the file at --out")
+    args = parser.parse_args()
+    args.out = args.out or f"{args.model_prefix}-{args.load_epoch:04d}.onnx"
+    return args
+
+
+def main():
+    """Check everything, convert, compare, write."""
+    args = parse_args()
+    onnx_export.check_packages()
+    if os.path.exists(args.out) and not args.overwrite:
+        raise UserError(f"--out {args.out}: is there already; choose another, or pass --overwrite")
+    config = checkpoint.load_config(args.model_prefix)
+    symbol, *weights = checkpoint.load(args.model_prefix, args.load_epoch)
+    if int8.is_quantized(symbol):
+        raise UserError(
+            f"--model-prefix {args.model_prefix}: is int8, which has no ONNX form; give the"
+            " float32 one"
+        )
+    images = export.real_images(args, config)
+
+    model = onnx_export.convert(
+        export.without_training(symbol),
+        *weights,
+        config["args"]["image_shape"],
+        None if args.dynamic_batch else args.batch_size,
+    )
+    for key, value in onnx_export.metadata(config).items():
+        model.metadata_props.add(key=key, value=value)
+    content = model.SerializeToString()
+    differences = onnx_export.differences(
+        content,
+        images,
+        export.probabilities(symbol, *weights, images),
+        _TWO_SIZES if args.dynamic_batch else [args.batch_size],
+    )
+    os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
+    with files.atomic(args.out) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+    batch = "any batch size" if args.dynamic_batch else f"batch size {args.batch_size}"
+    print(f"{args.out}: {len(content) / 1e6:.1f} MB, {batch}")
+    for engine, largest in differences.items():
+        print(f"{engine} differs from MXNet by at most {largest:.1e} on {len(images)} images")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,103 @@
+"""Make an alexnet2012 checkpoint of Caffe's bvlc_alexnet, or of a network fine-tuned from it.
+
+    python import_weights.py --prototxt deploy.prototxt --caffemodel bvlc_alexnet.caffemodel \
+        --out-prefix checkpoints/bvlc --class-names data/imagenet_classes.txt
+    python import_weights.py --onnx bvlc_alexnet.onnx --out-prefix checkpoints/bvlc
+
+LRN's k, how pooling rounds, and the size of the images are those of the file. Caffe's images are
+B, G, R; the checkpoint takes R, G, B as all do here. Before it is written, it has to give the
+probabilities that OpenCV gives with the file itself.
+"""
+
+import os
+import re
+import sys
+
+import common  # noqa: F401  readies the process for MXNet, so it comes first
+from common import checkpoint, cli, import_caffe, import_network, import_onnx
+from common.cli import UserError
+
+_EPOCH = 0  # of training here
+_NAMES = re.compile(r"(?:n\d{8}\s+(?:\d+\t)?)?(.*)")  # Caffe's synset_words.txt has WordNet ids
+
+
+def parse_args():
+    """The command line."""
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prototxt", help="Caffe's description of the network for inference")
+    parser.add_argument("--caffemodel", help="its weights")
+    parser.add_argument("--onnx", metavar="X.onnx", help="or both in ONNX")
+    parser.add_argument("--out-prefix", required=True, help="of the checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="checkpoints at --out-prefix")
+    parser.add_argument(
+        "--class-names",
+        metavar="TXT",
+        help="a name a line, as in Caffe's synset_words.txt or data/imagenet_classes.txt",
+    )
+    parser.add_argument(
+        "--mean",
+        type=cli.numbers,
+        default=[122.679, 116.669, 104.007],
+        help="of R, G and B, 0 to 255, that was subtracted in training",
+    )
+    parser.add_argument(
+        "--resize", type=cli.positive_int, default=256, help="pictures' short side, before cropping"
+    )
+    args = parser.parse_args()
+    caffe = args.prototxt, args.caffemodel
+    if all(caffe) == bool(args.onnx) or (args.onnx and any(caffe)):
+        raise UserError("give --prototxt and --caffemodel, or --onnx")
+    if len(args.mean) != 3:
+        raise UserError("--mean: takes three numbers, of R, G and B")
+    return args
+
+
+def class_names(path, count):
+    """The first name on each line, without its WordNet id, as data.imagenet's records have it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = [_NAMES.fullmatch(line.strip())[1].split(", ")[0] for line in file]
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; write a class name a line")
+    if len(names) != count:
+        raise UserError(f"{path}: has {len(names)} names, but the network has {count} classes")
+    return names
+
+
+def main():
+    """Read, convert, compare, save."""
+    args = parse_args()
+    if args.onnx:
+        model = import_onnx.Model(args.onnx)
+    else:
+        model = import_caffe.Model(args.prototxt, args.caffemodel)
+    symbol = import_network.build(model)
+    weights = import_network.parameters(symbol, model)
+    classes = len(weights["fc3_bias"])
+    names = class_names(args.class_names, classes) if args.class_names else None
+    largest = import_network.difference(symbol, weights, model, args.mean)
+
+    settings = {
+        "network": import_network.NETWORK,
+        "num_classes": classes,
+        "image_shape": model.image_shape,
+        "resize": args.resize,
+        "rgb_mean": args.mean,
+        "rgb_std": [1.0, 1.0, 1.0],
+        "data_val": None,
+    }
+    with checkpoint.lock(args.out_prefix, "--out-prefix"):
+        checkpoint.check_free(args.out_prefix, args.overwrite, "--out-prefix")
+        checkpoint.save_config(args.out_prefix, settings, names, imported_from=model.files)
+        saved = checkpoint.save(args.out_prefix, _EPOCH, symbol, weights, {})
+        checkpoint.remove(args.out_prefix, keep=(_EPOCH,))
+
+    shape = ",".join(map(str, model.image_shape))
+    print(f"{saved}: {classes} classes, images {shape}")
+    print(f"differs from {model.files[-1]} in OpenCV by at most {largest:.1e} in a probability")
+    flags = f"--model-prefix {args.out_prefix} --load-epoch {_EPOCH}"
+    print(f"Try it: {os.path.relpath(sys.executable)} predict.py {flags} picture.jpg")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,325 @@
+"""import_weights.py: Caffe's and ONNX's bvlc_alexnet as checkpoints, against OpenCV's reading."""
+
+import os
+import re
+from types import SimpleNamespace
+
+import bvlc_alexnet
+import cv2
+import mutations
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import run_script, write_records
+from pictures import photo
+
+import import_weights
+import symbols
+from common import checkpoint, cli, import_caffe, import_network, import_onnx, onnx_export
+from common.inference import Classifier
+
+CLASSES, SIDE, FEATURES = 10, 64, 256  # at 64 it matters that Caffe rounds map sizes up
+MEAN = "123,117,104"
+
+
+@pytest.fixture(scope="module")
+def caffe(tmp_path_factory):
+    """A Caffe model with random weights: its files, arrays and class names, and a picture."""
+    folder = tmp_path_factory.mktemp("caffe")
+    arrays = bvlc_alexnet.weights(CLASSES, FEATURES)
+    made = SimpleNamespace(
+        folder=folder,
+        arrays=arrays,
+        prototxt=folder / "deploy.prototxt",
+        model=folder / "x.caffemodel",
+        names=folder / "names.txt",
+        picture=folder / "picture.png",
+    )
+    made.prototxt.write_text(bvlc_alexnet.prototxt(CLASSES, SIDE))
+    made.model.write_bytes(bvlc_alexnet.caffemodel(arrays))
+    made.names.write_text("".join(f"n0000000{i} name {i}, synonym\n" for i in range(CLASSES)))
+    cv2.imwrite(str(made.picture), photo(SIDE, SIDE))
+    return made
+
+
+@pytest.fixture(scope="module")
+def imported(caffe, tmp_path_factory):
+    """The prefix of what the script made of the Caffe model, and what it said."""
+    prefix = str(tmp_path_factory.mktemp("imported") / "bvlc")
+    more = ["--class-names", caffe.names, "--mean", MEAN, "--resize", SIDE]
+    result = run_script("import_weights.py", *flags(caffe), "--out-prefix", prefix, *more)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    return prefix, result.stdout
+
+
+def flags(caffe, prototxt=None, model=None):
+    return ["--prototxt", prototxt or caffe.prototxt, "--caffemodel", model or caffe.model]
+
+
+def run(monkeypatch, *command):
+    monkeypatch.setattr("sys.argv", ["import_weights.py", *map(str, command)])
+    import_weights.main()
+
+
+def assert_refused(monkeypatch, folder, command, words):
+    """One line that matches ``words``, and nothing written."""
+    out = folder / "new" / "out"
+    with pytest.raises(cli.UserError, match=words) as refused:
+        run(monkeypatch, *command, "--out-prefix", out)
+    assert "\n" not in str(refused.value)
+    assert not out.parent.exists()
+
+
+def guesses(prefix, picture):
+    """Class -> probability, of a checkpoint on a BGR picture."""
+    (names,), (probabilities,) = Classifier(prefix, 0).predict([picture], CLASSES)
+    return dict(zip(names, probabilities))
+
+
+def test_a_picture_gets_the_probabilities_that_caffe_gives_it(caffe, imported):
+    picture = cv2.imread(str(caffe.picture))
+    network = cv2.dnn.readNetFromCaffe(str(caffe.prototxt), str(caffe.model))
+    network.setInput(cv2.dnn.blobFromImage(picture, mean=(104, 117, 123)))  # B, G, R
+    expected = network.forward()[0]
+    said = guesses(imported[0], picture)
+    assert list(said) == [f"name {i}" for i in np.argsort(-expected)]
+    largest = max(abs(said[f"name {i}"] - expected[i]) for i in range(CLASSES))
+    print(f"the importer: {imported[1].splitlines()[1]}; a photograph: {largest:.1e}")
+    assert largest < 1e-5 and max(expected) > 0.2
+
+
+def test_the_graph_is_our_own_with_caffes_lrn_and_pooling(imported):
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(imported[0], 0)
+    ours = symbols.get_symbol("alexnet2012", CLASSES, knorm=1, pooling_convention="full")
+    assert symbol.tojson() == ours.tojson()
+    assert sorted(arg_params) == sorted(set(ours.list_arguments()) - {"data", "softmax_label"})
+    assert aux_params == {}
+    checkpoint.verify(imported[0], 0)
+
+
+def test_predict_and_score_take_it_as_any_checkpoint(caffe, imported, tmp_path):
+    model = ["--model-prefix", imported[0], "--load-epoch", 0]
+    best = next(iter(guesses(imported[0], cv2.imread(str(caffe.picture)))))
+    named = run_script("predict.py", *model, caffe.picture)
+    assert named.returncode == 0 and named.stdout.split("%  ")[1].startswith(best), named.stderr
+    records = write_records(tmp_path / "val", [photo(SIDE, SIDE)], [int(best[-1])])
+    scored = run_script("score.py", *model, "--data-val", records)
+    assert scored.returncode == 0 and "top-1 100.00%" in scored.stdout, scored.stderr
+
+
+def test_files_of_2013_give_the_same_weights(caffe, imported, tmp_path):
+    text = caffe.prototxt.read_text().replace("layer {", "layers {")
+    text = re.sub(r"(?s)layers \{ name: \"data\".*?\} \} \}", 'input: "data"', text)
+    sizes = "".join(f"input_dim: {n}\n" for n in (10, 3, SIDE, SIDE))
+    for kind in ("Convolution", "ReLU", "LRN", "Pooling", "Inner_Product", "Dropout", "Softmax"):
+        text = text.replace(f'"{kind.replace("_", "")}"', kind.upper())
+    files = str(tmp_path / "old.prototxt"), str(tmp_path / "old.caffemodel")
+    (tmp_path / "old.prototxt").write_text(sizes + text)
+    (tmp_path / "old.caffemodel").write_bytes(bvlc_alexnet.caffemodel(caffe.arrays, legacy=True))
+    assert_same(imported[0], import_caffe.Model(*files))
+
+
+@pytest.mark.parametrize("opset", [3, 7, 12])
+def test_onnx_of_any_age_gives_the_same_weights(opset, caffe, imported, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    path = str(tmp_path / "x.onnx")
+    onnx.save(bvlc_alexnet.onnx_model(caffe.arrays, SIDE, opset), path)
+    assert_same(imported[0], import_onnx.Model(path))
+
+
+def test_a_file_of_export_onnx_is_refused_for_its_colours(caffe, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 12)
+    config = {"args": {name: [3] for name in ("image_shape", "resize", "rgb_mean", "rgb_std")}}
+    for key, value in onnx_export.metadata({**config, "classes": ["x"]}).items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    assert_refused(monkeypatch, tmp_path, ["--onnx", tmp_path / "x.onnx"], "takes R, G, B")
+
+
+def assert_same(prefix, model):
+    """The checkpoint is what ``model`` gives, to the bit, and OpenCV's reading of it agrees."""
+    symbol, weights, _ = checkpoint.load(prefix, 0)
+    again = import_network.build(model)
+    found = import_network.parameters(again, model)
+    assert again.tojson() == symbol.tojson() and found.keys() == weights.keys()
+    assert all(np.array_equal(found[name].asnumpy(), weights[name].asnumpy()) for name in found)
+    print(f"{model.files[-1]}: {import_network.difference(again, found, model, [120] * 3):.1e}")
+
+
+def test_the_light_model_of_the_onnx_package(tmp_path, monkeypatch, capsys):
+    onnx = pytest.importorskip("onnx")
+    data = os.path.join(os.path.dirname(onnx.__file__), "backend", "test", "data", "light")
+    light = os.path.join(data, "light_bvlc_alexnet.onnx")
+    if not os.path.exists(light):
+        pytest.skip("this onnx package has no light models")
+    run(monkeypatch, "--onnx", light, "--out-prefix", tmp_path / "light")
+    assert "1000 classes, images 3,224,224" in capsys.readouterr().out
+    symbol, weights, _ = checkpoint.load(str(tmp_path / "light"), 0)
+    attrs = symbol.attr_dict()
+    conventions = [attrs[f"pooling{i}"].get("pooling_convention") for i in range(3)]
+    assert conventions == [None, None, "full"]  # its third pooling alone is padded at the end
+    assert [attrs[f"lrn{i}"]["knorm"] for i in range(2)] == ["1", "1"]
+    assert weights["fc3_weight"].shape == (1000, 4096)
+    assert checkpoint.load_config(str(tmp_path / "light"))["args"]["image_shape"] == [3, 224, 224]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (("num_output: 256 pad: 2", "num_output: 255 pad: 2"), "conv2 has num_filter 255, not 256"),
+        (("kernel_size: 5 group: 2", "kernel_size: 5"), "conv2 has num_group 1, not 2"),
+        (("local_size: 5", "local_size: 3"), "norm1 has nsize 3, not 5"),
+        (("local_size: 5", "local_size: 5 norm_region: WITHIN_CHANNEL"), "norm1 has norm_region"),
+        (("pool: MAX", "pool: AVE"), "pool1 has pool_type ave, not max"),
+        (("num_output: 4096", "num_output: 512"), "fc6 has num_hidden 512, not 4096"),
+        (("num_output: 4096", "num_output: 4096 bias_term: false"), "fc6 has bias_term false"),
+        (("kernel_size: 11", "kernel_h: 11 kernel_w: 11"), "conv1 has kernel"),
+        (("kernel_size: 11", "kernel_size: 11 kernel_size: 9"), "its kernel_size is 11, 9"),
+        (('type: "ReLU"', 'type: "PReLU"'), "relu1 is PReLU"),
+        (('type: "Input"', 'type: "Data"'), "give deploy.prototxt"),
+        (('bottom: "fc6" top: "fc7"', 'bottom: "pool5" top: "fc7"'), "fc7: takes"),
+        (("dim: 64 dim: 64", "dim: 99 dim: 99"), "layer fc6 has weights of 4096x256.*4096x1024"),
+        (("dim: 64 dim: 64", "dim: 20 dim: 20"), "images of 3x20x20 are too small"),
+        (("dim: 64 dim: 64", "dim: 64"), "give deploy.prototxt"),
+        (("dim: 64 dim: 64", "dim: 64 dim: 64 }"), "is not a prototxt"),
+    ],
+)
+def test_another_network_is_refused_by_its_first_other_layer(
+    change, words, caffe, tmp_path, monkeypatch
+):
+    text = caffe.prototxt.read_text()
+    (tmp_path / "x.prototxt").write_text(text.replace(*change, 1))
+    assert_refused(monkeypatch, tmp_path, flags(caffe, tmp_path / "x.prototxt"), words)
+
+
+def test_caffenet_and_networks_with_layers_more_or_less_are_refused(caffe, tmp_path, monkeypatch):
+    text = caffe.prototxt.read_text()
+    caffenet = (
+        text.replace('"norm1"', '"x"').replace('"pool1"', '"norm1"').replace('"x"', '"pool1"')
+    )
+    swapped = caffenet.replace('"LRN"', '"y"', 1).replace('"Pooling"', '"LRN"', 1)
+    soft = text.index('layer {\n  name: "prob"')
+    again = text[soft:].replace('bottom: "fc8"', 'bottom: "prob"')
+    for changed, words in [
+        (
+            swapped.replace('"y"', '"Pooling"', 1),
+            "layer pool1 is Pooling where alexnet2012 has LRN",
+        ),
+        (text[:soft], "the file ends where alexnet2012 has SoftmaxOutput"),
+        (text + again, "layer prob is SoftmaxOutput where alexnet2012 ends"),
+        (text[: soft - 9], "is not a prototxt, or is cut"),
+        ("<html>404 Not Found</html>", "is not a prototxt, or is cut"),
+        ("", "give deploy.prototxt"),
+    ]:
+        (tmp_path / "x.prototxt").write_text(changed)
+        assert_refused(monkeypatch, tmp_path, flags(caffe, tmp_path / "x.prototxt"), words)
+
+
+def test_weights_that_are_damaged_or_of_another_network_are_refused(caffe, tmp_path, monkeypatch):
+    path = tmp_path / "x.caffemodel"
+    whole = caffe.model.read_bytes()
+    fewer = {**caffe.arrays, "fc8": [a[:7] for a in caffe.arrays["fc8"]]}
+    without = {name: arrays for name, arrays in caffe.arrays.items() if name != "fc7"}
+    endless = {**caffe.arrays, "fc8": [a * np.float32("nan") for a in caffe.arrays["fc8"]]}
+    for content, words in [
+        (whole[:-1], "x.caffemodel: OpenCV cannot read it"),
+        (whole[: len(whole) // 2], "x.caffemodel: OpenCV cannot read it"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "x.caffemodel: OpenCV cannot read it"),
+        (b"", "x.caffemodel: .*conv1"),
+        (bvlc_alexnet.caffemodel(without), "x.caffemodel: has no weights of layer fc7"),
+        (bvlc_alexnet.caffemodel(fewer), "has no weights of layer fc8, or others than"),
+        (bvlc_alexnet.caffemodel(endless), "x.caffemodel in OpenCV: differs .* by nan"),
+    ]:
+        path.write_bytes(content)
+        assert_refused(monkeypatch, tmp_path, flags(caffe, model=path), words)
+
+
+def test_what_opencv_computes_otherwise_is_not_written(caffe, tmp_path, monkeypatch):
+    def disturbed(symbol, model):
+        found = parameters(symbol, model)
+        found["conv1_weight"] = found["conv1_weight"][:, ::-1]  # B, G, R
+        return found
+
+    parameters = import_network.parameters
+    monkeypatch.setattr(import_network, "parameters", disturbed)
+    assert_refused(monkeypatch, tmp_path, flags(caffe), "differs from the checkpoint by .*e-01")
+
+
+def test_the_command_line_is_checked(caffe, tmp_path, monkeypatch):
+    (tmp_path / "x.onnx").write_bytes(b"\x08")
+    for command, words in [
+        (["--prototxt", caffe.prototxt], "give --prototxt and --caffemodel, or --onnx"),
+        ([*flags(caffe), "--onnx", "x.onnx"], "give --prototxt and --caffemodel, or --onnx"),
+        ([*flags(caffe), "--mean", "123"], "--mean: takes three numbers"),
+        ([*flags(caffe), "--class-names", __file__], "names, but the network has 10 classes"),
+        (["--onnx", tmp_path / "x.onnx"], "x.onnx: is damaged, or is no ONNX"),
+    ]:
+        assert_refused(monkeypatch, tmp_path, command, words)
+    for command in (flags(caffe, model="none.caffemodel"), ["--onnx", "none.onnx"]):
+        with pytest.raises(FileNotFoundError):
+            run(monkeypatch, *command, "--out-prefix", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_what_is_there_is_lost_only_with_overwrite(caffe, imported, monkeypatch):
+    command = [*flags(caffe), "--out-prefix", imported[0], "--resize", 99]
+    with pytest.raises(cli.UserError, match="--out-prefix .*--overwrite"):
+        run(monkeypatch, *command)
+    assert checkpoint.load_config(imported[0])["args"]["resize"] == SIDE
+
+
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ("n01440764 tench, Tinca tinca\n", "tench"),
+        ("n01440764\t449\ttench, Tinca tinca\n", "tench"),
+        ("nurse shark\n", "nurse shark"),
+    ],
+)
+def test_class_names_are_those_of_the_record_files(text, name, tmp_path):
+    (tmp_path / "names.txt").write_text(text)
+    assert import_weights.class_names(tmp_path / "names.txt", 1) == [name]
+
+
+@pytest.mark.slow
+def test_full_size(tmp_path, monkeypatch, capsys):
+    (tmp_path / "x.prototxt").write_text(bvlc_alexnet.prototxt(1000, 227))
+    arrays = bvlc_alexnet.weights(1000, 9216)
+    (tmp_path / "x.caffemodel").write_bytes(bvlc_alexnet.caffemodel(arrays))
+    files = flags(None, tmp_path / "x.prototxt", tmp_path / "x.caffemodel")
+    run(monkeypatch, *files, "--out-prefix", tmp_path / "out")
+    print(capsys.readouterr().out)
+    _, weights, _ = checkpoint.load(str(tmp_path / "out"), 0)
+    assert np.array_equal(weights["fc1_weight"].asnumpy(), arrays["fc6"][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["prototxt", "caffemodel", "onnx"])
+def test_damage_ends_in_one_line_or_in_a_network_that_opencv_agrees_with(
+    kind, caffe, tmp_path, monkeypatch, capfd
+):
+    path = tmp_path / f"x.{kind}"
+    if kind == "prototxt":
+        command, content = flags(caffe, prototxt=path), caffe.prototxt.read_bytes()
+        telling = rb"\d+"
+    elif kind == "caffemodel":
+        command, content = flags(caffe, model=path), caffe.model.read_bytes()
+        telling = rb"(?s)........(conv|fc)\d\x12.{37}"  # where a layer begins
+    else:
+        pytest.importorskip("onnx")
+        command = ["--onnx", path]
+        content = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 7).SerializeToString()
+        telling = rb"(?s)(kernel_shape|pads|fc\d|conv\d).{9}"
+    places = [at for found in re.finditer(telling, content) for at in range(*found.span())]
+    refused = 0
+    for seed in range(100):
+        path.write_bytes(mutations.mutate(content, seed, places))
+        try:
+            run(monkeypatch, *command, "--out-prefix", tmp_path / "out", "--overwrite")
+        except cli.UserError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        assert capfd.readouterr().err == ""
+    print(f"{kind}: {refused} of 100 refused")
+    assert refused > 20
