@@ -1,18 +1,22 @@
 # make demo            records from CIFAR-10, then the article's AlexNet trained on them (CPU);
 #                      stopped, it goes on where it was
 # make demo NETWORK=lenet                      the same with MNIST and LeNet-5
+# make demo CUDA=1                             on GPU 0; GPUS=0,1 picks others. 2 GB of wheels
+# make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU
 # make test | lint     PYTHON=python3.13 make test   picks the interpreter
 PYTHON  ?= python3
 NETWORK ?= alexnet
-VENV    ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+GPUS    ?= 0
+BUILD   := $(if $(CUDA),cuda,cpu)
+VENV    ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))$(if $(CUDA),-cuda)
 BIN     := $(VENV)/bin
 
 dataset_alexnet := cifar10
 dataset_lenet   := mnist
 DATASET := $(dataset_$(NETWORK))
 
-.PHONY: demo test test-slow lint bench clean
-demo test test-slow lint: $(VENV)/.ready
+.PHONY: demo test test-slow test-cuda lint bench clean
+demo test test-slow test-cuda lint: $(VENV)/.ready
 test-slow: .venv-bench/.ready
 
 # numpy<2 is all that MXNet's metadata accepts, and Python 3.13 has only numpy 2: no dependencies.
@@ -21,8 +25,8 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	  sys.exit("error: $(PYTHON) is Python %d.%d; MXNet 1.9.1 needs 3.8 to 3.13: make PYTHON=python3.11" % v)'
 	@echo "Creating $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mxnet==1.9.1
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,test,onnx]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mxnet$(if $(CUDA),-cu112)==1.9.1
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(BUILD),test,onnx]'
 	@touch $@
 
 demo: PREFIX := checkpoints/$(NETWORK)-$(DATASET)
@@ -31,13 +35,18 @@ demo:
 	@$(BIN)/python -m data.$(DATASET) --out datasets/$(DATASET)
 	@$(BIN)/python train_imagenet.py --network $(NETWORK) --dataset $(DATASET) \
 	  --data-train datasets/$(DATASET)/train.rec --data-val datasets/$(DATASET)/val.rec \
-	  --model-prefix $(PREFIX) --resume
+	  --model-prefix $(PREFIX) --resume $(if $(CUDA),--gpus $(GPUS))
 
 test:
 	@$(BIN)/python -m pytest
 
 test-slow:
 	@$(BIN)/python -m pytest -m slow
+
+# mxnet-cu112 is run from an environment of its own, beside the CPU build that the tests run in.
+test-cuda:
+	@$(MAKE) --no-print-directory CUDA=1 VENV=$(VENV)-cuda $(VENV)-cuda/.ready
+	@CUDA_PYTHON=$(VENV)-cuda/bin/python $(BIN)/python -m pytest -m cuda
 
 # ruff needs Python 3.9, and its version is fixed so that its opinion is
 lint:

@@ -65,6 +65,7 @@ def main():
         fit.test_io(args, data.training_iterator(args, contexts[0], images), images)
         return
 
+    devices.check_memory(symbol, contexts, args)
     fingerprint = training and records.fingerprint(training.path)
     with checkpoint.lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext():
         resumed = resume.prepare(args, fingerprint)

@@ -1,27 +1,29 @@
-"""What MXNet 1.9.1 needs before it is imported: names that newer numpy dropped, threads, quiet.
+"""What MXNet 1.9.1 needs before it is imported: old numpy names, threads, quiet, CUDA's libraries.
 
 MXNet was retired in 2023; its last release uses names that numpy 1.24 and numpy 2 removed, and it
 starts only half as many OpenMP threads as there are cores. :func:`prepare` supplies both, without
 touching what is already there; a user's own environment variable always wins.
 """
 
+import contextlib
 import ctypes
 import importlib.util
 import os
 import sys
 
-import numpy as np
+from common import cuda
+from common.cli import UserError
 
 # What ``import mxnet`` (or mxnet.numpy's fallback table) reads from numpy, and what numpy >= 1.24
 # or >= 2 no longer has. The financial functions left numpy in 1.20: mxnet only lists them.
 _ALIASES = {
     "PZERO": 0.0,
     "NZERO": -0.0,
-    "NINF": -np.inf,
-    "PINF": np.inf,
-    "Inf": np.inf,
-    "NAN": np.nan,
-    "NaN": np.nan,
+    "NINF": float("-inf"),
+    "PINF": float("inf"),
+    "Inf": float("inf"),
+    "NAN": float("nan"),
+    "NaN": float("nan"),
 }
 _RENAMED = {
     "alltrue": "all",
@@ -34,10 +36,6 @@ _RENAMED = {
 _LISTED_ONLY = ("mirr", "npv", "pmt", "ppmt", "pv", "rate")
 
 
-def _msort(a):
-    return np.sort(a, axis=0)
-
-
 def _gone(name):
     def function(*_args, **_kwargs):
         raise NotImplementedError(f"numpy.{name} was removed from numpy")
@@ -46,21 +44,24 @@ def _gone(name):
 
 
 def _supply_numpy_names():
-    wanted = dict(_ALIASES, bool=bool, int=int, float=float, object=object, msort=_msort)
+    try:
+        import numpy as np
+    except ImportError as error:
+        cause = str(error).strip().splitlines()[0]
+        _refuse(f"numpy: cannot be imported ({cause}); pip install --force-reinstall numpy")
+    wanted = dict(_ALIASES, bool=bool, int=int, float=float, object=object)
+    wanted["msort"] = lambda a: np.sort(a, axis=0)
     wanted.update({old: getattr(np, new, None) for old, new in _RENAMED.items()})
     wanted.update({name: _gone(name) for name in _LISTED_ONLY})
+    old = tuple(int(part) for part in np.__version__.split(".")[:2]) < (1, 24)
     for name, value in wanted.items():
         # np.__dict__, not hasattr: numpy 1.20 to 1.23 warn when a deprecated name is looked up.
-        if name not in np.__dict__ and not (name in ("bool", "int", "float", "object") and _old()):
+        if name not in np.__dict__ and not (old and name in ("bool", "int", "float", "object")):
             setattr(np, name, value)
     if not hasattr(np, "compat"):
         np.compat = type(sys)("numpy.compat")
     if not hasattr(np.compat, "basestring"):
         np.compat.basestring = (str, bytes)
-
-
-def _old():
-    return tuple(int(part) for part in np.__version__.split(".")[:2]) < (1, 24)
 
 
 def physical_cores():
@@ -81,6 +82,8 @@ def physical_cores():
 
 def prepare():
     """Make ``import mxnet`` work and fast; safe to call more than once."""
+    if _is_doctor():
+        return
     if importlib.util.find_spec("mxnet") is None:
         _refuse("mxnet: not installed for this Python; run . .venv/bin/activate (after make demo)")
     if sys.version_info >= (3, 12) and importlib.util.find_spec("distutils") is None:
@@ -94,7 +97,30 @@ def prepare():
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
         os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
         os.environ.setdefault("MXNET_CUDNN_LIB_CHECKING", "0")
-    _check_openmp()  # last: GNU OpenMP reads the settings above when it is loaded
+    _check_openmp()  # after the settings above: GNU OpenMP reads them when it is loaded
+    if cuda.is_needed():
+        _prepare_cuda()
+
+
+def _is_doctor():
+    """Whether ``python -m common.doctor`` is starting, which looks for itself at what is broken."""
+    command = getattr(sys, "orig_argv", [])  # Python 3.10
+    if not command:
+        with contextlib.suppress(OSError), open("/proc/self/cmdline") as file:
+            command = file.read().split("\0")
+    return sys.argv[0] == "-m" and any(word.endswith("common.doctor") for word in command)
+
+
+def _prepare_cuda():
+    # --gpus counts as nvidia-smi does; CUDA's own order begins with the fastest card.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    # MXNet's fusion of element-wise layers compiles PTX of CUDA 11.8, which drivers before 520
+    # refuse, and finds nothing to fuse in AlexNet.
+    os.environ.setdefault("MXNET_USE_FUSION", "0")
+    try:
+        cuda.load_libraries()
+    except UserError as error:
+        _refuse(str(error))
 
 
 def _check_openmp():

@@ -11,7 +11,9 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def cache_folder() -> str:
     """Where downloads and builds are kept: ``$XDG_CACHE_HOME/alexnet-mxnet``, or in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # to be ignored, says the XDG standard
+        base = os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(base, "alexnet-mxnet")
 
 

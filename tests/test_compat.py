@@ -32,6 +32,11 @@ def test_without_mxnet_one_line_says_what_to_do(tmp_path):
     assert_refused(run_script("-c", command), "mxnet: not installed", "activate")
 
 
+def test_a_numpy_that_cannot_be_imported_is_named():
+    command = "import sys; sys.modules['numpy'] = None; import common"
+    assert_refused(run_script("-c", command), "numpy: cannot be imported", "pip install")
+
+
 def test_without_openmp_one_line_names_the_package():
     command = (
         "import ctypes\ndef refuse(*a): raise OSError\nimport numpy; ctypes.CDLL = refuse\n"

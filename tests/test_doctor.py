@@ -1,0 +1,127 @@
+"""python -m common.doctor tells what is wrong, whatever that is."""
+
+import os
+import subprocess
+import sys
+import venv
+
+import pytest
+from conftest import ROOT, run_script
+from test_devices import GIB, machine  # noqa: F401
+
+from common import cuda, doctor
+
+WORKING = {"mxnet": "1.9.1", "features": ["CPU_SSE"], "computes": True, "native": True}
+
+
+def test_here_all_is_well():
+    result = run_script("-m", "common.doctor")
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line[0] != " ")
+    assert lines["MXNet"].startswith("1.9.1, C")
+    assert lines["native"].startswith("operators  built, loaded; ")
+    assert "GB free" in lines["cache"] and "to" not in lines
+    assert lines["result"].startswith("usable on the CPU")
+    assert len(result.stdout.splitlines()) <= 24 and result.stderr == ""
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A Python with no packages at all."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, symlinks=True)
+    return folder / "bin" / "python"
+
+
+def report(python, *folders, **environment):
+    result = subprocess.run(
+        [python, "-m", "common.doctor"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": ":".join(map(str, folders)), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[-1].split() == ["result", "NOT", "usable"]
+    assert result.returncode == 1
+    return " ".join(result.stdout.split())
+
+
+def test_without_any_package_it_says_what_to_install(bare):
+    said = report(bare)
+    assert "numpy not installed" in said and "MXNet cannot be imported (not installed)" in said
+    assert "to do mxnet: not installed" in said
+
+
+@pytest.mark.parametrize(
+    "package, body, words",
+    [
+        ("numpy", "raise ImportError('odd')", "to do numpy: cannot be imported (odd); pip install"),
+        ("mxnet", "import os; os.abort()", "to do MXNet's process died of signal 6, Aborted"),
+        (
+            "mxnet",
+            "raise OSError('libmxnet.so: cut short')",
+            "to do OSError: libmxnet.so: cut short",
+        ),
+        ("mxnet", "import sys; print(1); sys.exit()", "result NOT usable"),
+        ("mxnet", "import sys; sys.exit('no\\nreason')", "to do reason"),
+        ("mxnet", "", "to do AttributeError: module 'mxnet' has no attribute '__version__'"),
+    ],
+)
+def test_a_broken_package_is_a_line_of_the_report(tmp_path, package, body, words):
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text(body)
+    assert words in report(sys.executable, tmp_path)
+
+
+def test_an_mxnet_that_hangs_is_given_up(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mxnet.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_PATIENCE", 2)
+    assert doctor.main() == 1
+    assert "timed out after 2 seconds" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_of_people_stay_out_of_it(tmp_path):
+    home = tmp_path / "ada"
+    (home / "mxnet").mkdir(parents=True)
+    (home / "mxnet" / "__init__.py").write_text(
+        f"raise OSError('{home}/libmxnet.so: cut, and /data/ada/x and {home}lace/y are not')"
+    )
+    said = report(sys.executable, home, HOME=str(home))
+    assert f"OSError: ~/libmxnet.so: cut, and /data/USER/x and {home}lace/y are not" in said
+
+
+def told(monkeypatch, capsys, build):
+    """The report on one line, of a CUDA build or not, and three cards."""
+    monkeypatch.setattr(cuda, "is_needed", lambda: build)
+    monkeypatch.setattr(doctor, "_try_mxnet", lambda: dict(WORKING))
+    assert doctor.main() == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_each_gpu_is_told_with_why_it_cannot_be_used(machine, monkeypatch, capsys):  # noqa: F811
+    machine(["Tesla T4", "NVIDIA B200", "NVIDIA L4"], free=15 * GIB)
+    said = told(monkeypatch, capsys, build=True)
+    assert "GPU 0 Tesla T4, compute capability 7.5, 15.0 GiB free: usable GPU 1" in said
+    assert (
+        "capability 10.0, 15.0 GiB free: NVIDIA B200 has compute capability 10.0, too new" in said
+    )
+    assert said.endswith("result usable on the CPU, and with --gpus 0,2")
+
+
+def test_a_cpu_build_is_told_what_its_gpus_need(machine, monkeypatch, capsys):  # noqa: F811
+    machine(["Tesla T4"])
+    said = told(monkeypatch, capsys, build=False)
+    assert "free: needs pip install '.[cuda]'" in said
+    assert said.endswith("result usable on the CPU only")
+
+
+def test_a_row_that_fails_does_not_end_the_report(monkeypatch, capsys):
+    def fail():
+        raise ValueError("odd")
+
+    monkeypatch.setattr(cuda, "driver_and_cards", fail)
+    said = told(monkeypatch, capsys, build=False)
+    assert "gpus unknown: ValueError: odd cache" in said
