@@ -2,8 +2,8 @@
 
     python benchmarks/worker_mxnet.py train|infer ours|stock|int8 alexnet|alexnet2012 BATCH STEPS
 
-"ours" trains as train_imagenet.py does; "stock" is the same symbol in a plain Module with MXNet's
-own operators and optimizer; "int8" is the network that quantize.py makes. All start as many
+"ours" runs as train_imagenet.py and score.py do; "stock" is the same symbol in a plain Module with
+MXNet's own operators and optimizer; "int8" is the network that quantize.py makes. All start as many
 threads as there are cores.
 """
 
@@ -75,7 +75,7 @@ def train_step(variant, network, shape, batch):
 
 
 def infer_step(variant, network, shape, batch):
-    """A function that runs ``batch`` once; ours is MXNet's own graph."""
+    """A function that runs ``batch`` once."""
     symbol = symbols.get_symbol(network)
     module = mx.mod.Module(symbol)
     module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
@@ -84,6 +84,8 @@ def infer_step(variant, network, shape, batch):
         images = batch.data[0].asnumpy()
         quantized = int8.quantize(symbol, *module.get_params(), images, shape[1:])
         module = inference.bind(*quantized, shape, mx.cpu())
+    elif variant == "ours":
+        module = inference.bind(symbol, *module.get_params(), shape, mx.cpu())
     return lambda: module.forward(batch, is_train=False)
 
 

@@ -27,6 +27,7 @@ from common.resume import (
     weights,
 )
 from common.stop import Stop
+from symbols import precision
 
 _WITH_MOMENTUM = ("sgd", "nag")
 _OPTIMIZERS = (*_WITH_MOMENTUM, "adam", "rmsprop", "adagrad", "adadelta")
@@ -65,7 +66,15 @@ def add_fit_args(parser) -> None:
         default=0,
         help="how many batches may be left out because their loss is not finite",
     )
-    train.add_argument("--dtype", choices=["float32"], default="float32")
+    train.add_argument(
+        "--dtype",
+        choices=["float32", "float16"],
+        default="float32",
+        help="what GPUs compute in; weights are float32 besides, and so are checkpoints",
+    )
+    train.add_argument(
+        "--loss-scale", type=float, default=128, help="of float16, against underflow of gradients"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--model-prefix", help="where checkpoints go; default: none are kept")
     output.add_argument("--save-period", type=cli.positive_int, default=1, help="epochs")
@@ -105,6 +114,10 @@ def check_fit_args(args) -> None:
         raise UserError(
             f"--batch-size {args.batch_size}: is more than --num-examples {args.num_examples}"
         )
+    if args.dtype == "float16" and not args.gpus:
+        raise UserError("--dtype float16: needs --gpus; MXNet has no float16 layers for the CPU")
+    if not args.loss_scale > 0:
+        raise UserError(f"--loss-scale {args.loss_scale:g}: must be above 0")
     _check_output_args(args)
     finetune.check_args(args)
     devices = len(args.gpus) if args.gpus else args.cpus
@@ -209,7 +222,7 @@ class Run:
             self.monitor.tic()
         self.module.forward_backward(batch)
         probabilities = self.module.get_outputs()[0].asnumpy()
-        if np.isfinite(probabilities).all():
+        if np.isfinite(probabilities).all() and self._gradients_fit():
             self.place, self.stop.unsaved = None, bool(self.args.model_prefix)
             self.module.update()
             self.scores.update(probabilities, batch.label[0].asnumpy())
@@ -218,6 +231,15 @@ class Run:
         if self.monitor:
             self.monitor.toc_print()
         self.state.batches += 1
+
+    def _gradients_fit(self):
+        """Whether none is beyond float16's range; float32's is not looked at."""
+        if self.args.dtype != "float16":
+            return True
+        found = [
+            g for copies in self.module._exec_group.grad_arrays for g in copies if g is not None
+        ]
+        return all(mx.nd.multi_all_finite(g, num_arrays=1).asscalar() for g in found)
 
     def _skip(self, title):
         """Leave out the batch at hand, whose loss is not finite, or end the run before it."""
@@ -371,6 +393,9 @@ def bind(
         symbol = lower_native(symbol, images) if fast else lower(symbol, shape)
     elif args.deterministic:
         os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"  # of cuDNN
+    half = not on_cpu and args.dtype == "float16"
+    if half:
+        symbol = precision.cast(symbol, args.dtype, args.loss_scale)
     if pretrained:
         symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
     frozen = pretrained.frozen if pretrained else None
@@ -379,6 +404,9 @@ def bind(
     options = {"learning_rate": args.lr, "wd": args.wd, "lr_scheduler": schedule}
     if args.optimizer in _WITH_MOMENTUM:
         options["momentum"] = args.mom
+    if half:
+        rescale = 1 / (args.batch_size * args.loss_scale)
+        options.update(multi_precision=True, rescale_grad=rescale)
     if resumed:
         module.init_params(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
         options["begin_num_update"] = resumed.state.batches - resumed.state.skipped

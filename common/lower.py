@@ -1,4 +1,4 @@
-"""A pass over the graph before it is bound for training on the CPU: LRN with right gradients.
+"""Passes over the graph before it is bound on the CPU: LRN with right gradients, faster layers.
 
 In MXNet 1.9.1's MKL-DNN build the gradient of LRN is wrong wherever another layer follows it: the
 incoming gradient is read in the wrong memory layout (mkldnn_lrn-inl.h has an open TODO on it,
@@ -11,22 +11,30 @@ names of the plain one, so parameters move freely between the two; save the plai
 """
 
 import ast
+import collections
 import json
 
 import mxnet as mx
 
 from symbols.scope import own_scope
 
+MANY = 8  # images from which on our fully connected layers are the faster ones
 _WINDOW = {"kernel", "stride"}
 
 
-def lower_native(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    """Replace each LRN by our C++ operator, which :func:`common.native.load` must have loaded.
+def lower_native(symbol: mx.sym.Symbol, images: int = MANY) -> mx.sym.Symbol:
+    """For training: put our C++ operators, which `native.load` must have loaded, into the graph.
 
-    The max pooling that follows it is replaced, too: our LRN leaves plain (N, C, H, W) arrays,
-    for which MKL-DNN's pooling is slow (benchmarks/NOTES.md has the figures).
+    Each LRN is replaced, and the max pooling that follows it: our LRN leaves plain (N, C, H, W)
+    arrays, for which MKL-DNN's pooling is slow (benchmarks/NOTES.md has the figures). So are
+    fully connected layers, as in :func:`lower_fully_connected`. Bind with ``grad_req="write"``:
+    the operators do not add to gradients.
+
+    Args:
+        symbol: any float32 graph.
+        images: how many of a batch a device computes.
     """
-    graph = json.loads(symbol.tojson())
+    graph = json.loads(lower_fully_connected(symbol, images).tojson())
     nodes = graph["nodes"]
     for node in nodes:
         if node["op"] == "LRN":
@@ -37,7 +45,7 @@ def lower_native(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
 
 
 def _is_plain_max_pooling(node):
-    attrs = {key: value for key, value in node.get("attrs", {}).items() if key[:2] != "__"}
+    attrs = _attributes(node)
     if node["op"] != "Pooling" or set(attrs) - {"pool_type", "pooling_convention"} != _WINDOW:
         return False
     kernel, stride = (ast.literal_eval(attrs[name]) for name in ("kernel", "stride"))
@@ -47,6 +55,45 @@ def _is_plain_max_pooling(node):
         and attrs.get("pool_type", "max") == "max"
         and attrs.get("pooling_convention", "valid") in ("valid", "full")
     )
+
+
+def lower_fully_connected(symbol: mx.sym.Symbol, images: int) -> mx.sym.Symbol:
+    """For training and inference: our C++ operator in place of each plain FullyConnected.
+
+    Below ``MANY`` images a device the symbol is returned as it is. A layer stays MXNet's, too,
+    if it has no bias or does not flatten, or its weight or bias is no variable of its own.
+    """
+    graph = json.loads(symbol.tojson())
+    nodes = graph["nodes"]
+    layers = [node for node in nodes if _is_plain_fully_connected(node)]
+    if images < MANY or not layers:
+        return symbol
+    uses = collections.Counter(at for node in nodes for at, *_ in node["inputs"])
+    uses.update(at for at, *_ in graph["heads"])
+    for node in layers:
+        own = [at for at, *_ in node["inputs"][1:]]
+        if any(nodes[at]["op"] != "null" or uses[at] > 1 for at in own):
+            continue
+        outputs = node["attrs"]["num_hidden"]
+        # MXNet asks an operator of an extension about shapes only if all ranks are known.
+        for at, shape in zip(own, (f"({outputs}, 0)", f"({outputs},)")):
+            nodes[at].setdefault("attrs", {}).setdefault("__shape__", shape)
+        node["op"] = "_alexnet_fully_connected"
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def _is_plain_fully_connected(node):
+    attrs = _attributes(node)
+    return (
+        node["op"] == "FullyConnected"
+        and attrs.pop("no_bias", "False") in ("False", "0")
+        and attrs.pop("flatten", "True") in ("True", "1")
+        and set(attrs) == {"num_hidden"}
+    )
+
+
+def _attributes(node):
+    return {key: value for key, value in node.get("attrs", {}).items() if key[:2] != "__"}
 
 
 def lower(symbol: mx.sym.Symbol, data: tuple, **inputs: tuple) -> mx.sym.Symbol:

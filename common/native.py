@@ -1,7 +1,8 @@
 """Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
 
-native/ has LRN and max pooling, which common/lower.py puts into graphs, the update of
-:class:`NativeSGD`, and the normalisation of common/prefetch.py.
+native/ has LRN, max pooling and fully connected layers, which common/lower.py puts into graphs,
+the update of :class:`NativeSGD`, the normalisation of common/prefetch.py, and what keeps MXNet
+alive when it cannot decode an image.
 """
 
 import ctypes
@@ -20,7 +21,8 @@ from common.files import atomic, cache_folder
 _FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "native")
 _SOURCE = os.path.join(_FOLDER, "ops.cc")
 # No flag for this machine's processor: the code holds variants and picks one when it is loaded.
-# Without contraction (fused multiply-add) all of them give the same bits.
+# Without contraction (fused multiply-add) all of them give the same bits; fully connected layers
+# alone use it, so their last bits differ between processors, as those of convolution do.
 _OPTIMISE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp"]
 _FLAGS = ["-std=c++11", "-fPIC", "-shared", *_OPTIMISE]
 
@@ -41,7 +43,7 @@ def load() -> bool:
     except (BuildError, mx.base.MXNetError) as error:
         cause = str(error).strip().splitlines()[-1]
         print(
-            f"native operators: {cause}; training with MXNet's own, right but slower",
+            f"native operators: {cause}; going on with MXNet's own, right but slower",
             file=sys.stderr,
         )
         return False

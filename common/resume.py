@@ -9,6 +9,7 @@ import hashlib
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import mxnet as mx
+import numpy as np
 
 from common import checkpoint
 from common.cli import UserError
@@ -25,6 +26,7 @@ _FIXED = (
     "data_backend",
     "freeze",
     "top_k",
+    "dtype",
 )
 # What the first line about a resumed run need not mention.
 _NO_MATTER = ("resume", "load_epoch", "overwrite", "verbose")
@@ -142,16 +144,24 @@ def seed_dropout(args, batch: int) -> None:
 
 
 def weights(module):
-    """The parameters of a bound module, (arg_params, aux_params), equal to the last bit.
+    """The parameters of a bound module, (arg_params, aux_params), equal to the last bit, float32.
 
-    ``module.get_params()`` is the mean over the devices, which rounding makes another number.
+    ``module.get_params()`` is the mean over the devices, which rounding makes another number. Of
+    float16 weights it is the optimizer's float32 copies, once it has them.
     """
     group = module._exec_group
     pairs = ((group.param_names, group.param_arrays), (group.aux_names, group.aux_arrays))
-    return [
-        {name: arrays[0].copyto(mx.cpu()) for name, arrays in zip(names, lists)}
+    arg_params, aux_params = (
+        {name: arrays[0].astype("float32").copyto(mx.cpu()) for name, arrays in zip(names, lists)}
         for names, lists in pairs
-    ]
+    )
+    for index, name in _trained(module):
+        kept = _updater(module).states.get(_keys(module, index, name)[0][0])
+        if kept is not None and group.param_arrays[index][0].dtype == np.float16:
+            # MXNet's SGD and NAG keep it last, its other optimizers first.
+            last = isinstance(module._optimizer, (mx.optimizer.SGD, mx.optimizer.NAG))
+            arg_params[name] = kept[-1 if last else 0].copyto(mx.cpu())
+    return arg_params, aux_params
 
 
 def optimizer_state(module) -> Dict[str, mx.nd.NDArray]:
@@ -194,10 +204,10 @@ def restore_optimizer(module, state: Dict[str, mx.nd.NDArray]) -> None:
 
 
 def _arrays(kept):
-    """What an optimizer keeps for a weight, as a list."""
-    if kept is None:
-        return []
-    return kept if isinstance(kept, (tuple, list)) else [kept]
+    """What an optimizer keeps for a weight, as a flat list."""
+    if isinstance(kept, (tuple, list)):
+        return [array for part in kept for array in _arrays(part)]
+    return [] if kept is None else [kept]
 
 
 def _trained(module):

@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 import mxnet as mx
 
 from common.cli import UserError
-from symbols import alexnet, alexnet2012, lenet
+from symbols import alexnet, alexnet2012, lenet, precision
 
 NETWORKS = {
     "alexnet": alexnet.get_symbol,
@@ -21,8 +21,14 @@ IMAGE_SHAPES = {"alexnet": (3, 227, 227), "alexnet2012": (3, 227, 227), "lenet":
 _LARGEST_TRIED = 1024  # pixels
 
 
-def get_symbol(network: str, num_classes: Optional[int] = None, **options) -> mx.sym.Symbol:
+def get_symbol(
+    network: str, num_classes: Optional[int] = None, dtype: str = "float32", **options
+) -> mx.sym.Symbol:
     """Build ``network``; without ``num_classes`` as many classes as it was designed for.
+
+    Args:
+        dtype: what it computes in, 'float32' or 'float16'; the plain graph is float32's.
+        options: of the network.
 
     Raises:
         UserError: there is no such network.
@@ -31,7 +37,8 @@ def get_symbol(network: str, num_classes: Optional[int] = None, **options) -> mx
         raise UserError(f"--network {network}: is not known; choose from {', '.join(NETWORKS)}")
     if num_classes is not None:
         options["num_classes"] = num_classes
-    return NETWORKS[network](**options)
+    symbol = NETWORKS[network](**options)
+    return symbol if dtype == "float32" else precision.cast(symbol, dtype)
 
 
 def check_image_shape(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> None:

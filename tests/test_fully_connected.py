@@ -1,0 +1,198 @@
+"""The C++ fully connected layer against float64, and where it takes MXNet's place."""
+
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import run_script
+
+import symbols
+from common import inference, native
+from common.lower import MANY, lower_fully_connected
+
+pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
+
+
+def layer(x, weight, bias, gradient):
+    """Output and gradients of data, weight and bias."""
+    arrays = [mx.nd.array(values) for values in (x, weight, bias)]
+    for array in arrays:
+        array.attach_grad()
+    with mx.autograd.record():
+        output = mx.nd._internal._alexnet_fully_connected(*arrays, num_hidden=len(bias))
+    output.backward(mx.nd.array(gradient))
+    return [output.asnumpy(), *(array.grad.asnumpy() for array in arrays)]
+
+
+def reference(x, weight, bias, gradient):
+    """The same in float64, and for each the same of absolute values: what rounding scales with."""
+    results = []
+    for size in (lambda values: values, np.abs):
+        x64, w64, b64, g64 = (size(v.astype(np.float64)) for v in (x, weight, bias, gradient))
+        flat = x64.reshape(len(x), -1)
+        back = (g64 @ w64).reshape(x.shape)
+        results.append([flat @ w64.T + b64, back, g64.T @ flat, g64.sum(axis=0)])
+    return results
+
+
+def draw(images, inputs, outputs, magnitude=1.0):
+    rng = np.random.RandomState(0)
+    shapes = [(images, *inputs), (outputs, np.prod(inputs)), (outputs,), (images, outputs)]
+    return [(rng.randn(*shape) * magnitude).astype(np.float32) for shape in shapes]
+
+
+def assert_right(values):
+    for found, expected, terms in zip(layer(*values), *reference(*values)):
+        assert found.shape == expected.shape
+        assert (np.abs(found - expected) <= 2e-6 * terms).all()
+
+
+@pytest.mark.parametrize("images", [1, 3, 33])
+@pytest.mark.parametrize("inputs", [1, 7, 257])
+@pytest.mark.parametrize("outputs", [1, 5, 129])
+def test_output_and_gradients_equal_a_float64_reference(images, inputs, outputs):
+    assert_right(draw(images, (inputs,), outputs))
+
+
+@pytest.mark.parametrize("images", [8, 12, 16, 17, 32, 128, 131])
+def test_many_blocks_and_whole_tiles_are_right(images):
+    assert_right(draw(images, (1040,), 300))
+
+
+def test_more_inputs_than_a_block_is_wide_or_deep_are_right():
+    assert_right(draw(13, (2305,), 523))
+
+
+def test_images_of_several_axes_are_flattened():
+    assert_right(draw(9, (3, 5, 7), 6))
+
+
+@pytest.mark.parametrize("magnitude", [1e15, 1e-15])
+def test_big_and_small_values_are_right(magnitude):
+    assert_right(draw(33, (257,), 129, magnitude))
+
+
+def test_what_is_not_finite_stays_in_its_image():
+    x, weight, bias, gradient = draw(16, (40,), 50)
+    x[3, 0], x[5, 1] = np.nan, np.inf
+    output = layer(x, weight, bias, gradient)[0]
+    assert np.isnan(output[3]).all() and not np.isfinite(output[5]).any()
+    assert np.isfinite(np.delete(output, [3, 5], axis=0)).all()
+
+
+def test_results_repeat_bit_for_bit():
+    values = draw(33, (2305,), 129)
+    for first, second in zip(layer(*values), layer(*values)):
+        assert np.array_equal(first, second)
+
+
+def test_nothing_to_compute_is_refused():
+    with pytest.raises(mx.base.MXNetError, match="num_hidden of at least 1"):
+        mx.nd._internal._alexnet_fully_connected(*map(mx.nd.ones, [(2, 3), (1, 3), 1]))
+
+
+# In graphs
+
+
+def operators(symbol):
+    return {n["name"]: n["op"] for n in json.loads(symbol.tojson())["nodes"] if n["op"] != "null"}
+
+
+@pytest.mark.parametrize("network", ["alexnet", "alexnet2012", "lenet"])
+def test_each_layer_is_replaced_and_nothing_else_changes(network):
+    plain = symbols.get_symbol(network, 10)
+    before = plain.tojson()
+    lowered = lower_fully_connected(plain, MANY)
+    expected = {
+        name: "_alexnet_fully_connected" if op == "FullyConnected" else op
+        for name, op in operators(plain).items()
+    }
+    assert operators(lowered) == expected
+    assert lowered.list_arguments() == plain.list_arguments()
+    assert lowered.list_outputs() == plain.list_outputs()
+    shape = (4, 1, 32, 32) if network == "lenet" else (4, 3, 67, 67)
+    assert lowered.infer_shape(data=shape) == plain.infer_shape(data=shape)
+    assert plain.tojson() == before
+
+
+def test_few_images_stay_mxnets():
+    plain = symbols.get_symbol("lenet")
+    assert lower_fully_connected(plain, MANY - 1).tojson() == plain.tojson()
+
+
+def unusual(kind):
+    data, weight = mx.sym.Variable("data"), mx.sym.Variable("w")
+    if kind == "no bias":
+        return mx.sym.FullyConnected(data, num_hidden=5, no_bias=True)
+    if kind == "each row":
+        return mx.sym.FullyConnected(data, num_hidden=5, flatten=False)
+    if kind == "computed weight":
+        return mx.sym.FullyConnected(data, weight * 2, num_hidden=5)
+    if kind == "weight that is an output, too":
+        return mx.sym.Group([mx.sym.FullyConnected(data, weight, num_hidden=5), weight])
+    first = mx.sym.FullyConnected(data, weight, num_hidden=5)  # a shared weight
+    return first + mx.sym.FullyConnected(mx.sym.relu(data), weight, num_hidden=5)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["no bias", "each row", "computed weight", "weight that is an output, too", "shared weight"],
+)
+def test_unusual_layers_stay_mxnets(kind):
+    plain = unusual(kind)
+    assert operators(lower_fully_connected(plain, MANY)) == operators(plain)
+
+
+@pytest.mark.parametrize("attrs", [{}, {"no_bias": False, "flatten": True}])
+@pytest.mark.parametrize("request_", [{"f_weight": "write"}, {"data": "write", "f_bias": "write"}])
+def test_gradients_that_are_not_wanted_leave_the_others_right(request_, attrs):
+    plain = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=5, name="f", **attrs)
+    lowered = lower_fully_connected(plain, MANY)
+    assert operators(lowered) == {"f": "_alexnet_fully_connected"}
+    x, weight, bias, gradient = draw(9, (2, 3), 5)
+    wanted = {name: request_.get(name, "null") for name in ("data", "f_weight", "f_bias")}
+    executor = lowered.simple_bind(mx.cpu(), grad_req=wanted, data=x.shape)
+    executor.copy_params_from(
+        {"data": mx.nd.array(x), "f_weight": mx.nd.array(weight), "f_bias": mx.nd.array(bias)}
+    )
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.array(gradient))
+    (_, *expected), _ = reference(x, weight, bias, gradient)
+    for name, values in zip(("data", "f_weight", "f_bias"), expected):
+        if name in request_:
+            np.testing.assert_allclose(executor.grad_dict[name].asnumpy(), values, rtol=1e-4)
+
+
+def output(module, data):
+    module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=False)
+    return module.get_outputs()[0].asnumpy()
+
+
+@pytest.mark.parametrize("contexts", [mx.cpu(), [mx.cpu(0), mx.cpu(1)]])
+@pytest.mark.parametrize("images", [MANY - 1, 2 * MANY, 33])
+def test_inference_gives_what_the_plain_network_gives(images, contexts):
+    shape = (images, 3, 67, 67)
+    plain = mx.mod.Module(symbols.get_symbol("alexnet", 10))
+    plain.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
+    plain.init_params(mx.init.Xavier())
+    ours = inference.bind(plain.symbol, *plain.get_params(), shape, contexts)
+    replaced = "_alexnet_fully_connected" in operators(ours.symbol).values()
+    assert replaced == (images >= 2 * MANY)
+    data = np.random.RandomState(0).normal(0, 60, shape)
+    found, expected = output(ours, data), output(plain, data)
+    assert np.abs(found - expected).max() < 1e-5 * expected.max()
+
+
+def test_without_a_compiler_inference_is_mxnets(tmp_path):
+    show = """
+import common, mxnet as mx, symbols
+from common import inference
+plain = mx.mod.Module(symbols.get_symbol("lenet"))
+plain.bind([("data", (8, 1, 32, 32))], [("softmax_label", (8,))], for_training=False)
+plain.init_params()
+ours = inference.bind(plain.symbol, *plain.get_params(), (8, 1, 32, 32), mx.cpu())
+assert "_alexnet" not in ours.symbol.tojson()
+"""
+    result = run_script("-c", show, XDG_CACHE_HOME=str(tmp_path), CXX="no-such-compiler")
+    assert result.returncode == 0, result.stderr
