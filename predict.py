@@ -1,28 +1,132 @@
 """Name what is in pictures.
 
-    python predict.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3 cat.jpg ...
+    python predict.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3 cat.jpg photos/ ...
 
-Size, mean and class names come from the checkpoint's own record of how it was trained.
+Size, mean and class names come from the checkpoint's own record of how it was trained. A file that
+cannot be read is named on stderr; the others are done all the same, and the exit code is then 1.
 """
 
+import contextlib
+import csv
+import io
+import json
+import os
+import sys
+
+from tqdm import tqdm
+
 import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import checkpoint, cli
-from common.inference import Classifier
+from common import checkpoint, cli, devices, inference
+from common.cli import UserError
+from common.log import quiet
+from data.folder import EXTENSIONS
+
+
+def parse_args():
+    """The command line."""
+    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE|DIR|-",
+        help="a picture of any format OpenCV reads; a folder, for all pictures in it and below it;"
+        " -, for those that stdin names, one path a line",
+    )
+    checkpoint.add_args(parser)
+    parser.add_argument("--top-k", type=cli.positive_int, default=5, help="guesses a picture")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
+    parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
+    parser.add_argument("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
+    return parser.parse_args()
+
+
+def find(names):
+    """The paths of the pictures that the command line names.
+
+    Raises:
+        UserError: there are none.
+    """
+    paths = []
+    for name in names:
+        for path in _paths_on_stdin() if name == "-" else [name]:
+            paths += sorted(_pictures_below(path)) if os.path.isdir(path) else [path]
+    if not paths:
+        raise UserError(f"{' '.join(names)}: no pictures there ({' '.join(sorted(EXTENSIONS))})")
+    return paths
+
+
+def _paths_on_stdin():
+    return [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line]
+
+
+def _pictures_below(folder):
+    unreadable = []  # folders; they are named with the files that cannot be read
+    for parent, folders, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in files:
+            if os.path.splitext(name)[1].lower() in EXTENSIONS and name[0] != ".":
+                yield os.path.join(parent, name)
+    yield from unreadable
+
+
+def as_text(path, guesses):
+    """The path, and below it a line a guess."""
+    lines = [f"  {guess.probability:6.1%}  {guess.name}" for guess in guesses]
+    return "\n".join([path, *lines])
+
+
+def as_csv(path, guesses):
+    """A row a guess, under the columns of ``CSV_HEADER``."""
+    text = io.StringIO()
+    rows = ([path, rank, g.name, _rounded(g.probability)] for rank, g in enumerate(guesses, 1))
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()[:-1]
+
+
+def as_jsonl(path, guesses):
+    """An object a picture."""
+    listed = [{"name": g.name, "probability": _rounded(g.probability)} for g in guesses]
+    return json.dumps({"file": path, "guesses": listed})
+
+
+def _rounded(probability):
+    return float(f"{probability:.7g}")  # what float32 holds
+
+
+CSV_HEADER = "file,rank,name,probability"
+FORMATS = {"text": as_text, "csv": as_csv, "jsonl": as_jsonl}
+
+
+@contextlib.contextmanager
+def only_our_errors():
+    """Keep off stderr what the decoders' C code says there of damaged files."""
+    ours = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    with ours, contextlib.redirect_stderr(ours), quiet():
+        yield
 
 
 def main():
-    """Print each picture's likeliest classes."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="any format OpenCV reads")
-    checkpoint.add_args(parser)
-    parser.add_argument("--top-k", type=cli.positive_int, default=5, help="guesses a picture")
-    args = parser.parse_args()
-    classifier = Classifier(args.model_prefix, args.load_epoch)
-    for path in args.images:
-        print(path)
-        for guess in classifier.name_file(path, args.top_k):
-            print(f"  {guess.probability:6.1%}  {guess.name}")
+    """Print each picture's likeliest classes; 1 if one could not be read."""
+    args = parse_args()
+    contexts = devices.contexts(args.gpus)
+    paths = find(args.images)
+    batch_size = min(args.batch_size, len(paths))
+    classifier = inference.Classifier(args.model_prefix, args.load_epoch, batch_size, contexts)
+    failed = False
+    if args.format == "csv":
+        print(CSV_HEADER)
+    with only_our_errors():
+        hidden = len(paths) <= batch_size or not sys.stderr.isatty()
+        bar = tqdm(paths, unit=" img", dynamic_ncols=True, leave=False, disable=hidden)
+        for path, guesses in zip(bar, classifier.stream(paths, args.top_k)):
+            if isinstance(guesses, UserError):
+                failed = True
+                tqdm.write(str(guesses), file=sys.stderr)
+            else:
+                tqdm.write(FORMATS[args.format](path, guesses), file=sys.stdout)
+    return int(failed)
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="surrogateescape")  # paths that are not UTF-8, byte for byte
     cli.run(main)

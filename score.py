@@ -2,16 +2,18 @@
 
     python score.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3 --data-val val.rec
 
-Each image counts exactly once, as its centre crop. Size, mean and classes come from the
-checkpoint's own record of how it was trained. float32 and int8 checkpoints are scored alike.
+Each image counts exactly once, as its centre crop or as the average over ten crops. Size, mean and
+classes come from the checkpoint's own record of how it was trained. float32 and int8 checkpoints
+are scored alike.
 """
 
 import argparse
+import json
 import os
 import time
 
 import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import checkpoint, cli, data, devices, evaluate, int8
+from common import checkpoint, cli, confusion, data, devices, evaluate, files, inference
 from common.cli import UserError
 
 
@@ -19,40 +21,121 @@ def parse_args():
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     checkpoint.add_args(parser)
-    parser.add_argument("--data-val", required=True, metavar="X.rec", help="images to score it on")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
-    parser.add_argument("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
-    parser.add_argument("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
-    parser.add_argument(
-        "--data-nthreads", type=cli.positive_int, default=os.cpu_count(), help="decoding threads"
+    add = parser.add_argument
+    add("--int8", action="store_true", help="score MODEL_PREFIX-int8, which quantize.py makes")
+    add("--data-val", required=True, metavar="X.rec", help="images to score it on")
+    add(
+        "--crops",
+        type=int,
+        choices=[1, 10],
+        default=1,
+        help="of an image: the centre, or the 2012 average over corners, centre, and their mirror"
+        " images, of the square in the middle of the resized image",
     )
-    parser.add_argument("--verbose", action="store_true", help="let MXNet talk, too")
+    add("--batch-size", type=cli.positive_int, default=32, help="over all devices")
+    add("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
+    add("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
+    add("--data-nthreads", type=cli.positive_int, default=os.cpu_count(), help="decoding threads")
+    add("--per-class", action="store_true", help="print a line for each class, too")
+    add(
+        "--confusion",
+        type=matrix_file,
+        nargs="+",
+        default=[],
+        metavar="X.csv|X.png",
+        help="write which class is taken for which, as a table, a picture or both",
+    )
+    add("--json", type=new_file, metavar="X.json", help="write all figures, each class's too")
+    add("--verbose", action="store_true", help="let MXNet talk, too")
     return parser.parse_args()
 
 
+def new_file(path):
+    """An argparse type: a file that can be written once the figures are there."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"{path}: there is no folder {folder}; make it first")
+    return path
+
+
+def matrix_file(path):
+    """An argparse type: the same, of a format that confusion matrices are written in."""
+    if not path.lower().endswith((".csv", ".png")):
+        raise argparse.ArgumentTypeError(f"{path}: has to end in .csv or .png")
+    return new_file(path)
+
+
+def find_int8(prefix, epoch):
+    """The prefix of the int8 form of a checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
+    quantized = f"{prefix}-int8"
+    if not os.path.isfile(checkpoint.params_path(quantized, epoch)):
+        raise UserError(
+            f"--int8: {checkpoint.params_path(quantized, epoch)} is not there; make it with python"
+            f" quantize.py --model-prefix {prefix} --load-epoch {epoch} --data-calib TRAIN.rec"
+        )
+    return quantized
+
+
+def as_text(scores):
+    """The loss, and the accuracies with their 95% intervals."""
+    parts = [f"{scores.count} images", f"loss {scores.loss:.4f}"]
+    for name, (low, high) in scores.intervals().items():
+        accuracy = scores.figures()[name]
+        parts.append(f"{name} {accuracy:.2%} (95%: {100 * low:.2f} to {100 * high:.2f})")
+    return "  ".join(parts)
+
+
+def as_json(args, scores):
+    """All figures, by the names under which --json writes them."""
+    return {
+        "checkpoint": checkpoint.params_path(args.model_prefix, args.load_epoch),
+        "data_val": args.data_val,
+        "crops": args.crops,
+        "images": scores.count,
+        **scores.figures(),
+        "right": scores.right(),
+        "interval95": scores.intervals(),
+        "per_class": [{**row._asdict(), "top-1": row.top1} for row in confusion.per_class(scores)],
+        "versions": checkpoint.versions(),
+    }
+
+
 def main():
-    """Check everything, score, print one line."""
+    """Check everything, score, print and write the figures."""
     args = parse_args()
     contexts = devices.contexts(args.gpus)
     if args.batch_size < len(contexts):
         raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
-    config = checkpoint.load_config(args.model_prefix)
-    symbol, *weights = checkpoint.load(args.model_prefix, args.load_epoch)
-    if args.gpus and int8.is_quantized(symbol):
-        raise UserError("--gpus: an int8 checkpoint runs on the CPU only; leave the flag out")
+    if any(path.lower().endswith(".png") for path in args.confusion):
+        confusion.check_plots()
+    if args.int8:
+        args.model_prefix = find_int8(args.model_prefix, args.load_epoch)
+    config, (symbol, *weights) = inference.load(args.model_prefix, args.load_epoch, contexts)
     # What the network was trained with, save for what the command line says.
     settings = argparse.Namespace(**{**config["args"], **vars(args)})
     evaluate.resolve_top_k(settings)
+    evaluate.check_crops(settings)
     found = data.open_records(args.data_val, settings.num_classes, classes=config["classes"])
 
-    evaluator = evaluate.Evaluator(symbol, contexts, settings, found)
+    evaluator = evaluate.Evaluator(symbol, contexts, settings, found, args.crops)
     started = time.time()
-    scores = evaluator(*weights)
+    scores = confusion.Confusion(settings.top_k, inference.class_names(config))
+    evaluator(*weights, scores)
     speed = scores.count / (time.time() - started)
-    print(
-        f"{scores.count} images  loss {scores.loss:.4f}  top-1 {scores.top1:.2%}"
-        f"  top-{scores.top_k} {scores.topk:.2%}  |  {speed:.0f} img/s"
-    )
+
+    for path in args.confusion:
+        confusion.write(scores, path)
+    if args.json:
+        with files.atomic(args.json) as temporary, open(temporary, "w") as file:
+            json.dump(as_json(args, scores), file, indent=1)
+            file.write("\n")
+    if args.per_class:
+        print(confusion.table(scores) + "\n")
+    print(f"{as_text(scores)}  |  {speed:.0f} img/s")
 
 
 if __name__ == "__main__":

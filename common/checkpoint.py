@@ -211,7 +211,7 @@ def update_record(prefix: str, number: int, **changes) -> None:
 
 
 def _write_record(path, record):
-    record = {**record, "format": _FORMAT, "versions": _versions()}
+    record = {**record, "format": _FORMAT, "versions": versions()}
     record["sha256"] = _checksum_of(record)
     with open(path, "w") as file:
         json.dump(record, file, indent=1)
@@ -356,12 +356,13 @@ def save_config(prefix: str, args: dict, classes: Optional[List[str]], **origin:
     """
     with atomic(f"{prefix}-config.json") as temporary, open(temporary, "w") as file:
         json.dump(
-            {"args": args, "classes": classes, **origin, "versions": _versions()}, file, indent=1
+            {"args": args, "classes": classes, **origin, "versions": versions()}, file, indent=1
         )
         file.write("\n")
 
 
-def _versions():
+def versions() -> dict:
+    """What a result depends on beside its inputs: versions of what computed it, and the threads."""
     return {
         "python": platform.python_version(),
         "mxnet": mx.__version__,

@@ -1,5 +1,10 @@
 """Loss and accuracy over images, each counted exactly once."""
 
+import argparse
+import math
+from typing import Iterator, Optional, Tuple
+
+import mxnet as mx
 import numpy as np
 
 from common import data, inference, records
@@ -16,6 +21,14 @@ def resolve_top_k(args) -> None:
         args.top_k = max(1, min(5, args.num_classes - 1))
     elif args.top_k >= args.num_classes:
         raise UserError(f"--top-k {args.top_k}: there are only {args.num_classes} classes")
+
+
+def wilson(right: int, count: int) -> Tuple[float, float]:
+    """Wilson's 95% interval of a share of which ``right`` out of ``count`` were seen."""
+    z2 = 1.959964**2
+    centre = right + z2 / 2
+    half = math.sqrt(z2 * (right * (count - right) / count + z2 / 4))
+    return (centre - half) / (count + z2), (centre + half) / (count + z2)
 
 
 class Scores:
@@ -68,24 +81,89 @@ class Scores:
         """Loss and accuracies by their names, as logs show them."""
         return {"loss": self.loss, "top-1": self.top1, f"top-{self.top_k}": self.topk}
 
+    def right(self) -> dict:
+        """How many images the accuracies count, by the same names."""
+        return dict(zip(("top-1", f"top-{self.top_k}"), self._hits.astype(int).tolist()))
+
+    def intervals(self) -> dict:
+        """The 95% intervals of the accuracies, (low, high), by the same names."""
+        return {name: wilson(right, self.count) for name, right in self.right().items()}
+
+
+def check_crops(args) -> None:
+    """Make sure that ten crops are ten pictures.
+
+    Args:
+        args: has ``crops``, and ``resize`` and ``image_shape`` as the network was trained.
+
+    Raises:
+        UserError: there is nothing around the crop.
+    """
+    crop = min(args.image_shape[1:])
+    if args.crops > 1 and (args.resize or crop) <= crop:
+        raise UserError(
+            f"--crops {args.crops}: needs a checkpoint trained with a --resize above its crop of"
+            f" {crop} pixels; this one has {args.resize or 'none'}; leave the flag out"
+        )
+
+
+def ten_crops(square: mx.nd.NDArray, height: int, width: int) -> Iterator[mx.nd.NDArray]:
+    """The corners and the centre of pictures, and their mirror images.
+
+    Args:
+        square: (N, C, S, S).
+
+    Yields:
+        Ten arrays (N, C, height, width).
+    """
+    down, right = square.shape[2] - height, square.shape[3] - width
+    for top, left in ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)):
+        crop = square[:, :, top : top + height, left : left + width]
+        yield crop
+        yield crop.flip(axis=3)
+
 
 class Evaluator:
-    """Loss and accuracy of weights of the plain network, over the centre crops of a record file."""
+    """Loss and accuracy of weights of the plain network, over the images of a record file.
 
-    def __init__(self, symbol, contexts, args, found: records.Records):
+    An image is seen as its centre crop or, with 10 ``crops``, as the network of 2012 was tested:
+    the probabilities are averaged over ten crops of the square in the middle of the resized image.
+    """
+
+    def __init__(self, symbol, contexts, args, found: records.Records, crops: int = 1):
         self._symbol, self._contexts, self._args, self._found = symbol, contexts, args, found
+        self._crops = crops
 
-    def __call__(self, arg_params: dict, aux_params: dict) -> Scores:
-        """Score these weights on each image exactly once."""
+    def __call__(
+        self, arg_params: dict, aux_params: dict, scores: Optional[Scores] = None
+    ) -> Scores:
+        """Score these weights on each image exactly once.
+
+        Args:
+            scores: what to add them to; else new ones.
+        """
         batch_size = min(self._args.batch_size, len(self._found))
         shape = (batch_size, *self._args.image_shape)
         contexts = self._contexts[:batch_size]  # each needs an image
         module = inference.bind(self._symbol, arg_params, aux_params, shape, contexts)
-        scores = Scores(self._args.top_k)
-        for batch, count in data.evaluation_batches(
-            self._args, self._found.path, len(self._found), batch_size
-        ):
-            module.forward(batch, is_train=False)
-            probabilities = module.get_outputs()[0].asnumpy()[:count]
-            scores.update(probabilities, batch.label[0].asnumpy()[:count])
+        scores = scores or Scores(self._args.top_k)
+        for batch, count in self._batches(batch_size):
+            views = self._views(batch.data[0])
+            probabilities = sum(_run(module, view, batch.label) for view in views) / self._crops
+            scores.update(probabilities[:count], batch.label[0].asnumpy()[:count])
         return scores
+
+    def _batches(self, batch_size):
+        args = self._args
+        if self._crops > 1:
+            square = (args.image_shape[0], args.resize, args.resize)
+            args = argparse.Namespace(**{**vars(args), "image_shape": square})
+        return data.evaluation_batches(args, self._found.path, len(self._found), batch_size)
+
+    def _views(self, images):
+        return [images] if self._crops == 1 else ten_crops(images, *self._args.image_shape[1:])
+
+
+def _run(module, images, labels):
+    module.forward(mx.io.DataBatch([images], labels), is_train=False)
+    return module.get_outputs()[0].asnumpy()

@@ -1,13 +1,20 @@
 """Name what is in pictures, with a checkpoint and the preparation it was trained with."""
 
-from typing import List, NamedTuple
+import collections
+import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import cv2
 import mxnet as mx
 import numpy as np
 
-from common import checkpoint
+from common import checkpoint, native
 from common.cli import UserError
+from common.lower import MANY, lower_fully_connected
+
+Picture = Union[str, os.PathLike, np.ndarray]
 
 
 class Guess(NamedTuple):
@@ -24,7 +31,10 @@ def decode(encoded: bytes, channels: int, source: str) -> np.ndarray:
         UserError: not a picture that OpenCV reads; the message begins with ``source``.
     """
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+    except cv2.error as error:
+        raise UserError(f"{source}: OpenCV refuses it: {error.err}")
     if image is None:
         raise UserError(f"{source}: is not a picture that OpenCV can read")
     return image
@@ -56,8 +66,10 @@ def prepare(image: np.ndarray, image_shape, resize, mean, std) -> np.ndarray:
         image = _scaled(image, short)
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     crop = image[top : top + height, left : left + width].reshape(height, width, channels)
-    crop = (crop[:, :, ::-1].astype(np.float32) - np.float32(mean)) / np.float32(std)
-    return np.ascontiguousarray(crop.transpose(2, 0, 1))
+    planes = np.array(crop[:, :, ::-1].transpose(2, 0, 1), np.float32, order="C")
+    planes -= np.float32(mean)[:, None, None]
+    planes /= np.float32(std)[:, None, None]
+    return planes
 
 
 def _scaled(image, factor):
@@ -69,50 +81,163 @@ def _scaled(image, factor):
 def bind(symbol, arg_params: dict, aux_params: dict, data_shape, context) -> mx.mod.Module:
     """A module that runs the plain network with these weights on (N, C, H, W) batches.
 
+    On the CPU, with many images a batch, our operators compute the fully connected layers.
     Bind another for other weights: after its first forward pass MXNet's CPU build keeps its own
     copy of them, and what is set later is ignored without a word.
     """
-    module = mx.mod.Module(symbol, context=context)
-    module.bind([("data", data_shape)], [("softmax_label", data_shape[:1])], for_training=False)
+    contexts = context if isinstance(context, list) else [context]
+    images = data_shape[0] // len(contexts)
+    if contexts[0].device_type == "cpu" and images >= MANY and native.load():
+        symbol = lower_fully_connected(symbol, images)
+    labels = None  # what export_mxnet.py writes has none
+    if "softmax_label" in symbol.list_arguments():
+        labels = [("softmax_label", data_shape[:1])]
+    module = mx.mod.Module(symbol, label_names=labels and ["softmax_label"], context=context)
+    module.bind([("data", data_shape)], labels, for_training=False)
     module.set_params(arg_params, aux_params)
     return module
 
 
+def load(prefix: str, epoch: int, contexts: List[mx.Context]) -> Tuple[dict, tuple]:
+    """A checkpoint that is to run on ``contexts``: its config and what :func:`bind` takes of it.
+
+    Raises:
+        UserError: a file is missing or damaged, or an int8 checkpoint is to run on a GPU.
+    """
+    config = checkpoint.load_config(prefix)
+    if "int8" in config and contexts[0].device_type == "gpu":
+        raise UserError("--gpus: an int8 checkpoint runs on the CPU only; leave the flag out")
+    return config, checkpoint.load(prefix, epoch)
+
+
+def class_names(config: dict) -> List[str]:
+    """The names of a checkpoint's classes, or their numbers where it has no names."""
+    return config["classes"] or [str(i) for i in range(config["args"]["num_classes"])]
+
+
 class Classifier:
-    """A trained network, loaded once.
+    """A trained network, loaded once, and the preparation it was trained with.
 
     >>> classifier = Classifier("checkpoints/alexnet-cifar10", 3)
-    >>> classifier.name_file("cat.jpg", top=5)
-    [Guess(name='cat', probability=0.91), ...]
+    >>> names, probabilities = classifier.predict(["cat.jpg", "lorry.png"], top=2)
+    >>> names
+    [['cat', 'dog'], ['truck', 'automobile']]
+    >>> probabilities
+    array([[0.91, 0.05], [0.98, 0.01]], dtype=float32)
     """
 
-    def __init__(self, prefix: str, epoch: int, context=None):
+    def __init__(
+        self,
+        prefix: str,
+        epoch: int,
+        batch_size: int = 32,
+        contexts: Optional[List[mx.Context]] = None,
+    ):
         """Load ``PREFIX-symbol.json``, ``PREFIX-NNNN.params`` and ``PREFIX-config.json``.
+
+        Args:
+            batch_size: pictures that run together, over all devices. A lone one runs by itself.
+            contexts: the devices; the CPU by default.
 
         Raises:
             UserError: one of the files is missing or damaged.
         """
-        config = checkpoint.load_config(prefix)
-        args = config["args"]
-        self._preparation = preparation(args)
-        self.classes = config["classes"] or [str(i) for i in range(args["num_classes"])]
-        network = checkpoint.load(prefix, epoch)
-        self._module = bind(*network, (1, *args["image_shape"]), context or mx.cpu())
+        self._contexts = contexts or [mx.cpu()]
+        config, self._network = load(prefix, epoch, self._contexts)
+        self.classes = class_names(config)
+        self._preparation = preparation(config["args"])
+        self._batch_size = batch_size
+        self._modules = {}  # by the number of pictures that they are bound for
 
-    def name_file(self, path: str, top: int = 5) -> List[Guess]:
-        """The ``top`` likeliest classes of the picture in ``path``, likeliest first.
+    def predict(
+        self, pictures: Iterable[Picture], top: int = 5
+    ) -> Tuple[List[List[str]], np.ndarray]:
+        """Name what is in N pictures.
+
+        Args:
+            pictures: paths of files, or decoded pictures: uint8 arrays of any height and width,
+                (H, W, 3) BGR as OpenCV reads them, or (H, W) for a network of grey pictures.
+            top: guesses a picture; no more than there are classes.
+
+        Returns:
+            The names, a list of ``top`` for each picture, likeliest first, and their probabilities,
+            (N, top) float32.
 
         Raises:
-            UserError: no such file, or not a picture that OpenCV reads.
+            UserError: a file cannot be read, or is not a picture that OpenCV reads.
         """
-        with open(path, "rb") as file:
-            image = decode(file.read(), self._preparation["image_shape"][0], path)
-        return self.name_image(image, top)
+        top = min(top, len(self.classes))
+        names, probabilities = [], []
+        for guesses in self.stream(pictures, top):
+            if isinstance(guesses, UserError):
+                raise guesses
+            names.append([guess.name for guess in guesses])
+            probabilities.append([guess.probability for guess in guesses])
+        return names, np.array(probabilities, np.float32).reshape(len(names), top)
 
-    def name_image(self, image: np.ndarray, top: int = 5) -> List[Guess]:
-        """The same for a decoded picture: (H, W, 3) BGR or (H, W) grey, uint8."""
-        batch = mx.io.DataBatch([mx.nd.array(prepare(image, **self._preparation)[None])])
-        self._module.forward(batch, is_train=False)
-        probabilities = self._module.get_outputs()[0].asnumpy()[0]
+    def stream(
+        self, pictures: Iterable[Picture], top: int = 5
+    ) -> Iterator[Union[List[Guess], UserError]]:
+        """The same, picture by picture, for any number of them: threads decode what comes next.
+
+        Yields:
+            For each picture, in order, its ``top`` likeliest classes or what is wrong with it.
+        """
+        prepared = self._prepare_ahead(pictures)
+        while True:
+            batch = list(itertools.islice(prepared, self._batch_size))
+            if not batch:
+                return
+            images = [image for image in batch if not isinstance(image, UserError)]
+            rows = iter(self._run(images))
+            for item in batch:
+                yield item if isinstance(item, UserError) else self._guesses(next(rows), top)
+
+    def _prepare_ahead(self, pictures):
+        """Each picture as :meth:`_prepare` returns it, in order, up to two batches ahead."""
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            waiting = collections.deque()
+            for picture in pictures:
+                waiting.append(threads.submit(self._prepare, picture))
+                if len(waiting) > 2 * self._batch_size:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _prepare(self, picture):
+        """(C, H, W) float32 for the network, or the UserError that says why there is none."""
+        try:
+            if not isinstance(picture, np.ndarray):
+                picture = decode(_read(picture), self._preparation["image_shape"][0], str(picture))
+            return prepare(picture, **self._preparation)
+        except UserError as error:
+            return error
+
+    def _run(self, images):
+        """The probabilities of at most a batch of prepared images: (N, classes)."""
+        if not images:
+            return []
+        size = 1 if len(images) == 1 else self._batch_size
+        shape = (size, *images[0].shape)
+        if size not in self._modules:
+            contexts = self._contexts[:size]  # each needs an image
+            self._modules[size] = bind(*self._network, shape, contexts)
+        filled = np.zeros(shape, np.float32)
+        filled[: len(images)] = images
+        module = self._modules[size]
+        module.forward(mx.io.DataBatch([mx.nd.array(filled)]), is_train=False)
+        return module.get_outputs()[0].asnumpy()[: len(images)]
+
+    def _guesses(self, probabilities, top):
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [Guess(self.classes[i], float(probabilities[i])) for i in best]
+
+
+def _read(path):
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}")
+    except ValueError as error:  # such as a null byte in the path
+        raise UserError(f"{path!r}: {error}")

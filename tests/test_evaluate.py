@@ -8,8 +8,8 @@ import pytest
 from conftest import bands, write_records
 
 import symbols
-from common import records
-from common.evaluate import Evaluator, Scores
+from common import inference, records
+from common.evaluate import Evaluator, Scores, wilson
 
 
 def test_figures_equal_those_counted_one_by_one():
@@ -31,6 +31,51 @@ def test_a_network_that_says_nothing_scores_nothing(value):
     scores = Scores(top_k=5)
     scores.update(np.full((4, 10), value, np.float32), np.array([0, 3, 5, 9]))
     assert scores.top1 == scores.topk == 0
+
+
+@pytest.mark.parametrize(
+    "right, count, low, high",
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (50, 100, 0.4038, 0.5962)],
+)
+def test_the_interval_is_wilsons(right, count, low, high):
+    assert wilson(right, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("sides", [(40, 49), (54, 40), (40, 40)])
+def test_ten_crops_are_the_average_over_those_cut_by_hand(tmp_path, sides):
+    """Pictures whose short side is --resize, so that nothing is interpolated."""
+    rng = np.random.RandomState(0)
+    images = rng.randint(0, 256, (5, *sides, 3)).astype(np.uint8)
+    labels = np.array([0, 1, 2, 1, 0])
+    path = write_records(tmp_path / "x", images, labels)
+    symbol = symbols.get_symbol("lenet", 3)
+    mx.random.seed(1)
+    weights = mx.mod.Module(symbol)
+    weights.bind([("data", (1, 3, 36, 32))], [("softmax_label", (1,))])
+    weights.init_params(mx.init.Xavier(magnitude=6))
+
+    top, left = (sides[0] - 40) // 2, (sides[1] - 40) // 2
+    square = images[:, top : top + 40, left : left + 40, ::-1].transpose(0, 3, 1, 2)
+    said = []
+    for y, x in [(0, 0), (0, 8), (4, 0), (4, 8), (2, 4)]:
+        crop = (square[:, :, y : y + 36, x : x + 32] - np.float32(100)) / np.float32(60)
+        for view in (crop, crop[..., ::-1]):
+            module = inference.bind(symbol, *weights.get_params(), view.shape, mx.cpu())
+            module.forward(mx.io.DataBatch([mx.nd.array(view)]), is_train=False)
+            said.append(module.get_outputs()[0].asnumpy())
+    expected = Scores(top_k=2)
+    expected.update(np.mean(said, axis=0), labels)
+    assert np.std(said, axis=0).max() > 0.01  # the crops differ
+
+    for batch_size in (1, 2, 5, 8):
+        args = SimpleNamespace(
+            batch_size=batch_size, image_shape=(3, 36, 32), top_k=2, resize=40, data_nthreads=1,
+            rgb_mean=[100.0] * 3, rgb_std=[60.0] * 3, verbose=False,
+        )  # fmt: skip
+        evaluator = Evaluator(symbol, [mx.cpu()], args, records.scan(path), crops=10)
+        scores = evaluator(*weights.get_params())
+        assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert scores.right() == expected.right() and scores.count == 5
 
 
 def test_other_weights_give_their_own_scores(tmp_path):

@@ -118,3 +118,11 @@ def test_what_is_there_is_lost_only_with_overwrite(networks, tmp_path, monkeypat
     assert "SoftmaxOutput" in (tmp_path / "x-symbol.json").read_text()
     run(monkeypatch, prefix, *out, "--overwrite")
     assert "SoftmaxOutput" not in (tmp_path / "x-symbol.json").read_text()
+
+
+def test_the_copy_is_bound_as_any_checkpoint(networks, images, monkeypatch):
+    run(monkeypatch, networks["float32"], "--overwrite")
+    copy = checkpoint.load(f"{networks['float32']}-deploy", 1)
+    module = inference.bind(*copy, images.shape, mx.cpu())
+    module.forward(mx.io.DataBatch([mx.nd.array(images)]), is_train=False)
+    assert module.get_outputs()[0].shape == (6, 3)

@@ -1,5 +1,7 @@
 """score.py, run as a user runs it, against the same figures in plain numpy."""
 
+import csv
+import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -8,7 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 import reference
-from conftest import bands, run_script, write_records
+from conftest import assert_refused, bands, run_here, run_script, write_records
 
 import symbols
 from common import checkpoint, cli, evaluate, records
@@ -29,15 +31,28 @@ SETTINGS = {
 def network(grey, tmp_path_factory):
     """LeNet with random weights: its --model-prefix and its arguments as numpy arrays."""
     prefix = str(tmp_path_factory.mktemp("network") / "lenet")
+    return prefix, save_lenet(prefix, grey.classes, seed=1)
+
+
+def save_lenet(prefix, classes, seed):
     symbol = symbols.get_symbol("lenet", 3)
     module = mx.mod.Module(symbol)
     module.bind([("data", (1, 1, 32, 32))], [("softmax_label", (1,))])
-    mx.random.seed(1)
+    mx.random.seed(seed)
     module.init_params(mx.init.Xavier())
     weights = module.get_params()
-    checkpoint.save_config(prefix, SETTINGS, grey.classes)
+    checkpoint.save_config(prefix, SETTINGS, classes)
     checkpoint.save(prefix, 1, symbol, *weights)
-    return prefix, {name: value.asnumpy() for name, value in weights[0].items()}
+    return {name: value.asnumpy() for name, value in weights[0].items()}
+
+
+@pytest.fixture(scope="module")
+def expected(network):
+    """What numpy says of grey.val: probabilities (101, 3) and labels."""
+    images, labels = bands(101, seed=2)
+    data = (np.array(images, float).transpose(0, 3, 1, 2) - 90) / 30
+    values = {**network[1], "data": data, "softmax_label": labels}
+    return reference.run(symbols.get_symbol("lenet", 3), values)[0], labels
 
 
 def score(prefix, path, *flags):
@@ -55,10 +70,12 @@ def assert_main_refuses(monkeypatch, prefix, path, words, *flags):
 
 
 def figures(result):
-    """'101 images  loss 0.5420  top-1 64.36%  ...' -> {'images': 101, 'loss': 0.542, ...}"""
+    """'101 images  loss 0.5420  top-1 64.36% (...' -> {'images': 101, 'loss': 0.542, ...}"""
     assert result.returncode == 0 and result.stderr == "", result.stderr
+    interval = r" \(95%: [\d.]+ to [\d.]+\)"
     found = re.fullmatch(
-        r"(\d+) images  loss ([\d.]+)  top-1 ([\d.]+)%  (top-\d+) ([\d.]+)%  \|  \d+ img/s\n",
+        rf"(\d+) images  loss ([\d.]+)  top-1 ([\d.]+)%{interval}"
+        rf"  (top-\d+) ([\d.]+)%{interval}  \|  \d+ img/s\n",
         result.stdout,
     )
     assert found, result.stdout
@@ -66,22 +83,99 @@ def figures(result):
     return {"images": int(images), "loss": float(loss), "top-1": float(top1), name: float(topk)}
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_every_batch_size_gives_what_numpy_computes(network, grey, batch_size):
-    prefix, weights = network
-    images, labels = bands(101, seed=2)  # what is in grey.val
-    data = (np.array(images, float).transpose(0, 3, 1, 2) - 90) / 30
-    values = {**weights, "data": data, "softmax_label": labels}
-    probabilities = reference.run(symbols.get_symbol("lenet", 3), values)[0]
+@pytest.fixture
+def main_json(network, grey, tmp_path, monkeypatch):
+    """Call score.py's ``main`` in this process: what it writes for --json."""
+
+    def call(*flags):
+        path = tmp_path / "x.json"
+        command = ["--model-prefix", network[0], "--load-epoch", 1, "--data-val", grey.val]
+        command += ["--json", path, *flags]
+        monkeypatch.setattr("sys.argv", ["score.py", *map(str, command)])
+        main()
+        return json.loads(path.read_text())
+
+    return call
+
+
+def test_it_prints_what_numpy_computes(network, grey, expected):
+    probabilities, labels = expected
     true = probabilities[range(101), labels]
     rank = (probabilities > true[:, None]).sum(axis=1)
-
-    shown = figures(score(prefix, grey.val, "--batch-size", batch_size, "--top-k", 2))
+    shown = figures(score(network[0], grey.val, "--top-k", 2))
     assert shown["images"] == 101
     assert shown["loss"] == pytest.approx(-np.log(true).mean(), abs=1e-4)
     assert shown["top-1"] == pytest.approx(100 * np.mean(rank < 1), abs=0.006)
     assert shown["top-2"] == pytest.approx(100 * np.mean(rank < 2), abs=0.006)
     assert 0 < shown["top-1"] < shown["top-2"] < 100  # a network that says something
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 101, 1000])
+def test_every_batch_size_gives_the_same(main_json, expected, batch_size):
+    probabilities, labels = expected
+    written = main_json("--batch-size", batch_size)
+    assert written["images"] == 101
+    assert written["loss"] == pytest.approx(-np.log(probabilities[range(101), labels]).mean(), 1e-5)
+    assert written["right"]["top-1"] == np.sum(probabilities.argmax(axis=1) == labels)
+
+
+def test_the_files_hold_all_that_is_printed(network, grey, expected, main_json, tmp_path, capsys):
+    table = tmp_path / "x.csv"
+    written = main_json("--per-class", "--confusion", table)
+    probabilities, labels = expected
+    guesses = probabilities.argmax(axis=1)
+    matrix = [[int(np.sum(guesses[labels == i] == j)) for j in range(3)] for i in range(3)]
+    with open(table, newline="") as file:
+        (_, *header), *rows = csv.reader(file)
+    assert header == grey.classes
+    assert rows == [[name, *map(str, row)] for name, row in zip(grey.classes, matrix)]
+
+    assert written["checkpoint"] == f"{network[0]}-0001.params"
+    assert (written["data_val"], written["crops"]) == (grey.val, 1)
+    assert written["top-1"] == written["right"]["top-1"] / 101
+    assert written["interval95"]["top-1"] == list(evaluate.wilson(written["right"]["top-1"], 101))
+    assert [row["right"] for row in written["per_class"]] == [matrix[i][i] for i in range(3)]
+    assert written["versions"]["mxnet"] == mx.__version__
+
+    *per_class, _, last = capsys.readouterr().out.splitlines()
+    low, high = written["interval95"]["top-1"]
+    assert f"top-1 {written['top-1']:.2%} (95%: {100 * low:.2f} to {100 * high:.2f})" in last
+    assert [line.split()[:2] for line in per_class[1:]] == [
+        [name, str(sum(row))] for name, row in zip(grey.classes, matrix)
+    ]
+
+
+def test_int8_scores_the_quantised_checkpoint(grey, tmp_path, main_json, monkeypatch):
+    prefix = str(tmp_path / "plain")
+    for name, seed in ((prefix, 3), (f"{prefix}-int8", 4)):
+        save_lenet(name, grey.classes, seed)
+    plain = main_json("--model-prefix", prefix)
+    quantised = main_json("--model-prefix", prefix, "--int8")
+    assert quantised["checkpoint"] == f"{prefix}-int8-0001.params"
+    assert quantised["loss"] == main_json("--model-prefix", f"{prefix}-int8")["loss"]
+    assert quantised["loss"] != plain["loss"]
+    shutil.move(f"{prefix}-int8-0001.params", tmp_path / "elsewhere")
+    command = f"-int8-0001.params .* quantize.py --model-prefix {prefix} --load-epoch 1 --data-cal"
+    assert_main_refuses(monkeypatch, prefix, grey.val, command, "--int8")
+
+
+def test_ten_crops_need_room_around_the_crop(network, grey, monkeypatch):
+    assert_main_refuses(monkeypatch, network[0], grey.val, "has none; leave", "--crops", "10")
+    for resize, image_shape in ((32, (1, 32, 32)), (32, (1, 40, 32))):
+        args = SimpleNamespace(crops=10, resize=resize, image_shape=image_shape)
+        with pytest.raises(cli.UserError, match="--crops 10: .* has 32; leave"):
+            evaluate.check_crops(args)
+        evaluate.check_crops(SimpleNamespace(crops=10, resize=41, image_shape=image_shape))
+
+
+def test_files_that_could_not_be_written_are_refused_before_the_work(network, tmp_path):
+    for flag, path in (
+        ("--confusion", tmp_path / "x.pdf"),
+        ("--confusion", tmp_path / "none" / "x.csv"),
+        ("--json", tmp_path / "none" / "x.json"),
+    ):
+        command = ["--model-prefix", network[0], "--load-epoch", 1, "--data-val", "unread.rec"]
+        assert_refused(run_here(main, *command, flag, path), flag, str(path))
 
 
 def test_top_k_is_five_or_what_the_classes_allow(network, grey, monkeypatch):
