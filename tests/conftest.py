@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -23,6 +24,8 @@ from common import cli, fit, records
 from common.stop import Stop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# What a shell runs in the background ignores Ctrl-C, and so would all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_script(*command, cwd=ROOT, timeout=300, **environment):
