@@ -21,7 +21,7 @@ import mxnet as mx
 import report
 
 import symbols
-from common import checkpoint, cli, fit, resume
+from common import checkpoint, cli, resume, training
 
 SHAPE = (32, 3, 227, 227)
 
@@ -37,7 +37,7 @@ def main():
         lr=0.01, mom=0.9, wd=5e-4, kv_store="device",
     )  # fmt: skip
     symbol = symbols.get_symbol("alexnet")
-    module = fit.bind(symbol, [mx.cpu()], settings, schedule=None)
+    module = training.bind(symbol, [mx.cpu()], settings, None)
     batch = mx.io.DataBatch([mx.nd.random.normal(0, 60, SHAPE)], [mx.nd.zeros(SHAPE[0])])
 
     def step():

@@ -19,7 +19,7 @@ import common  # noqa: F401  readies the process for MXNet
 import mxnet as mx
 
 import symbols
-from common import fit, inference, int8
+from common import inference, int8, training
 
 SIDE = 227
 
@@ -59,7 +59,7 @@ def train_step(variant, network, shape, batch):
         kv_store="device",
     )
     if variant == "ours":
-        module = fit.bind(symbol, [mx.cpu()], args, schedule=None)
+        module = training.bind(symbol, [mx.cpu()], args, None)
     else:
         module = mx.mod.Module(symbol)
         module.bind([("data", shape)], [("softmax_label", shape[:1])])

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import sys
 import time
 from typing import Callable, Optional
@@ -11,26 +10,13 @@ from typing import Callable, Optional
 import mxnet as mx
 import numpy as np
 
-from common import checkpoint, cli, data, finetune, native
+from common import checkpoint, cli, data, finetune, training
 from common.cli import UserError
 from common.evaluate import Scores
 from common.initializers import NAMES as INITIALIZERS
-from common.initializers import initializer
 from common.log import Progress, RunLog, describe
-from common.lower import lower, lower_native
-from common.resume import (
-    Resumed,
-    State,
-    optimizer_state,
-    restore_optimizer,
-    seed_dropout,
-    weights,
-)
+from common.resume import State, optimizer_state, seed_dropout, weights
 from common.stop import Stop
-from symbols import precision
-
-_WITH_MOMENTUM = ("sgd", "nag")
-_OPTIMIZERS = (*_WITH_MOMENTUM, "adam", "rmsprop", "adagrad", "adadelta")
 
 
 def add_fit_args(parser) -> None:
@@ -41,7 +27,7 @@ def add_fit_args(parser) -> None:
     train.add_argument("--kv-store", choices=["device", "local"], default="device")
     train.add_argument("--num-epochs", type=cli.positive_int)
     train.add_argument("--batch-size", type=cli.positive_int, help="over all devices together")
-    train.add_argument("--optimizer", choices=_OPTIMIZERS)
+    train.add_argument("--optimizer", choices=training.OPTIMIZERS)
     train.add_argument("--lr", type=float, help="learning rate")
     train.add_argument(
         "--lr-schedule", choices=["step", "linear", "cosine"], help="linear, cosine: fall to 0"
@@ -165,8 +151,8 @@ class Run:
         self.log = RunLog(path, append=resumed is not None)
         self.log.event("resume" if resumed else "start", batch=self.state.batches, **vars(args))
         self.stop = Stop(self.log.say)
-        schedule = _schedule(args, self._end(args.num_epochs))
-        self.module = bind(symbol, contexts, args, schedule, resumed, pretrained)
+        schedule = training.schedule(args, self._end(args.num_epochs))
+        self.module = training.bind(symbol, contexts, args, schedule, resumed, pretrained)
         self.monitor = _monitor(self.module, args.monitor)
         self.draws = any(node["op"] == "Dropout" for node in json.loads(symbol.tojson())["nodes"])
 
@@ -355,70 +341,6 @@ def test_io(args, batches, images: int) -> None:
         for batch in data.epoch(batches, args.data_train, -(-images // args.batch_size)):
             batch.data[0].wait_to_read()
             progress.update(args.batch_size)
-
-
-def _schedule(args, updates):
-    """The learning rate by number of updates, ``updates`` in all; None: it is constant."""
-    an_epoch = updates / args.num_epochs
-    options = {"base_lr": args.lr, "warmup_steps": round(args.warmup_epochs * an_epoch)}
-    if args.lr_schedule == "linear":
-        return mx.lr_scheduler.PolyScheduler(updates, pwr=1, **options)
-    if args.lr_schedule == "cosine":
-        return mx.lr_scheduler.CosineScheduler(updates, **options)
-    at = [max(1, round(epoch * an_epoch)) for epoch in args.lr_step_epochs]
-    if not at and not options["warmup_steps"]:
-        return None
-    return mx.lr_scheduler.MultiFactorScheduler(at or [updates], args.lr_factor, **options)
-
-
-def bind(
-    symbol,
-    contexts,
-    args,
-    schedule,
-    resumed: Optional[Resumed] = None,
-    pretrained: Optional[finetune.Pretrained] = None,
-) -> mx.mod.Module:
-    """A module ready to train: bound, with weights and an optimizer.
-
-    Weights are random but for those of ``pretrained``, or all of them those of ``resumed``.
-    """
-    mx.random.seed(args.seed)
-    np.random.seed(args.seed)
-    shape = (args.batch_size, *args.image_shape)
-    on_cpu = contexts[0].device_type == "cpu"
-    fast = on_cpu and native.load()
-    if on_cpu:
-        images = shape[0] // len(contexts)
-        symbol = lower_native(symbol, images) if fast else lower(symbol, shape)
-    elif args.deterministic:
-        os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"  # of cuDNN
-    half = not on_cpu and args.dtype == "float16"
-    if half:
-        symbol = precision.cast(symbol, args.dtype, args.loss_scale)
-    if pretrained:
-        symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
-    frozen = pretrained.frozen if pretrained else None
-    module = mx.mod.Module(symbol, context=contexts, fixed_param_names=frozen)
-    module.bind([("data", shape)], [("softmax_label", shape[:1])])
-    options = {"learning_rate": args.lr, "wd": args.wd, "lr_scheduler": schedule}
-    if args.optimizer in _WITH_MOMENTUM:
-        options["momentum"] = args.mom
-    if half:
-        rescale = 1 / (args.batch_size * args.loss_scale)
-        options.update(multi_precision=True, rescale_grad=rescale)
-    if resumed:
-        module.init_params(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
-        options["begin_num_update"] = resumed.state.batches - resumed.state.skipped
-    else:
-        found = pretrained.arg_params if pretrained else None
-        module.init_params(initializer(args.initializer), found, allow_missing=True)
-    # The optimizer by name, not as an object: only so does Module spare biases the weight decay.
-    name = "nativesgd" if fast and args.optimizer == "sgd" else args.optimizer
-    module.init_optimizer(args.kv_store, name, options)
-    if resumed and options["begin_num_update"]:  # MXNet makes the state at the first update
-        restore_optimizer(module, resumed.optimizer)
-    return module
 
 
 def _monitor(module, period):

@@ -24,7 +24,7 @@ from test_gradients import draw, error, mkldnn, train_step, without_dropout
 from test_native import lrn_reference
 
 import symbols
-from common import fit, native
+from common import native, training
 from common.lower import lower, lower_native
 
 PEERS = os.path.join(ROOT, ".venv-bench", "bin", "python")
@@ -109,7 +109,7 @@ def bind(network, batch_size, side):
         **SETTINGS,
     )
     symbol = without_dropout(symbols.get_symbol(network, 10))
-    return fit.bind(symbol, [mx.cpu()], args, schedule=None)
+    return training.bind(symbol, [mx.cpu()], args, None)
 
 
 def train(module, start, data, label):

@@ -8,7 +8,7 @@ import pytest
 from conftest import assert_refused, run_script
 
 import symbols
-from common import fit, resume
+from common import resume, training
 from symbols.precision import cast
 
 
@@ -47,7 +47,7 @@ def test_the_casts_change_nothing_in_float64_and_the_loss_scale_only_the_gradien
         assert np.array_equal(gradient * 64, large)
 
 
-@pytest.mark.parametrize("name", fit._OPTIMIZERS)
+@pytest.mark.parametrize("name", training.OPTIMIZERS)
 def test_a_checkpoint_has_the_optimizers_float32_copies(name):
     rng = np.random.RandomState(0)
     weight, gradient = (mx.nd.array(rng.normal(0, 1, 50)).astype("float16") for _ in range(2))

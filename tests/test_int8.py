@@ -11,7 +11,7 @@ from conftest import bands, run_script, write_records
 
 import quantize
 import symbols
-from common import checkpoint, cli, fit, inference, int8, records
+from common import checkpoint, cli, inference, int8, records, training
 
 
 def flags(prefix, path, *more):
@@ -64,7 +64,7 @@ def alexnet():
         lr=0.01, mom=0.8, wd=0.0, kv_store="local",
     )  # fmt: skip
     symbol = symbols.get_symbol("alexnet", 3)
-    module = fit.bind(symbol, [mx.cpu()], args, schedule=None)
+    module = training.bind(symbol, [mx.cpu()], args, None)
     data, labels = coloured(120, seed=1)
     for i in range(0, 120, 8):
         batch = [mx.nd.array(data[i : i + 8])], [mx.nd.array(labels[i : i + 8])]

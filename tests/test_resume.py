@@ -26,7 +26,7 @@ from conftest import (
 import predict
 import score
 import symbols
-from common import checkpoint, evaluate, fit, resume
+from common import checkpoint, evaluate, fit, resume, training
 from common.cli import UserError
 
 # The optimizer's state, by itself.
@@ -60,7 +60,7 @@ def module_on(devices, args, prefix=None):
         optimizer = checkpoint.load_optimizer(prefix, 4)
         resumed = resume.Resumed((prefix, 4), state, *weights, optimizer, [])
     contexts = [mx.cpu(i) for i in range(devices)]
-    return fit.bind(mlp(), contexts, args, fit._schedule(args, 8), resumed)
+    return training.bind(mlp(), contexts, args, training.schedule(args, 8), resumed)
 
 
 def train_module(module, batches):

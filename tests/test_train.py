@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, bands, run_script, write_records
 
-from common import fit
+from common import training
 
 QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
 
@@ -150,7 +150,7 @@ LENET = ["--network", "lenet", "--dataset", "mnist"]
 def rates(**flags):
     """The learning rate of each of 40 updates, ten an epoch."""
     standard = dict(num_epochs=4, lr=1.0, lr_schedule="step", lr_step_epochs=[], lr_factor=0.1)
-    schedule = fit._schedule(SimpleNamespace(**{**standard, "warmup_epochs": 0, **flags}), 40)
+    schedule = training.schedule(SimpleNamespace(**{**standard, "warmup_epochs": 0, **flags}), 40)
     return [schedule(update) for update in range(1, 41)]
 
 
