@@ -1,9 +1,9 @@
 """What reading is compared with, for bench_input.py: prints a JSON line. Needs the peers' Python.
 
-    python benchmarks/worker_input_torch.py dataloader|bare FOLDER EPOCHS WORKERS
+    python benchmarks/worker_input_torch.py dataloader|bare FOLDER EPOCHS WORKERS REPEATS
 
 "dataloader" is PyTorch's, with PIL and numpy and the ImageNet recipe's augmentation; "bare" only
-decodes, with libjpeg-turbo in threads.
+decodes, with libjpeg-turbo in threads. An epoch has each image REPEATS times.
 """
 
 import glob
@@ -51,8 +51,8 @@ class Photos(torch.utils.data.Dataset):
 
 def main():
     """Read an epoch to warm up, then time some."""
-    kind, folder, epochs, workers = sys.argv[1:]
-    paths = sorted(glob.glob(os.path.join(folder, "*.jpg")))
+    kind, folder, epochs, workers, repeats = sys.argv[1:]
+    paths = sorted(glob.glob(os.path.join(folder, "*.jpg"))) * int(repeats)
     read = {"dataloader": dataloader, "bare": bare}[kind](paths, int(workers))
     read()
     start, used = time.perf_counter(), _cpu()
