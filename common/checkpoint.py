@@ -23,10 +23,12 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import socket
+import struct
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 import cv2
@@ -37,6 +39,9 @@ from common.cli import UserError
 from common.files import atomic
 
 _FORMAT = 1
+# Of the files of mx.nd.save: the numbers that start them and each array, bytes by type of element.
+_LIST, _ARRAYS = 0x112, (0xF993FAC9, 0xF993FACA)
+_SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}
 
 
 def add_args(parser) -> None:
@@ -109,9 +114,14 @@ def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[None]:
 
 
 def _remove_left_over(prefix):
-    """Delete the temporary files of a run that was killed while it saved."""
-    for match in _matches(prefix, r"(-partial)?-(\d{4,}(-optimizer)?|symbol|config)\.\w+\.tmp\d+"):
-        os.unlink(os.path.join(os.path.dirname(prefix), match[0]))
+    """Delete what a run that was killed while it saved has left: temporary files, half a set."""
+    folder = os.path.dirname(prefix)
+    for name in (prefix, partial(prefix)):
+        for match in _matches(name, r"-(\d{4,})\.json\.tmp\d+"):
+            if not os.path.exists(record_path(name, int(match[1]))):
+                _remove_set(name, int(match[1]))
+        for match in _matches(name, r"-(\d{4,}(-optimizer)?|symbol|config)\.\w+\.tmp\d+"):
+            os.unlink(os.path.join(folder, match[0]))
 
 
 def numbers(prefix: str) -> List[int]:
@@ -153,14 +163,18 @@ def remove(prefix: str, keep: Sequence[int] = ()) -> None:
     """Delete the checkpoints at ``prefix``, save for those with the numbers ``keep``."""
     for number in numbers(prefix):
         if number not in keep:
-            # The record first: what is left of a set that has none is never taken for whole.
-            paths = _paths(prefix, number)
-            for path in (record_path(prefix, number), paths["optimizer"], paths["params"]):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+            _remove_set(prefix, number)
     if not keep:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{prefix}-symbol.json")
+
+
+def _remove_set(prefix, number):
+    # The record first: what is left of a set that has none is never taken for whole.
+    paths = _paths(prefix, number)
+    for path in (record_path(prefix, number), paths["optimizer"], paths["params"]):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def save(
@@ -331,8 +345,11 @@ def load(prefix: str, number: int):
     if os.path.exists(record_path(prefix, number)):
         verify(prefix, number, "symbol", "params")
     try:
-        return mx.model.load_checkpoint(prefix, number)
-    except (mx.base.MXNetError, UnicodeDecodeError, ValueError) as error:
+        _check_arrays(params_path(prefix, number))
+        symbol, *weights = mx.model.load_checkpoint(prefix, number)
+        _check_graph(symbol)
+        return (symbol, *weights)
+    except (mx.base.MXNetError, ValueError, KeyError, struct.error) as error:
         if "is not registered" in str(error):
             raise UserError(
                 f"{prefix}-symbol.json: has an operator that this MXNet lacks; int8 checkpoints"
@@ -341,6 +358,47 @@ def load(prefix: str, number: int):
         raise UserError(
             f"{prefix}: the checkpoint of epoch {number} is damaged; take another epoch"
         )
+
+
+def _check_arrays(path):
+    """Raise ValueError, KeyError or struct.error unless mx.nd.save made ``path``: named arrays.
+
+    MXNet believes the numbers in it; damaged ones crash it, or take all memory.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+
+        def take(layout):
+            return struct.unpack("<" + layout, file.read(struct.calcsize("<" + layout)))
+
+        def skip(length):
+            if not 0 <= length <= size - file.tell():
+                raise ValueError(f"{path}: a length in it is wrong")
+            file.seek(length, os.SEEK_CUR)
+
+        magic, _, count = take("3Q")
+        sound = magic == _LIST
+        for _ in range(count):
+            magic, storage, rank = take("I2i")
+            if magic not in _ARRAYS or storage != 0 or not 0 < rank <= 32:
+                raise ValueError(f"{path}: holds something else than dense arrays")
+            shape = take(f"{rank}q")
+            _, _, kind = take("3i")
+            skip(math.prod(shape) * _SIZES[kind] if min(shape) > 0 else -1)
+        (names,) = take("Q")
+        for _ in range(names):
+            skip(*take("Q"))
+        if not sound or names != count or file.tell() != size:
+            raise ValueError(f"{path}: is not a file of named arrays")
+
+
+def _check_graph(symbol):
+    """Raise ValueError where a node takes an output that another has not: MXNet crashes on it."""
+    graph = json.loads(symbol.tojson())
+    outputs = np.diff(graph["node_row_ptr"])
+    taken = [entry for node in graph["nodes"] for entry in node["inputs"]] + graph["heads"]
+    if any(output >= outputs[node] for node, output, *_ in taken):
+        raise ValueError("a node of the graph takes an output that is not there")
 
 
 def load_optimizer(prefix: str, number: int) -> dict:

@@ -168,6 +168,8 @@ class Run:
             self.log.say(f"it has {done} epochs already; --num-epochs asks for no more")
         elif seen >= self.args.batch_size:
             self.log.say(f"reading past the {seen} images that epoch {done + 1} has had")
+        if self.place:
+            self._tidy()  # a kill may have come before it
         with self.stop:
             if not self.state.reported and self.state.batches == self._end(done):
                 self._report(done, validate)  # the run was stopped while it validated
@@ -286,10 +288,7 @@ class Run:
                 **vars(state),
             )
             self.place, self.stop.unsaved = (prefix, number), False
-            # It is newer than any partial one.
-            checkpoint.remove(
-                checkpoint.partial(args.model_prefix), keep=(state.batches,) if not kept else ()
-            )
+            self._tidy()
         return checkpoint.params_path(prefix, number)
 
     @contextlib.contextmanager
@@ -326,9 +325,18 @@ class Run:
         if self.place:
             with self._writing(epoch == args.num_epochs):
                 checkpoint.update_record(*self.place, reported=True, best=state.best)
-        if args.keep and saved:
-            newest = checkpoint.numbers(args.model_prefix)[-args.keep :]
-            checkpoint.remove(args.model_prefix, keep=(*newest, state.best["epoch"]))
+                self._tidy()
+
+    def _tidy(self):
+        """Delete the checkpoints that the saved one makes needless."""
+        prefix, number = self.place
+        partial = checkpoint.partial(self.args.model_prefix)
+        checkpoint.remove(partial, keep=(number,) if prefix == partial else ())
+        if self.args.keep:
+            epoch = self.state.batches * self.args.batch_size // self.images
+            saved = [n for n in checkpoint.numbers(self.args.model_prefix) if n <= epoch]
+            best = [self.state.best["epoch"]] if self.state.best else []
+            checkpoint.remove(self.args.model_prefix, keep=saved[-self.args.keep :] + best)
 
 
 def _are_finite(arrays):
