@@ -164,9 +164,9 @@ def _read(args, count, epoch):
     # Without round_batch the last batch's filling is noise, and the next pass is a whole one.
     options.update(dtype="uint8", round_batch=False)
     batches = _record_iterator(args, args.data_train, threads, **options)
-    shift = seed % max(1, _SHIFT // size)
-    while shift > 0:
-        shift -= sum(1 for _ in itertools.islice(batches, shift))
+    left = seed % max(1, _SHIFT // size)
+    while left > 0:
+        left -= sum(1 for _ in itertools.islice(batches, left))
         batches.reset()
     for number, batch in enumerate(batches):
         rows = min(size, count - number * size)

@@ -1,6 +1,5 @@
 """What exporters and the importer share: the network for inference alone, comparing a copy."""
 
-import json
 import os
 from typing import Callable
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from common import checkpoint, data, inference, int8
 from common.cli import UserError
+from symbols.graph import rewrite
 
 _IMAGES = 8  # that a copy is compared on, at most
 # Probabilities alone would pass nearly any copy of a network that is sure of its images.
@@ -32,22 +32,16 @@ def without_training(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
 
     A softmax of the same name stands in place of SoftmaxOutput and its label; Dropout is left out.
     """
-    graph = json.loads(symbol.tojson())
-    nodes, place = [], []  # place[i]: where the old node i, or what stands for it, is in nodes
-    for node in graph["nodes"]:
-        node["inputs"] = [[place[source], *rest] for source, *rest in node["inputs"]]
+
+    def put(node, nodes):
         if node["op"] == "Dropout":
-            place.append(node["inputs"][0][0])
-            continue
+            return node["inputs"][0][0]
         if node["op"] == "SoftmaxOutput":
             node.update(op="softmax", inputs=node["inputs"][:1], attrs={})
         nodes.append(node)
-        place.append(len(nodes) - 1)
-    graph["nodes"] = nodes
-    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
-    graph["heads"] = [[place[source], *rest] for source, *rest in graph["heads"]]
-    del graph["node_row_ptr"]  # derived from the nodes; MXNet makes it again
-    return mx.sym.load_json(json.dumps(graph))
+        return len(nodes) - 1
+
+    return rewrite(symbol, put)
 
 
 def real_images(args, config: dict) -> np.ndarray:

@@ -16,6 +16,7 @@ import json
 
 import mxnet as mx
 
+from symbols.graph import rewrite
 from symbols.scope import own_scope
 
 MANY = 8  # images from which on our fully connected layers are the faster ones
@@ -114,20 +115,16 @@ def lower(symbol: mx.sym.Symbol, data: tuple, **inputs: tuple) -> mx.sym.Symbol:
         return symbol
     channels = _channels(symbol, dict(inputs, data=data))
     names = {node["name"] for node in graph["nodes"]}
-    nodes, place = [], []  # place[i]: where the old node i, or what stands for it, is in nodes
-    for node in graph["nodes"]:
-        node["inputs"] = [[place[source], *rest] for source, *rest in node["inputs"]]
+
+    def put(node, nodes):
         if node["op"] == "LRN":
             nodes += _stand_in(node, channels.get(node["name"] + "_output"), len(nodes), names)
             names.update(new["name"] for new in nodes)
         else:
             nodes.append(node)
-        place.append(len(nodes) - 1)
-    graph["nodes"] = nodes
-    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
-    graph["heads"] = [[place[source], *rest] for source, *rest in graph["heads"]]
-    del graph["node_row_ptr"]  # derived from the nodes; MXNet makes it again
-    return mx.sym.load_json(json.dumps(graph))
+        return len(nodes) - 1
+
+    return rewrite(symbol, put)
 
 
 def _channels(symbol, inputs):

@@ -1,8 +1,8 @@
 """Half precision: the same network between two casts, as MXNet's example has it."""
 
-import json
-
 import mxnet as mx
+
+from symbols.graph import rewrite
 
 
 def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Symbol:
@@ -17,10 +17,8 @@ def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Sym
         loss_scale: the gradient is multiplied by it, so that ``dtype`` does not lose small values;
             the optimizer has to divide by it.
     """
-    nodes, place = [], []  # place[i]: where the old node i, or what stands for it, is in nodes
-    graph = json.loads(symbol.tojson())
-    for node in graph["nodes"]:
-        node["inputs"] = [[place[source], *rest] for source, *rest in node["inputs"]]
+
+    def put(node, nodes):
         if node["op"] == "SoftmaxOutput":
             nodes.append(_cast(node["name"], node["inputs"][0], "float32"))
             node["inputs"][0] = [len(nodes) - 1, 0, 0]
@@ -29,12 +27,9 @@ def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Sym
         nodes.append(node)
         if node["name"] == "data":
             nodes.append(_cast("data", [len(nodes) - 1, 0, 0], dtype))
-        place.append(len(nodes) - 1)
-    graph["nodes"] = nodes
-    graph["arg_nodes"] = [i for i, node in enumerate(nodes) if node["op"] == "null"]
-    graph["heads"] = [[place[source], *rest] for source, *rest in graph["heads"]]
-    del graph["node_row_ptr"]  # derived from the nodes; MXNet makes it again
-    return mx.sym.load_json(json.dumps(graph))
+        return len(nodes) - 1
+
+    return rewrite(symbol, put)
 
 
 def _cast(name, source, dtype):
