@@ -6,8 +6,8 @@ MXNET-846). In AlexNet that puts the gradient of conv1 off by 2 to 24%; tests/te
 shows it. The forward pass is right, so inference needs no lowering, and is faster without. GPUs
 and builds without MKL-DNN run other code: bind the plain symbol there.
 
-The lowered symbol is for binding only. It has the arguments, auxiliary states, outputs and node
-names of the plain one, so parameters move freely between the two; save the plain one.
+The lowered symbol is for binding only. It has the arguments, auxiliary states and outputs of the
+plain one, so parameters move freely between the two; save the plain one.
 """
 
 import ast
@@ -26,23 +26,40 @@ _WINDOW = {"kernel", "stride"}
 def lower_native(symbol: mx.sym.Symbol, images: int = MANY) -> mx.sym.Symbol:
     """For training: put our C++ operators, which `native.load` must have loaded, into the graph.
 
-    Each LRN is replaced, and the max pooling that follows it: our LRN leaves plain (N, C, H, W)
-    arrays, for which MKL-DNN's pooling is slow (benchmarks/NOTES.md has the figures). So are
-    fully connected layers, as in :func:`lower_fully_connected`. Bind with ``grad_req="write"``:
-    the operators do not add to gradients.
+    Each LRN is replaced, together with the relu before and the max pooling after it where nothing
+    else reads what lies between; the one operator has the last one's name. Fully connected layers
+    are replaced as in :func:`lower_fully_connected`. Bind with ``grad_req="write"``: the operators
+    do not add to gradients.
 
     Args:
         symbol: any float32 graph.
         images: how many of a batch a device computes.
     """
-    graph = json.loads(lower_fully_connected(symbol, images).tojson())
-    nodes = graph["nodes"]
-    for node in nodes:
-        if node["op"] == "LRN":
+    symbol = lower_fully_connected(symbol, images)
+    graph = json.loads(symbol.tojson())
+    sources = [source for node in graph["nodes"] for source in node["inputs"]] + graph["heads"]
+    uses = collections.Counter(graph["nodes"][at]["name"] for at, *_ in sources)
+
+    def put(node, nodes):
+        before = nodes[node["inputs"][0][0]] if node["inputs"] else None
+        join = (
+            (node["op"] == "LRN" and _is_relu(before))
+            or (_is_plain_max_pooling(node) and before["op"] == "_alexnet_lrn")
+        ) and uses[before["name"]] == 1
+        if node["op"] == "LRN" or join:
             node["op"] = "_alexnet_lrn"
-        elif _is_plain_max_pooling(node) and nodes[node["inputs"][0][0]]["op"] == "_alexnet_lrn":
-            node["op"] = "_alexnet_max_pool"
-    return mx.sym.load_json(json.dumps(graph))
+        if join:
+            nodes.pop()  # it is `before`: MXNet writes a node directly after what it alone reads
+            node["inputs"] = before["inputs"]
+            node["attrs"] = {**_attributes(before), **node["attrs"]}
+        nodes.append(node)
+        return len(nodes) - 1
+
+    return rewrite(symbol, put)
+
+
+def _is_relu(node):
+    return node["op"] == "Activation" and _attributes(node) == {"act_type": "relu"}
 
 
 def _is_plain_max_pooling(node):

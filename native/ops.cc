@@ -5,7 +5,6 @@
 #include "division.h"
 #include "fully_connected.h"
 #include "lrn.h"
-#include "max_pool.h"
 #include "normalize.h"
 #include "sgd.h"
 

@@ -1,5 +1,6 @@
 """The C++ operators against float64 references and MXNet's own, and how they are built."""
 
+import functools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from common import native
 from common.lower import lower_native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
+LRN = getattr(mx.nd._internal, "_alexnet_lrn", None)
 
 
 def lrn_reference(x, gradient, nsize, alpha, beta, knorm):
@@ -48,7 +50,7 @@ def test_lrn_equals_a_float64_reference(shape, nsize, beta, magnitude):
     array = mx.nd.array(x)
     array.attach_grad()
     with mx.autograd.record():
-        output = mx.nd._internal._alexnet_lrn(array, **settings)
+        output = LRN(array, **settings)
     output.backward(mx.nd.array(gradient))
     expected, back, minuend = lrn_reference(x, gradient, **settings)
     assert np.abs(output.asnumpy() - expected).max() < 1e-6 * np.abs(expected).max()
@@ -60,7 +62,7 @@ def test_lrn_of_huge_tiny_and_zero_values_is_finite(value):
     x = mx.nd.full((1, 6, 2, 2), value)
     x.attach_grad()
     with mx.autograd.record():
-        y = mx.nd._internal._alexnet_lrn(x, nsize=5)
+        y = LRN(x, nsize=5)
     y.backward()
     expected, _, _ = lrn_reference(x.asnumpy(), np.ones(x.shape), 5, 1e-4, 0.75, 2)
     assert y.asnumpy() == pytest.approx(expected, rel=1e-5, abs=1.5e-45)  # float32's smallest step
@@ -70,49 +72,118 @@ def test_lrn_of_huge_tiny_and_zero_values_is_finite(value):
 @pytest.mark.parametrize("nsize", [0, -3])
 def test_a_window_of_nothing_is_refused(nsize):
     with pytest.raises(mx.base.MXNetError, match="nsize of at least 1"):
-        mx.nd._internal._alexnet_lrn(mx.nd.ones((1, 2, 3, 3)), nsize=nsize).wait_to_read()
+        LRN(mx.nd.ones((1, 2, 3, 3)), nsize=nsize).wait_to_read()
 
 
+def forward_backward(operator, x, seed=1):
+    """Output and input gradient of ``operator`` at ``x``; the output's gradient is random."""
+    array = mx.nd.array(x)
+    array.attach_grad()
+    with mx.autograd.record():
+        output = operator(array)
+    output.backward(mx.nd.array(np.random.RandomState(seed).randn(*output.shape)))
+    return output.asnumpy(), array.grad.asnumpy()
+
+
+@pytest.mark.parametrize("relu", [{}, {"act_type": "relu"}])
 @pytest.mark.parametrize("convention", ["valid", "full"])
 @pytest.mark.parametrize("values", ["all different", "many equal"])
 @pytest.mark.parametrize(
     "shape, kernel, stride",
     [
-        ((2, 3, 55, 55), (3, 3), (2, 2)),
+        ((2, 7, 55, 55), (3, 3), (2, 2)),
         ((2, 3, 54, 53), (3, 3), (2, 2)),
         ((1, 1, 3, 3), (3, 3), (2, 2)),
-        ((1, 2, 9, 14), (2, 4), (2, 1)),
+        ((1, 12, 9, 14), (2, 4), (2, 1)),
         ((3, 5, 1, 7), (1, 2), (1, 2)),
     ],
 )
-def test_max_pooling_and_its_gradient_equal_mxnets(shape, kernel, stride, values, convention):
+def test_fused_with_relu_and_max_pooling_it_equals_mxnets_operators(
+    shape, kernel, stride, values, convention, relu
+):
     rng = np.random.RandomState(0)
-    x = rng.randn(*shape) if values == "all different" else rng.randint(0, 3, shape)
-    settings = {"kernel": kernel, "stride": stride, "pooling_convention": convention}
-    results = []
-    for operator in (lambda x: mx.nd.Pooling(x, pool_type="max", **settings),
-                     lambda x: mx.nd._internal._alexnet_max_pool(x, **settings)):  # fmt: skip
-        array = mx.nd.array(x)
-        array.attach_grad()
-        with mx.autograd.record():
-            output = operator(array)
-        output.backward(mx.nd.array(np.random.RandomState(1).randn(*output.shape)))
-        results.append((output.asnumpy(), array.grad.asnumpy()))
-    assert np.array_equal(results[0][0], results[1][0])
-    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
+    x = rng.randn(*shape) if values == "all different" else rng.randint(-2, 3, shape)
+    window = {"kernel": kernel, "stride": stride, "pooling_convention": convention}
+    lrn = {"nsize": 5, "alpha": 0.5, "beta": 0.75, "knorm": 1.5}
+
+    def apart(x):
+        x = mx.nd.relu(x) if relu else x
+        return mx.nd.Pooling(LRN(x, **lrn), pool_type="max", **window)
+
+    expected, expected_gradient = forward_backward(apart, x)
+    fused = functools.partial(LRN, **relu, **lrn, **window)
+    output, gradient = forward_backward(fused, x)
+    assert np.array_equal(output, expected)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=2e-6)
 
 
-def test_lowering_replaces_lrn_and_the_pooling_after_it_alone():
+SHARED = """
+import common, hashlib, mxnet as mx, numpy as np
+from common import native
+native.load()
+for images in (1, 2, 5):
+    x = mx.nd.array(np.random.RandomState(0).randn(images, 19, 9, 9) * 30)
+    x.attach_grad()
+    options = dict(nsize=5, act_type="relu", kernel=(3, 3), stride=(2, 2))
+    with mx.autograd.record():
+        y = mx.nd._internal._alexnet_lrn(x, **options)
+    y.backward()
+    print(hashlib.md5(y.asnumpy().tobytes() + x.grad.asnumpy().tobytes()).hexdigest())
+"""
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    said = [run_script("-c", SHARED, OMP_NUM_THREADS=n).stdout for n in ("1", "2", "7")]
+    assert said[0].count("\n") == 3
+    assert said[0] == said[1] == said[2]
+
+
+def test_not_a_number_is_not_hidden_by_the_relu():
+    x = np.ones((1, 3, 3, 3), np.float32)
+    x[0, 1, 1, 1] = np.nan
+    output = LRN(mx.nd.array(x), nsize=3, act_type="relu")
+    assert np.isnan(output.asnumpy()[0, :, 1, 1]).all()
+
+
+def test_a_pooling_window_larger_than_the_map_is_refused():
+    with pytest.raises(mx.base.MXNetError, match="kernel and stride that fit"):
+        LRN(mx.nd.ones((1, 2, 3, 3)), nsize=3, kernel=(4, 4), stride=(2, 2)).wait_to_read()
+
+
+def test_lowering_makes_one_operator_of_relu_lrn_and_pooling():
     plain = symbols.get_symbol("alexnet2012", 10, pooling_convention="full")
     before, after = (json.loads(s.tojson())["nodes"] for s in (plain, lower_native(plain, 1)))
-    changed = {a["name"]: a["op"] for b, a in zip(before, after) if a != b}
-    assert changed == {
-        "lrn0": "_alexnet_lrn",
-        "lrn1": "_alexnet_lrn",
-        "pooling0": "_alexnet_max_pool",
-        "pooling1": "_alexnet_max_pool",
+    ops = {node["name"]: node["op"] for node in after}
+    assert {name: op for name, op in ops.items() if op.startswith("_alexnet")} == {
+        "pooling0": "_alexnet_lrn",
+        "pooling1": "_alexnet_lrn",
     }
-    assert [node["name"] for node in before] == [node["name"] for node in after]
+    gone = [node["name"] for node in before if node["name"] not in ops]
+    assert gone == ["activation0", "lrn0", "activation1", "lrn1"]
+    attrs = next(node["attrs"] for node in after if node["name"] == "pooling0")
+    assert attrs == {
+        **{"act_type": "relu", "alpha": "0.0001", "beta": "0.75", "knorm": "2", "nsize": "5"},
+        **{"kernel": "(3, 3)", "stride": "(2, 2)"},
+        **{"pool_type": "max", "pooling_convention": "full"},
+    }
+
+
+def test_what_something_else_reads_stays_a_node_of_its_own():
+    relu = mx.sym.Activation(mx.sym.Variable("data"), act_type="relu", name="relu")
+    lrn = mx.sym.LRN(relu, nsize=5, name="lrn")
+    pool = mx.sym.Pooling(lrn, pool_type="max", kernel=(3, 3), stride=(2, 2), name="pool")
+    found = json.loads(lower_native(mx.sym.Group([pool, lrn, relu])).tojson())["nodes"]
+    ops = [node["op"] for node in found]
+    assert ops == ["null", "Activation", "_alexnet_lrn", "Pooling"]
+    found = json.loads(lower_native(mx.sym.Group([pool, relu])).tojson())["nodes"]
+    assert [node["op"] for node in found] == ["null", "Activation", "_alexnet_lrn"]
+    assert "act_type" not in found[2]["attrs"]
+
+
+def test_other_activations_before_lrn_stay_mxnets():
+    net = mx.sym.Activation(mx.sym.Variable("data"), act_type="tanh", name="tanh")
+    found = json.loads(lower_native(mx.sym.LRN(net, nsize=5)).tojson())["nodes"]
+    assert [node["op"] for node in found] == ["null", "Activation", "_alexnet_lrn"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +199,10 @@ def test_other_poolings_stay_mxnets(pooling):
     net = mx.sym.LRN(mx.sym.Variable("data"), nsize=5)
     window = {"pool_type": "max", "kernel": (3, 3), "stride": (2, 2)}
     net = lower_native(mx.sym.Pooling(net, **{**window, **pooling}))
-    assert "_alexnet_max_pool" not in net.tojson()
+    assert [node["op"] for node in json.loads(net.tojson())["nodes"]][1:] == [
+        "_alexnet_lrn",
+        "Pooling",
+    ]
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
