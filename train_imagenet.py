@@ -42,6 +42,7 @@ def main():
     """Check everything, then train."""
     args, recipe, changed = parse_args()
     contexts = devices.contexts(args.gpus, args.cpus)
+    devices.check_kv_store(args.kv_store, contexts)
     training = validation = None
     if args.benchmark:
         args.num_classes = args.num_classes or 1000
@@ -62,7 +63,8 @@ def main():
     if pretrained:
         print(finetune.describe(args, pretrained))
     if args.test_io:
-        fit.test_io(args, data.training_iterator(args, contexts[0], images), images)
+        batches = data.training_iterator(args, contexts[0], images, count=len(training))
+        fit.test_io(args, batches, images)
         return
 
     devices.check_memory(symbol, contexts, args)
@@ -72,10 +74,10 @@ def main():
         if args.model_prefix:
             checkpoint.save_config(args.model_prefix, vars(args), training and training.classes)
         if args.benchmark:
-            batches = data.Synthetic(args.batch_size, args.image_shape, args.num_classes)
+            batches = data.synthetic(args, contexts[0])
         else:
             first = resumed.state.batches if resumed else 0
-            batches = data.training_iterator(args, contexts[0], images, first)
+            batches = data.training_iterator(args, contexts[0], images, first, len(training))
         validate = validation and evaluate.Evaluator(symbol, contexts, args, validation)
         run = fit.Run(symbol, contexts, args, images, fingerprint, resumed, pretrained)
         run.train(batches, validate)

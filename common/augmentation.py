@@ -1,10 +1,10 @@
 """What may be done at random to training images: the flags, ImageRecordIter's names, lighting.
 
 Lighting is drawn here and not by ImageRecordIter: added while a batch becomes float32 it costs
-nothing, and it is repeatable. All else is ImageRecordIter's.
+nothing, and it is repeatable. All else is ImageRecordIter's; DALI's crops are drawn here, too.
 """
 
-from typing import NamedTuple, Optional, Set
+from typing import NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
@@ -106,6 +106,25 @@ def lighting(args, epoch: int, batch: int) -> np.ndarray:
     rng = np.random.RandomState([args.seed, epoch, batch])
     weights = rng.normal(0, args.pca_noise, (args.batch_size, 3))
     return (weights * _EIGENVALUES @ _EIGENVECTORS.T).astype(np.float32)
+
+
+def crops(args, epoch: int, batch: int, spare: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Where to crop each image of a batch, and whether to mirror it, for readers that do not draw.
+
+    Drawn like `lighting`. Without --random-crop it is the centre, and an odd pixel is left out
+    below and at the right, as ImageRecordIter does.
+
+    Args:
+        spare: (N, 2), by how many rows and columns each image is larger than the crop.
+
+    Returns:
+        Row and column of the upper left corner, (N, 2) integers, each place equally likely, and
+        (N,) booleans.
+    """
+    rng = np.random.RandomState([args.seed, epoch, batch, 1])  # another than `lighting` has
+    corners = rng.randint(spare + 1) if args.random_crop else spare // 2
+    mirrored = rng.randint(2, size=len(spare)).astype(bool) & bool(args.random_mirror)
+    return corners, mirrored
 
 
 def check_args(args) -> None:

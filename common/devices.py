@@ -1,5 +1,6 @@
 """``--gpus`` and ``--cpus`` -> MXNet contexts, or one line that says why not."""
 
+import os
 from typing import List, Optional, Tuple
 
 import mxnet as mx
@@ -12,6 +13,7 @@ _GIB = 2**30
 # Besides what a batch is counted to take: CUDA's own, cuDNN's workspace, validation. A guess: no
 # usable GPU was at hand to measure it.
 _ALLOWANCE = _GIB
+CUDNN_TUNE = ("off", "limited_workspace", "fastest")  # MXNet's names for 0, 1 and 2
 _OPTIMIZER_STATES = {"adam": 2, "adadelta": 2}  # numbers a weight; the others have one
 
 
@@ -62,6 +64,35 @@ def _check_cards(gpus):
             f"the driver has {len(cards)} GPUs, and MXNet can use {present}; a container needs"
             " NVIDIA_DRIVER_CAPABILITIES=compute,utility"
         )
+
+
+def check_kv_store(kv_store: str, contexts: List[mx.Context]) -> None:
+    """Refuse NCCL where there is none; MXNet's other stores work everywhere.
+
+    Raises:
+        UserError: on CPU contexts, or with an MXNet that is built without NCCL.
+    """
+    if kv_store != "nccl":
+        return
+    if contexts[0].device_type != "gpu":
+        raise UserError("--kv-store nccl: works among GPUs only; give --gpus, or leave it out")
+    if not mx.runtime.Features().is_enabled("NCCL"):
+        raise UserError("--kv-store nccl: this MXNet is built without NCCL; give --kv-store device")
+
+
+def set_cudnn(args) -> None:
+    """Have cuDNN choose its algorithms as ``args`` say; before the network is bound.
+
+    Args:
+        args: has ``cudnn_tune``, one of CUDNN_TUNE or None, and ``deterministic``, which needs it
+            off: what times best differs from run to run, and so do the last bits.
+    """
+    tune = args.cudnn_tune
+    if args.deterministic:
+        os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"
+        tune = "off"
+    if tune is not None:
+        os.environ["MXNET_CUDNN_AUTOTUNE_DEFAULT"] = str(CUDNN_TUNE.index(tune))
 
 
 def training_memory(

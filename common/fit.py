@@ -10,7 +10,7 @@ from typing import Callable, Optional
 import mxnet as mx
 import numpy as np
 
-from common import checkpoint, cli, data, finetune, training
+from common import checkpoint, cli, data, devices, finetune, training
 from common.cli import UserError
 from common.evaluate import Scores
 from common.initializers import NAMES as INITIALIZERS
@@ -24,7 +24,12 @@ def add_fit_args(parser) -> None:
     train = parser.add_argument_group("training")
     train.add_argument("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
     train.add_argument("--cpus", type=cli.positive_int, default=1, help="CPU contexts")
-    train.add_argument("--kv-store", choices=["device", "local"], default="device")
+    train.add_argument(
+        "--kv-store",
+        choices=["device", "local", "nccl"],
+        default="device",
+        help="how devices share gradients; nccl: GPUs, through NVIDIA's library",
+    )
     train.add_argument("--num-epochs", type=cli.positive_int)
     train.add_argument("--batch-size", type=cli.positive_int, help="over all devices together")
     train.add_argument("--optimizer", choices=training.OPTIMIZERS)
@@ -60,6 +65,12 @@ def add_fit_args(parser) -> None:
     )
     train.add_argument(
         "--loss-scale", type=float, default=128, help="of float16, against underflow of gradients"
+    )
+    train.add_argument(
+        "--cudnn-tune",
+        choices=devices.CUDNN_TUNE,
+        help="how GPUs choose among convolution algorithms: off, or by timing them; default: as"
+        " MXNET_CUDNN_AUTOTUNE_DEFAULT says, else limited_workspace; --deterministic has it off",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--model-prefix", help="where checkpoints go; default: none are kept")
@@ -100,15 +111,29 @@ def check_fit_args(args) -> None:
         raise UserError(
             f"--batch-size {args.batch_size}: is more than --num-examples {args.num_examples}"
         )
+    if args.benchmark and args.test_io:
+        raise UserError(
+            "--benchmark and --test-io: choose one; the one reads nothing, the other only"
+        )
+    _check_device_args(args)
+    _check_output_args(args)
+    finetune.check_args(args)
+
+
+def _check_device_args(args):
+    if args.batch_size < (len(args.gpus) if args.gpus else args.cpus):
+        raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
     if args.dtype == "float16" and not args.gpus:
         raise UserError("--dtype float16: needs --gpus; MXNet has no float16 layers for the CPU")
     if not args.loss_scale > 0:
         raise UserError(f"--loss-scale {args.loss_scale:g}: must be above 0")
-    _check_output_args(args)
-    finetune.check_args(args)
-    devices = len(args.gpus) if args.gpus else args.cpus
-    if args.batch_size < devices:
-        raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
+    if args.cudnn_tune and not args.gpus:
+        raise UserError(f"--cudnn-tune {args.cudnn_tune}: needs --gpus; CPUs do not use cuDNN")
+    if args.deterministic and args.cudnn_tune not in (None, "off"):
+        raise UserError(
+            f"--cudnn-tune {args.cudnn_tune}: may choose otherwise from run to run; leave it or"
+            " --deterministic out"
+        )
 
 
 def _check_output_args(args):
@@ -152,7 +177,8 @@ class Run:
         self.log.event("resume" if resumed else "start", batch=self.state.batches, **vars(args))
         self.stop = Stop(self.log.say)
         schedule = training.schedule(args, self._end(args.num_epochs))
-        self.module = training.bind(symbol, contexts, args, schedule, resumed, pretrained)
+        std = args.rgb_std if args.data_dtype == "uint8" else None
+        self.module = training.bind(symbol, contexts, args, schedule, resumed, pretrained, std)
         self.monitor = _monitor(self.module, args.monitor)
         self.draws = any(node["op"] == "Dropout" for node in json.loads(symbol.tojson())["nodes"])
 
@@ -224,10 +250,10 @@ class Run:
         """Whether none is beyond float16's range; float32's is not looked at."""
         if self.args.dtype != "float16":
             return True
-        found = [
-            g for copies in self.module._exec_group.grad_arrays for g in copies if g is not None
-        ]
-        return all(mx.nd.multi_all_finite(g, num_arrays=1).asscalar() for g in found)
+        trained = [c for c in self.module._exec_group.grad_arrays if c[0] is not None]
+        # One call a device, and all of them before the first is waited for.
+        found = [mx.nd.multi_all_finite(*own, num_arrays=len(own)) for own in zip(*trained)]
+        return all(finite.asscalar() for finite in found)
 
     def _skip(self, title):
         """Leave out the batch at hand, whose loss is not finite, or end the run before it."""

@@ -6,7 +6,7 @@ import queue
 import sys
 import threading
 import weakref
-from typing import Callable, Iterator, NamedTuple, Optional
+from typing import Callable, Iterator, List, NamedTuple, Optional
 
 import mxnet as mx
 import numpy as np
@@ -71,14 +71,17 @@ class Chunk(NamedTuple):
     """Consecutive images of an epoch, as a reader hands them out."""
 
     labels: np.ndarray  # (N,) float32
-    images: np.ndarray  # (N, C, H, W): uint8, or float32 that is normalised already
-    shift: Optional[np.ndarray] = None  # (N, C) float32: added to uint8 images
-    std: Optional[np.ndarray] = None  # (C,) float32: they are then divided by it
+    images: np.ndarray  # (N, C, H, W) uint8
+    shift: np.ndarray  # (N, C) float32: added to them
+    std: np.ndarray  # (C,) float32: they are then divided by it
 
-    def write(self, start: int, stop: int, out: np.ndarray) -> None:
-        """Put images ``start`` to ``stop`` into ``out``, float32 and normalised."""
-        if self.std is None:
-            out[:] = self.images[start:stop]
+    def write(self, start: int, stop: int, out: np.ndarray, shift: np.ndarray) -> None:
+        """Put images ``start`` to ``stop`` into ``out``, normalised if it is float32.
+
+        If it is uint8, what remains to be added to them goes into ``shift`` (N, C).
+        """
+        if out.dtype == np.uint8:
+            out[:], shift[:] = self.images[start:stop], self.shift[start:stop]
         else:
             normalise(self.images[start:stop], self.shift[start:stop], self.std, out)
 
@@ -99,6 +102,28 @@ def normalise(images: np.ndarray, shift: np.ndarray, std: np.ndarray, out: np.nd
         np.divide(out, std[:, None, None], out=out)
 
 
+def crop(images: List[np.ndarray], corners: np.ndarray, mirrored: np.ndarray, size) -> np.ndarray:
+    """Crops of ``size`` (height, width) of uint8 images (rows, columns, C): (N, C, H, W) uint8.
+
+    Args:
+        corners: (N, 2), row and column of each crop's upper left corner; it fits into the image.
+        mirrored: (N,) booleans: which are turned left to right.
+    """
+    out = np.empty((len(images), images[0].shape[2], *size), np.uint8)
+    cuts = [image[y:, x:] for image, (y, x) in zip(images, corners)]
+    if native.load():
+        starts = np.array([cut.__array_interface__["data"][0] for cut in cuts], np.uintp)
+        rows = np.array([image.strides[0] for image in images], np.int64)
+        arrays = starts, rows, mirrored.astype(np.uint8), out
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+        native.library().alexnet_crop(*pointers, *map(ctypes.c_int64, out.shape))
+    else:
+        for cut, mirror, to in zip(cuts, mirrored, out):
+            cut = cut[: size[0], : size[1]]
+            to[:] = np.moveaxis(cut[:, ::-1] if mirror else cut, 2, 0)
+    return out
+
+
 def batches(
     read: Callable[[int], Iterator[Chunk]], images: int, batch_size: int, buffers, first: int
 ) -> Iterator[Optional[mx.io.DataBatch]]:
@@ -114,10 +139,12 @@ def batches(
         first: how many batches to leave out: where an earlier run stopped.
 
     Yields:
-        None after what is left out, so that whoever waits can stop waiting.
+        Batches of data and softmax_label, and where data is uint8 of precision.SHIFT, too; None
+        after what is left out, so that whoever waits can stop waiting.
     """
     start, skip = divmod(first * batch_size, images)
     data, labels, filled = None, np.empty(batch_size, np.float32), 0
+    shift = np.empty(buffers.shape[:2], np.float32)
     for epoch in itertools.count(start):
         seen = 0
         for chunk in read(epoch):
@@ -132,29 +159,37 @@ def batches(
                     data = buffers.take()
                 stop = min(rows, at + batch_size - filled)
                 place = slice(filled, filled + stop - at)
-                chunk.write(at, stop, memory(data)[place])
+                chunk.write(at, stop, memory(data)[place], shift[place])
                 labels[place] = chunk.labels[at:stop]
                 at, filled = stop, place.stop % batch_size
                 if filled == 0:
-                    yield mx.io.DataBatch([data], [mx.nd.array(labels)], pad=0)
+                    yield _batch(data, shift, labels)
             if seen == images:
                 break
         skip = 0
 
 
-class Buffers:
-    """Memory for batches, used again once nobody holds it: to fill fresh memory takes longer."""
+def _batch(data, shift, labels):
+    inputs = [data, mx.nd.array(shift)] if data.dtype == np.uint8 else [data]
+    return mx.io.DataBatch(inputs, [mx.nd.array(labels)], pad=0)
 
-    def __init__(self, args, context: mx.Context):
-        self._shape = (args.batch_size, *args.image_shape)
+
+class Buffers:
+    """Memory for batches, used again once nobody holds it: to fill fresh memory takes longer.
+
+    For a GPU it is pinned, so that the copy there overlaps with what the GPU computes.
+    """
+
+    def __init__(self, args, context: mx.Context, dtype: str = "float32"):
+        self.shape, self._dtype = (args.batch_size, *args.image_shape), dtype
         gpu = context.device_type == "gpu"
         self._context = mx.cpu_pinned(context.device_id) if gpu else mx.cpu()
         self._arrays = []
 
     def take(self) -> mx.nd.NDArray:
-        """A float32 array (N, C, H, W); its values are what was there before."""
+        """An array (N, C, H, W) of ``dtype``; its values are what was there before."""
         for i in range(len(self._arrays)):
             if sys.getrefcount(self._arrays[i]) == 2:  # the list's, and that of this very call
                 return self._arrays[i]
-        self._arrays.append(mx.nd.empty(self._shape, ctx=self._context))
+        self._arrays.append(mx.nd.empty(self.shape, self._context, self._dtype))
         return self._arrays[-1]

@@ -1,12 +1,11 @@
 """A ``mx.mod.Module`` that is ready to train."""
 
-import os
-from typing import Optional
+from typing import Optional, Sequence
 
 import mxnet as mx
 import numpy as np
 
-from common import finetune, native
+from common import devices, finetune, native
 from common.initializers import initializer
 from common.lower import lower, lower_native
 from common.resume import Resumed, restore_optimizer
@@ -37,10 +36,15 @@ def bind(
     lr_scheduler,
     resumed: Optional[Resumed] = None,
     pretrained: Optional[finetune.Pretrained] = None,
+    std: Optional[Sequence[float]] = None,
 ) -> mx.mod.Module:
     """A module ready to train: bound, with weights and an optimizer.
 
     Weights are random but for those of ``pretrained``, or all of them those of ``resumed``.
+
+    Args:
+        std: of the channels; batches are then uint8 with a shift, and are normalised on the
+            devices. None: they are float32, and normalised already.
     """
     mx.random.seed(args.seed)
     np.random.seed(args.seed)
@@ -50,16 +54,21 @@ def bind(
     if on_cpu:
         images = shape[0] // len(contexts)
         symbol = lower_native(symbol, images) if fast else lower(symbol, shape)
-    elif args.deterministic:
-        os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"  # of cuDNN
+    else:
+        devices.set_cudnn(args)
     half = not on_cpu and args.dtype == "float16"
     if half:
         symbol = precision.cast(symbol, args.dtype, args.loss_scale)
     if pretrained:
         symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
+    inputs = [mx.io.DataDesc("data", shape, "float32" if std is None else "uint8")]
+    if std is not None:
+        symbol = precision.normalise(symbol, std)
+        inputs.append(mx.io.DataDesc(precision.SHIFT, shape[:2]))
+    names = [one.name for one in inputs]
     frozen = pretrained.frozen if pretrained else None
-    module = mx.mod.Module(symbol, context=contexts, fixed_param_names=frozen)
-    module.bind([("data", shape)], [("softmax_label", shape[:1])])
+    module = mx.mod.Module(symbol, names, context=contexts, fixed_param_names=frozen)
+    module.bind(inputs, [("softmax_label", shape[:1])])
     options = {"learning_rate": args.lr, "wd": args.wd, "lr_scheduler": lr_scheduler}
     if args.optimizer in _WITH_MOMENTUM:
         options["momentum"] = args.mom

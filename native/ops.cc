@@ -5,7 +5,7 @@
 #include "division.h"
 #include "fully_connected.h"
 #include "lrn.h"
-#include "normalize.h"
+#include "pixels.h"
 #include "sgd.h"
 
 MXReturnValue initialize(int version) {

@@ -1,8 +1,13 @@
-"""Half precision: the same network between two casts, as MXNet's example has it."""
+"""Types of a network's numbers, for binding: half precision between two casts, 8-bit images."""
+
+from typing import Sequence
 
 import mxnet as mx
+import numpy as np
 
 from symbols.graph import rewrite
+
+SHIFT = "data_shift"  # the second input of a network that takes 8-bit images
 
 
 def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Symbol:
@@ -34,3 +39,24 @@ def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Sym
 
 def _cast(name, source, dtype):
     return {"op": "Cast", "name": f"{name}_cast", "attrs": {"dtype": dtype}, "inputs": [source]}
+
+
+def normalise(symbol: mx.sym.Symbol, std: Sequence[float]) -> mx.sym.Symbol:
+    """A copy of ``symbol`` whose input ``data`` takes 8-bit images, and a shift beside them.
+
+    Where ``data`` was read, there is (data + SHIFT) / ``std`` in float32, the same to the last bit
+    as common/prefetch.py makes it; the rest and its names are as they were.
+
+    Args:
+        symbol: any network; its ``data`` becomes uint8 (N, C, H, W), SHIFT is float32 (N, C).
+        std: of the C channels.
+    """
+    images = mx.sym.cast(mx.sym.var("data"), "float32", name="data_float32")
+    shift = mx.sym.reshape(mx.sym.var(SHIFT), (0, 0, 1, 1), name="data_shift_map")
+    channels = [
+        mx.sym.full((1, 1, 1, 1), float(np.float32(value)), name=f"data_std{i}")
+        for i, value in enumerate(std)
+    ]
+    shifted = mx.sym.broadcast_add(images, shift, name="data_shifted")
+    divisor = mx.sym.concat(*channels, dim=1, name="data_std")
+    return symbol(data=mx.sym.broadcast_div(shifted, divisor, name="data_normalised"))

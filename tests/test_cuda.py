@@ -214,11 +214,22 @@ def test_a_machine_without_a_gpu_is_no_crash(real, driver):
 
 
 @pytest.mark.cuda
-def test_it_trains_on_the_cpu_as_the_cpu_build_does(real, driver, grey, tmp_path):
-    machines = {"cuda": real.python, "cpu": sys.executable}
-    for name, python in machines.items():
+def test_nccl_is_compiled_in_and_needs_gpus(real, driver):
+    machine = SimpleNamespace(python=real.python, site=real.site, folders=[driver])
+    show = "import common, mxnet; print(mxnet.runtime.Features().is_enabled('NCCL'))"
+    assert run(machine, "-c", show).stdout == "True\n"
+    flags = ["--benchmark", "1", "--cpus", "2", "--kv-store", "nccl"]
+    assert_refused(run(machine, "train_imagenet.py", *flags), "--kv-store nccl: works among GPUs")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_it_trains_on_the_cpu_as_the_cpu_build_does(real, driver, grey, tmp_path, dtype):
+    machines = {"cuda": (real.python, dtype), "cpu": (sys.executable, "float32")}
+    for name, (python, chosen) in machines.items():
         machine = SimpleNamespace(python=python, site=ROOT, folders=[driver])
         flags = ["--network", "lenet", "--dataset", "mnist", "--batch-size", 16, "--num-epochs", 2]
+        flags += ["--data-dtype", chosen]
         output = ["--data-train", grey.train, "--model-prefix", tmp_path / name]
         result = run(machine, "train_imagenet.py", *flags, *output, "--deterministic")
         assert result.returncode == 0, result.stderr

@@ -175,7 +175,7 @@ def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
 
 def test_pictures_smaller_than_the_crop_are_refused_with_a_remedy(tmp_path):
     path = write_records(tmp_path / "small", [smooth(1, 15, 30)] * 4, [0] * 4)
-    with pytest.raises(UserError, match="small.rec: DALI cannot prepare .* --resize"):
+    with pytest.raises(UserError, match="small.rec: .* is 30x15, smaller than the crop.* --resize"):
         next(batches(path))
 
 

@@ -68,6 +68,13 @@ def test_training_sees_every_image_exactly_once_an_epoch_in_new_orders(numbered,
     assert labels_of(args, 4) == labels[: 4 * batch_size]
 
 
+def test_the_number_of_records_need_not_be_counted_again(numbered):
+    args = arguments(path=numbered)
+    stream = data.training_iterator(args, mx.cpu(), 13, count=13)
+    labels = np.concatenate([next(stream).label[0].asnumpy() for _ in range(7)])
+    assert labels.tolist() == labels_of(args, 7)
+
+
 @pytest.mark.parametrize("first", [1, 3, 4, 9, 13, 30])
 def test_training_goes_on_where_it_stopped(numbered, first):
     args = arguments(path=numbered, batch_size=4)
@@ -87,13 +94,16 @@ def test_another_seed_is_another_order_in_every_epoch(numbered):
     assert not any(orders[0][e : e + 13] == orders[1][f : f + 13] for e in (0, 13) for f in (0, 13))
 
 
-def test_a_held_batch_keeps_its_values_and_free_memory_is_used_again(numbered, monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_held_batch_keeps_its_values_and_free_memory_is_used_again(numbered, monkeypatch, dtype):
     buffers = []
     make = prefetch.Buffers
     monkeypatch.setattr(prefetch, "Buffers", lambda *a: buffers.append(make(*a)) or buffers[0])
-    batches = data.training_iterator(arguments(path=numbered), mx.cpu(), 13)
+    args = arguments(f"--data-dtype={dtype}", path=numbered)
+    batches = data.training_iterator(args, mx.cpu(), 13)
     held = [(batch.data[0], batch.label[0]) for batch in itertools.islice(batches, 8)]
     for images, labels in held:
+        assert images.dtype == np.dtype(dtype).type
         assert np.array_equal(images.asnumpy().mean(axis=(1, 2, 3)), 10 * labels.asnumpy())
     assert len(buffers[0]._arrays) >= 8
     del held, images, labels
@@ -298,6 +308,9 @@ def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path, flags):
 
 
 def test_synthetic_batches_make_an_epoch_of_the_images_asked_for():
-    batches = data.Synthetic(4, (3, 8, 8), 10)
+    args = arguments(shape=(3, 8, 8))
+    args.num_classes = 10
+    batches = data.synthetic(args, mx.cpu())
     assert len(list(data.epoch(batches, None, 3))) == 3
-    assert next(iter(batches)).data[0].shape == (4, 3, 8, 8)
+    batch = next(batches)
+    assert batch.data[0].shape == (4, 3, 8, 8) and batch.label[0].asnumpy().max() < 10

@@ -1,5 +1,6 @@
-"""--gpus and --cpus, with drivers and cards that are made up."""
+"""--gpus and --cpus, and what else is of devices, with drivers and cards that are made up."""
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import mxnet as mx
 import pytest
 
 import symbols
-from common import cuda, devices
+from common import cuda, devices, training
 from common.cli import UserError
 
 GIB = 2**30
@@ -79,12 +80,13 @@ class Driver:
 def machine(monkeypatch):
     """Call it to have a CUDA build and this driver: ``machine(["Tesla T4"], free=...)``."""
 
-    class Features:
-        def is_enabled(self, name):
-            return name == "CUDA"
-
-    def install(*args, **options):
+    def install(*args, features=("CUDA", "NCCL"), **options):
         driver = Driver(*args, **options)
+
+        class Features:
+            def is_enabled(self, name):
+                return name in features
+
         monkeypatch.setattr(mx.runtime, "Features", Features)
         monkeypatch.setattr(mx.context, "num_gpus", driver.nvmlDeviceGetCount)
         monkeypatch.setitem(sys.modules, "pynvml", driver)
@@ -274,3 +276,47 @@ def test_an_optimizer_with_more_states_leaves_less_memory():
 def test_the_memory_of_cpus_is_not_asked_for(machine):
     machine([], error=12)
     devices.check_memory(symbols.get_symbol("lenet"), [mx.cpu()], settings(10**9, "lenet"))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nccl_is_for_gpus(machine, count):
+    machine(["Tesla T4"] * 2)
+    devices.check_kv_store("nccl", devices.contexts(list(range(count))))
+    with pytest.raises(UserError, match="^--kv-store nccl: works among GPUs only; give --gpus"):
+        devices.check_kv_store("nccl", devices.contexts(None, count))
+
+
+def test_nccl_is_refused_where_mxnet_is_built_without_it(machine):
+    machine(["Tesla T4"] * 2, features=("CUDA",))
+    contexts = devices.contexts([0, 1])
+    devices.check_kv_store("device", contexts)
+    with pytest.raises(UserError, match="^--kv-store nccl: .* without NCCL; give --kv-store dev"):
+        devices.check_kv_store("nccl", contexts)
+
+
+@pytest.mark.parametrize(
+    "before, tune, deterministic, after",
+    [
+        (None, None, False, None),  # MXNet's own default
+        ("2", None, False, "2"),
+        ("2", "off", False, "0"),
+        (None, "limited_workspace", False, "1"),
+        (None, "fastest", False, "2"),
+        (None, None, True, "0"),
+        ("2", None, True, "0"),
+        (None, "off", True, "0"),
+    ],
+)
+def test_how_cudnn_chooses_is_settled_before_a_network_is_bound(
+    monkeypatch, before, tune, deterministic, after
+):
+    names = "MXNET_CUDNN_AUTOTUNE_DEFAULT", "MXNET_ENFORCE_DETERMINISM"
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    if before:
+        environment[names[0]] = before
+    monkeypatch.setattr(os, "environ", environment)
+    args = settings(4, "lenet")
+    vars(args).update(seed=0, cudnn_tune=tune, deterministic=deterministic)
+    with pytest.raises(RuntimeError, match="simple_bind"):  # for want of a GPU
+        training.bind(symbols.get_symbol("lenet", 10), [mx.gpu(0)], args, None)
+    assert [environment.get(name) for name in names] == [after, "1" if deterministic else None]

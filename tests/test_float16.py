@@ -8,7 +8,7 @@ import pytest
 from conftest import assert_refused, run_script
 
 import symbols
-from common import resume, training
+from common import fit, resume, training
 from symbols.precision import cast
 
 
@@ -87,3 +87,36 @@ def test_a_checkpoint_has_the_optimizers_float32_copies(name):
 def test_float16_without_a_gpu_is_refused():
     flags = ["--network", "lenet", "--dataset", "mnist", "--benchmark", 1]
     assert_refused(run_script("train_imagenet.py", *flags, "--dtype", "float16"), "--gpus")
+
+
+def with_gradients(*gradients):
+    """What a run on two devices asks of itself; each of ``gradients`` is one device's, or None."""
+    arrays = [
+        [one and mx.nd.array(one, dtype="float16", ctx=mx.cpu(i)) for i, one in enumerate(copies)]
+        for copies in gradients
+    ]
+    group = SimpleNamespace(grad_arrays=arrays)
+    return SimpleNamespace(
+        args=SimpleNamespace(dtype="float16"), module=SimpleNamespace(_exec_group=group)
+    )
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_is_found_on_any_device(bad):
+    fine = [1, -65504], [0, 3]
+    assert fit.Run._gradients_fit(with_gradients(fine, fine, [None, None]))
+    assert not fit.Run._gradients_fit(with_gradients(fine, ([1, 2], [bad, 2])))
+    assert not fit.Run._gradients_fit(with_gradients(([1, bad], [1, 2]), fine))
+
+
+def test_one_call_a_device_looks_at_all_gradients_before_any_is_waited_for(monkeypatch):
+    calls = []
+
+    def watched(*gradients, num_arrays):
+        calls.append((len(gradients), num_arrays, {g.context for g in gradients}))
+        return SimpleNamespace(asscalar=lambda: calls.append("waits") or 1)
+
+    monkeypatch.setattr(mx.nd, "multi_all_finite", watched)
+    three = [([1], [2])] * 3
+    assert fit.Run._gradients_fit(with_gradients(*three))
+    assert calls == [(3, 3, {mx.cpu(0)}), (3, 3, {mx.cpu(1)}), "waits", "waits"]

@@ -1,14 +1,50 @@
-"""The thread that prepares training batches, in processes that end while it works."""
+"""How training batches are prepared: crops, and the thread at it as its process ends."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT, write_records
+
+from common import augmentation, native, prefetch
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("channels", [3, 1, 4])
+def test_crops_are_numpys_slices(compiled, channels, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(native, "load", lambda: False)
+    rng = np.random.RandomState(0)
+    shapes = rng.randint(19, 99, (13, 2))
+    images = [rng.randint(0, 256, (*shape, channels), np.uint8) for shape in shapes]
+    images.append(images[0][:, 5:])  # rows with gaps between them
+    corners = np.array([rng.randint(np.array(i.shape[:2]) - (7, 9) + 1) for i in images])
+    mirrored = rng.randint(2, size=len(images)).astype(bool)
+    found = prefetch.crop(images, corners, mirrored, (7, 9))
+    assert found.shape == (14, channels, 7, 9)
+    for image, (top, left), mirror, cut in zip(images, corners, mirrored, found):
+        expected = image[top : top + 7, left : left + 9]
+        expected = expected[:, ::-1] if mirror else expected
+        assert np.array_equal(cut, expected.transpose(2, 0, 1))
+
+
+def test_crops_and_mirrors_are_the_seeds_and_in_the_middle_unless_asked_for():
+    args = SimpleNamespace(seed=3, random_crop=1, random_mirror=1)
+    spare = np.tile([[4, 0], [9, 7]], (500, 1))
+    corners, mirrored = augmentation.crops(args, 0, 0, spare)
+    again, _ = augmentation.crops(args, 0, 0, spare)
+    other, _ = augmentation.crops(args, 0, 1, spare)
+    assert np.array_equal(corners, again) and not np.array_equal(corners, other)
+    assert [len(set(corners[0::2, 0])), len(set(corners[1::2, 1]))] == [5, 8]
+    assert (corners[0::2, 1] == 0).all() and 400 < mirrored.sum() < 600
+    args = SimpleNamespace(seed=3, random_crop=0, random_mirror=0)
+    corners, mirrored = augmentation.crops(args, 0, 0, spare)
+    assert (corners == np.tile([[2, 0], [4, 3]], (500, 1))).all() and not mirrored.any()
 
 
 @pytest.mark.parametrize("ending", ["pass", "raise ValueError", "sys.exit(0)"])

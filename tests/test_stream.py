@@ -30,17 +30,14 @@ class Reader:
         return np.split(self.order(epoch), np.sort(cuts))
 
     def read(self, epoch):
-        std = None if self._seed % 2 else np.float32([0.5])
         for numbers in self.chunks(epoch):
-            images = np.stack([numbers, numbers + 1], axis=1)[:, None, None]
-            images = images.astype(np.uint8 if std else np.float32)
-            shift = None if std is None else numbers[:, None].astype(np.float32)
-            yield prefetch.Chunk(numbers.astype(np.float32), images, shift, std)
+            images = np.stack([numbers, numbers + 1], axis=1)[:, None, None].astype(np.uint8)
+            labels = numbers.astype(np.float32)
+            yield prefetch.Chunk(labels, images, labels[:, None], np.float32([0.5]))
 
     def pixels(self, numbers):
         """What a batch holds of these images, (N, 2)."""
-        images = np.stack([numbers, numbers + 1], axis=1)
-        return images if self._seed % 2 else (images + numbers[:, None]) / 0.5
+        return (np.stack([numbers, numbers + 1], axis=1) + numbers[:, None]) / 0.5
 
 
 def interruptions(rng, batches):
