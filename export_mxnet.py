@@ -12,6 +12,8 @@ import os
 import common  # noqa: F401  readies the process for MXNet, so it comes first
 from common import checkpoint, cli, export
 from common.cli import UserError
+from common.config import load_config, save_config
+from common.lock import lock
 
 
 def parse_args():
@@ -30,10 +32,10 @@ def parse_args():
 def main():
     """Check everything, strip, compare, save."""
     args = parse_args()
-    config = checkpoint.load_config(args.model_prefix)
+    config = load_config(args.model_prefix)
     symbol, *weights = checkpoint.load(args.model_prefix, args.load_epoch)
     images = export.real_images(args, config)
-    with checkpoint.lock(args.out_prefix, "--out-prefix"):
+    with lock(args.out_prefix, "--out-prefix"):
         checkpoint.check_free(args.out_prefix, args.overwrite, "--out-prefix")
         stripped = export.without_training(symbol)
         largest = export.difference(
@@ -42,7 +44,7 @@ def main():
             export.probabilities(symbol, *weights, images),
         )
         source = checkpoint.params_path(args.model_prefix, args.load_epoch)
-        checkpoint.save_config(args.out_prefix, **{**config, "exported_from": source})
+        save_config(args.out_prefix, **{**config, "exported_from": source})
         saved = checkpoint.save(args.out_prefix, args.load_epoch, stripped, *weights)
         checkpoint.remove(args.out_prefix, keep=(args.load_epoch,))
     print(f"{saved} and {args.out_prefix}-symbol.json")

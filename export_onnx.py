@@ -12,6 +12,7 @@ import os
 import common  # noqa: F401  readies the process for MXNet, so it comes first
 from common import checkpoint, cli, export, files, int8, onnx_export
 from common.cli import UserError
+from common.config import load_config
 
 _TWO_SIZES = (1, 3)  # that a file of any batch size is tried with
 
@@ -36,7 +37,7 @@ def main():
     onnx_export.check_packages()
     if os.path.exists(args.out) and not args.overwrite:
         raise UserError(f"--out {args.out}: is there already; choose another, or pass --overwrite")
-    config = checkpoint.load_config(args.model_prefix)
+    config = load_config(args.model_prefix)
     symbol, *weights = checkpoint.load(args.model_prefix, args.load_epoch)
     if int8.is_quantized(symbol):
         raise UserError(

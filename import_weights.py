@@ -16,6 +16,8 @@ import sys
 import common  # noqa: F401  readies the process for MXNet, so it comes first
 from common import checkpoint, cli, import_caffe, import_network, import_onnx
 from common.cli import UserError
+from common.config import save_config
+from common.lock import lock
 
 _EPOCH = 0  # of training here
 _NAMES = re.compile(r"(?:n\d{8}\s+(?:\d+\t)?)?(.*)")  # Caffe's synset_words.txt has WordNet ids
@@ -86,9 +88,9 @@ def main():
         "rgb_std": [1.0, 1.0, 1.0],
         "data_val": None,
     }
-    with checkpoint.lock(args.out_prefix, "--out-prefix"):
+    with lock(args.out_prefix, "--out-prefix"):
         checkpoint.check_free(args.out_prefix, args.overwrite, "--out-prefix")
-        checkpoint.save_config(args.out_prefix, settings, names, imported_from=model.files)
+        save_config(args.out_prefix, settings, names, imported_from=model.files)
         saved = checkpoint.save(args.out_prefix, _EPOCH, symbol, weights, {})
         checkpoint.remove(args.out_prefix, keep=(_EPOCH,))
 

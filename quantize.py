@@ -13,6 +13,8 @@ import sys
 import common  # noqa: F401  readies the process for MXNet, so it comes first
 from common import checkpoint, cli, data, inference, int8
 from common.cli import UserError
+from common.config import load_config, save_config
+from common.lock import lock
 
 
 def parse_args():
@@ -43,7 +45,7 @@ def main():
     """Check everything, quantise, save, say what was gained."""
     args = parse_args()
     int8.check_build()
-    config = checkpoint.load_config(args.model_prefix)
+    config = load_config(args.model_prefix)
     network = checkpoint.load(args.model_prefix, args.load_epoch)
     if int8.is_quantized(network[0]):
         raise UserError(
@@ -54,11 +56,11 @@ def main():
     count = min(args.num_calib_examples, len(found))
     source = checkpoint.params_path(args.model_prefix, args.load_epoch)
     origin = {"quantized_from": source, "data_calib": args.data_calib, "num_calib_examples": count}
-    with checkpoint.lock(args.out_prefix, "--out-prefix"):
+    with lock(args.out_prefix, "--out-prefix"):
         checkpoint.check_free(args.out_prefix, args.overwrite, "--out-prefix")
-        images = int8.calibration_images(found, count, inference.preparation(trained))
+        images = inference.sample_images(found, count, inference.preparation(trained))
         network = int8.quantize(*network, images, trained["image_shape"], args.verbose)
-        checkpoint.save_config(args.out_prefix, trained, classes, int8=origin)
+        save_config(args.out_prefix, trained, classes, int8=origin)
         saved = checkpoint.save(args.out_prefix, args.load_epoch, *network)
         checkpoint.remove(args.out_prefix, keep=(args.load_epoch,))
 

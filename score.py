@@ -15,6 +15,7 @@ import time
 import common  # noqa: F401  readies the process for MXNet, so it comes first
 from common import checkpoint, cli, confusion, data, devices, evaluate, files, inference
 from common.cli import UserError
+from common.config import versions
 
 
 def parse_args():
@@ -100,7 +101,7 @@ def as_json(args, scores):
         "right": scores.right(),
         "interval95": scores.intervals(),
         "per_class": [{**row._asdict(), "top-1": row.top1} for row in confusion.per_class(scores)],
-        "versions": checkpoint.versions(),
+        "versions": versions(),
     }
 
 

@@ -13,8 +13,10 @@ import sys
 
 import common  # noqa: F401  readies the process for MXNet, so it comes first
 import symbols
-from common import checkpoint, cli, data, devices, evaluate, finetune, fit, recipes, records, resume
+from common import cli, data, devices, evaluate, finetune, fit, recipes, records, resume
 from common.cli import UserError
+from common.config import save_config
+from common.lock import lock
 
 
 def parse_args():
@@ -69,10 +71,10 @@ def main():
 
     devices.check_memory(symbol, contexts, args)
     fingerprint = training and records.fingerprint(training.path)
-    with checkpoint.lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext():
+    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext():
         resumed = resume.prepare(args, fingerprint)
         if args.model_prefix:
-            checkpoint.save_config(args.model_prefix, vars(args), training and training.classes)
+            save_config(args.model_prefix, vars(args), training and training.classes)
         if args.benchmark:
             batches = data.synthetic(args, contexts[0])
         else:

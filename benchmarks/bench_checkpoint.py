@@ -54,7 +54,7 @@ def main():
 
         def go_on():
             checkpoint.newest(ours)
-            checkpoint.load(ours, 1)
+            checkpoint.load(ours, 1, verified=True)
             resume.restore_optimizer(module, checkpoint.load_optimizer(ours, 1))
 
         measured = {

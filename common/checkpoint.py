@@ -9,8 +9,7 @@
 ``PREFIX-NNNN.json``
     the record: checksums of the other files and of itself, the position, arguments, versions;
 ``PREFIX-config.json``
-    the image preparation and class names that go with the weights, so that nobody has to
-    remember them as flags.
+    the image preparation and class names that go with the weights (common/config.py).
 
 Each is written under another name, flushed and renamed, the record last: where it is whole and its
 checksums fit, the set is whole. ``PREFIX-partial-UUUU...`` is such a set of its own, after UUUU
@@ -20,28 +19,20 @@ batches: the newest state between two epochs' checkpoints, for mx.model.load_che
 
 import contextlib
 import errno
-import fcntl
-import hashlib
 import json
-import math
 import os
-import platform
 import re
-import socket
 import struct
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
-import cv2
 import mxnet as mx
-import numpy as np
 
+from common import untrusted
 from common.cli import UserError
-from common.files import atomic
+from common.config import versions
+from common.files import atomic, checksum, checksum_of
 
 _FORMAT = 1
-# Of the files of mx.nd.save: the numbers that start them and each array, bytes by type of element.
-_LIST, _ARRAYS = 0x112, (0xF993FAC9, 0xF993FACA)
-_SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}
 
 
 def add_args(parser) -> None:
@@ -74,46 +65,7 @@ def _paths(prefix, number):
     }
 
 
-@contextlib.contextmanager
-def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[None]:
-    """Keep other runs from writing at ``prefix``; its folder is made if need be.
-
-    The lock goes when the process does, however it ends, so none is ever stale.
-
-    Raises:
-        UserError: another run has it.
-    """
-    os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
-    path = f"{prefix}.lock"
-    while True:
-        file = open(path, "a+b", buffering=0)  # noqa: SIM115 it is held open, and closed below
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().decode(errors="replace").strip() or "unknown"
-            file.close()
-            raise UserError(
-                f"{flag} {prefix}: another run ({owner}) is writing there; wait for it, or"
-                " choose another prefix"
-            )
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                break
-        file.close()  # its last owner has just removed it
-    try:
-        with contextlib.suppress(OSError):  # on a full disk the owner stays unknown
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        _remove_left_over(prefix)
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # the folder may be gone
-            os.unlink(path)
-        file.close()
-
-
-def _remove_left_over(prefix):
+def remove_left_over(prefix: str) -> None:
     """Delete what a run that was killed while it saved has left: temporary files, half a set."""
     folder = os.path.dirname(prefix)
     for name in (prefix, partial(prefix)):
@@ -212,7 +164,7 @@ def save(
             _save_arrays(files["params"], weights)
             if optimizer:
                 _save_arrays(files["optimizer"], optimizer)
-        checksums = {role: _checksum(path) for role, path in files.items()}
+        checksums = {role: checksum(path) for role, path in files.items()}
         _write_record(record_file, {**record, "files": checksums})
     return paths["params"]
 
@@ -226,7 +178,7 @@ def update_record(prefix: str, number: int, **changes) -> None:
 
 def _write_record(path, record):
     record = {**record, "format": _FORMAT, "versions": versions()}
-    record["sha256"] = _checksum_of(record)
+    record["sha256"] = checksum_of(record)
     with open(path, "w") as file:
         json.dump(record, file, indent=1)
         file.write("\n")
@@ -253,19 +205,6 @@ def _errors_of_mxnet():
         )
 
 
-def _checksum(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _checksum_of(record):
-    entries = {name: value for name, value in record.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
-
-
 def load_record(prefix: str, number: int) -> dict:
     """The record of a checkpoint, once its own checksum is found right.
 
@@ -276,7 +215,7 @@ def load_record(prefix: str, number: int) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
-        whole = record["sha256"] == _checksum_of(record) and record["format"] == _FORMAT
+        whole = record["sha256"] == checksum_of(record) and record["format"] == _FORMAT
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; without it a checkpoint holds weights only")
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -297,7 +236,7 @@ def verify(prefix: str, number: int, *roles: str) -> None:
     for role in roles or checksums:
         if not os.path.isfile(paths[role]):
             raise UserError(f"{paths[role]}: is missing; take another checkpoint")
-        if _checksum(paths[role]) != checksums.get(role):
+        if checksum(paths[role]) != checksums.get(role):
             raise UserError(
                 f"{paths[role]}: is damaged (its checksum is not the one in"
                 f" {record_path(prefix, number)}); take another checkpoint"
@@ -331,10 +270,11 @@ def newest(prefix: str) -> Tuple[Optional[Tuple[str, int]], List[str]]:
     return None, damaged
 
 
-def load(prefix: str, number: int):
+def load(prefix: str, number: int, verified: bool = False):
     """``mx.model.load_checkpoint`` with a user's mistakes named: (symbol, arg_params, aux_params).
 
-    Where the checkpoint has a record, its checksums are compared first.
+    Where the checkpoint has a record, its checksums are compared first, unless it is ``verified``
+    already.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -342,12 +282,12 @@ def load(prefix: str, number: int):
     for path in (f"{prefix}-symbol.json", params_path(prefix, number)):
         if not os.path.isfile(path):
             raise UserError(f"{path}: no such checkpoint; check --model-prefix and --load-epoch")
-    if os.path.exists(record_path(prefix, number)):
+    if not verified and os.path.exists(record_path(prefix, number)):
         verify(prefix, number, "symbol", "params")
     try:
-        _check_arrays(params_path(prefix, number))
+        untrusted.check_arrays(params_path(prefix, number))
         symbol, *weights = mx.model.load_checkpoint(prefix, number)
-        _check_graph(symbol)
+        untrusted.check_graph(symbol)
         return (symbol, *weights)
     except (mx.base.MXNetError, ValueError, KeyError, struct.error) as error:
         if "is not registered" in str(error):
@@ -360,90 +300,7 @@ def load(prefix: str, number: int):
         )
 
 
-def _check_arrays(path):
-    """Raise ValueError, KeyError or struct.error unless mx.nd.save made ``path``: named arrays.
-
-    MXNet believes the numbers in it; damaged ones crash it, or take all memory.
-    """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-
-        def take(layout):
-            return struct.unpack("<" + layout, file.read(struct.calcsize("<" + layout)))
-
-        def skip(length):
-            if not 0 <= length <= size - file.tell():
-                raise ValueError(f"{path}: a length in it is wrong")
-            file.seek(length, os.SEEK_CUR)
-
-        magic, _, count = take("3Q")
-        sound = magic == _LIST
-        for _ in range(count):
-            magic, storage, rank = take("I2i")
-            if magic not in _ARRAYS or storage != 0 or not 0 < rank <= 32:
-                raise ValueError(f"{path}: holds something else than dense arrays")
-            shape = take(f"{rank}q")
-            _, _, kind = take("3i")
-            skip(math.prod(shape) * _SIZES[kind] if min(shape) > 0 else -1)
-        (names,) = take("Q")
-        for _ in range(names):
-            skip(*take("Q"))
-        if not sound or names != count or file.tell() != size:
-            raise ValueError(f"{path}: is not a file of named arrays")
-
-
-def _check_graph(symbol):
-    """Raise ValueError where a node takes an output that another has not: MXNet crashes on it."""
-    graph = json.loads(symbol.tojson())
-    outputs = np.diff(graph["node_row_ptr"])
-    taken = [entry for node in graph["nodes"] for entry in node["inputs"]] + graph["heads"]
-    if any(output >= outputs[node] for node, output, *_ in taken):
-        raise ValueError("a node of the graph takes an output that is not there")
-
-
 def load_optimizer(prefix: str, number: int) -> dict:
     """Name -> array, the optimizer's state; empty where it has none."""
     path = _paths(prefix, number)["optimizer"]
     return mx.nd.load(path) if "optimizer" in load_record(prefix, number)["files"] else {}
-
-
-def save_config(prefix: str, args: dict, classes: Optional[List[str]], **origin: dict) -> None:
-    """Write ``PREFIX-config.json``: the run's arguments, the class names, the versions.
-
-    ``origin`` is added as it is: what was done to the network after its training.
-    """
-    with atomic(f"{prefix}-config.json") as temporary, open(temporary, "w") as file:
-        json.dump(
-            {"args": args, "classes": classes, **origin, "versions": versions()}, file, indent=1
-        )
-        file.write("\n")
-
-
-def versions() -> dict:
-    """What a result depends on beside its inputs: versions of what computed it, and the threads."""
-    return {
-        "python": platform.python_version(),
-        "mxnet": mx.__version__,
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "threads": int(os.environ["OMP_NUM_THREADS"]),  # results differ in the last bits
-    }
-
-
-def load_config(prefix: str) -> dict:
-    """Read ``PREFIX-config.json``.
-
-    Raises:
-        UserError: it is missing or not what :func:`save_config` wrote.
-    """
-    path = f"{prefix}-config.json"
-    try:
-        with open(path) as file:
-            config = json.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; train_imagenet.py writes it beside the checkpoint")
-    except ValueError:
-        raise UserError(f"{path}: is not JSON; copy it anew from where the network was trained")
-    if not isinstance(config, dict) or not {"args", "classes"} <= config.keys():
-        raise UserError(f"{path}: lacks args or classes; copy it anew from where it was trained")
-    return config

@@ -80,12 +80,13 @@ def open_records(
     """
     found = records.scan(path)
     labels = found.labels
-    whole = np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))
+    whole = records.is_class(labels)
     if not whole.all():
         bad = int(np.argmin(whole))
         raise UserError(f"{path}: record {bad} has the label {labels[bad]:g}, not a class number")
-    if num_classes is not None and labels.max() >= num_classes:
-        bad = int(np.argmax(labels >= num_classes))
+    among = records.is_class(labels, num_classes)
+    if not among.all():
+        bad = int(np.argmin(among))
         raise UserError(
             f"{path}: record {bad} has the label {labels[bad]:g}, but there are {num_classes}"
             f" classes (0 to {num_classes - 1}); check --num-classes"

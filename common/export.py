@@ -6,7 +6,7 @@ from typing import Callable
 import mxnet as mx
 import numpy as np
 
-from common import checkpoint, data, inference, int8
+from common import checkpoint, data, inference
 from common.cli import UserError
 from symbols.graph import rewrite
 
@@ -61,7 +61,7 @@ def real_images(args, config: dict) -> np.ndarray:
             f"--data-val: is needed, since the training's own ({path}) is not here; or --images"
         )
     found = data.open_records(path, trained["num_classes"], classes=config["classes"])
-    return np.stack(list(int8.calibration_images(found, _IMAGES, preparation)))
+    return np.stack(list(inference.sample_images(found, _IMAGES, preparation)))
 
 
 def _picture(path, preparation):

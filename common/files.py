@@ -1,7 +1,9 @@
-"""Files that appear only when whole: written under another name, flushed to disk, renamed."""
+"""Files that appear only when whole, written under another name, flushed and renamed; checksums."""
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 
 from common.cli import UserError
@@ -48,6 +50,21 @@ def atomic(*paths):
                 os.unlink(path)
     for folder in {os.path.dirname(os.path.abspath(path)) for path in paths}:
         _flush(folder)
+
+
+def checksum(path: str) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def checksum_of(entries: dict) -> str:
+    """SHA-256, in hex, of what is to be a JSON file, but for the entry ``sha256``: its place."""
+    rest = {name: value for name, value in entries.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _flush(path):

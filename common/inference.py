@@ -1,6 +1,7 @@
 """Name what is in pictures, with a checkpoint and the preparation it was trained with."""
 
 import collections
+import contextlib
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +11,9 @@ import cv2
 import mxnet as mx
 import numpy as np
 
-from common import checkpoint, native
+from common import checkpoint, native, records
 from common.cli import UserError
+from common.config import load_config
 from common.lower import MANY, lower_fully_connected
 
 Picture = Union[str, os.PathLike, np.ndarray]
@@ -78,6 +80,30 @@ def _scaled(image, factor):
     return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
+def sample_images(found: records.Records, count: int, prepared: dict) -> Iterator[np.ndarray]:
+    """``count`` of the records, prepared as for evaluation.
+
+    They are drawn from the whole file, since it may be sorted by class, and are the same each time.
+
+    Args:
+        prepared: ``image_shape``, ``resize``, ``mean`` and ``std`` of :func:`prepare`.
+
+    Yields:
+        (C, H, W) float32 arrays.
+
+    Raises:
+        UserError: a record's image cannot be decoded.
+    """
+    chosen = np.random.RandomState(0).permutation(len(found))[:count]
+    reader = mx.recordio.MXIndexedRecordIO(records.index_path(found.path), found.path, "r")
+    with contextlib.closing(reader):
+        for i in sorted(chosen):
+            _, encoded = mx.recordio.unpack(reader.read_idx(reader.keys[i]))
+            channels = prepared["image_shape"][0]
+            image = decode(encoded, channels, f"{found.path}: record {i}")
+            yield prepare(image, **prepared)
+
+
 def bind(symbol, arg_params: dict, aux_params: dict, data_shape, context) -> mx.mod.Module:
     """A module that runs the plain network with these weights on (N, C, H, W) batches.
 
@@ -104,7 +130,7 @@ def load(prefix: str, epoch: int, contexts: List[mx.Context]) -> Tuple[dict, tup
     Raises:
         UserError: a file is missing or damaged, or an int8 checkpoint is to run on a GPU.
     """
-    config = checkpoint.load_config(prefix)
+    config = load_config(prefix)
     if "int8" in config and contexts[0].device_type == "gpu":
         raise UserError("--gpus: an int8 checkpoint runs on the CPU only; leave the flag out")
     return config, checkpoint.load(prefix, epoch)

@@ -7,17 +7,15 @@ real images: the calibration. These ranges are part of the graph, so a quantised
 one epoch's weights.
 """
 
-import contextlib
 import json
 import logging
 import os
-from typing import Iterable, Iterator, Sequence, Tuple
+from typing import Iterable, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 from mxnet.contrib.quantization import quantize_model_mkldnn
 
-from common import inference, records
 from common.cli import UserError
 from common.log import quiet
 
@@ -38,32 +36,6 @@ def is_quantized(symbol: mx.sym.Symbol) -> bool:
     """Whether any layer of the network computes in int8."""
     nodes = json.loads(symbol.tojson())["nodes"]
     return any(node.get("attrs", {}).get("quantized", "").lower() == "true" for node in nodes)
-
-
-def calibration_images(
-    found: records.Records, count: int, preparation: dict
-) -> Iterator[np.ndarray]:
-    """``count`` of the records, prepared as for evaluation.
-
-    They are drawn from the whole file, since it may be sorted by class, and are the same each time.
-
-    Args:
-        preparation: ``image_shape``, ``resize``, ``mean`` and ``std`` of :func:`inference.prepare`.
-
-    Yields:
-        (C, H, W) float32 arrays.
-
-    Raises:
-        UserError: a record's image cannot be decoded.
-    """
-    chosen = np.random.RandomState(0).permutation(len(found))[:count]
-    reader = mx.recordio.MXIndexedRecordIO(records.index_path(found.path), found.path, "r")
-    with contextlib.closing(reader):
-        for i in sorted(chosen):
-            _, encoded = mx.recordio.unpack(reader.read_idx(reader.keys[i]))
-            channels = preparation["image_shape"][0]
-            image = inference.decode(encoded, channels, f"{found.path}: record {i}")
-            yield inference.prepare(image, **preparation)
 
 
 class _Batches(mx.io.DataIter):

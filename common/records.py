@@ -18,8 +18,9 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from common import kept
 from common.cli import UserError
-from common.files import atomic, cache_folder
+from common.files import atomic
 
 MAGIC = 0xCED7230A
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -120,11 +121,11 @@ def scan(path: str) -> Records:
         UserError: no such file, not a record file, cut or damaged, or an index of another file.
     """
     identity = _identity(path)
-    found = identity and _recall(path, identity)
+    found = identity and kept.recall(path, identity, "offsets", "labels")
     if not found:
         found = _scan(path)
         if identity and len(found[0]) >= _MANY:
-            _remember(path, identity, *found)
+            kept.remember(path, identity, offsets=found[0], labels=found[1])
     return Records(path, *found, class_names(path))
 
 
@@ -332,6 +333,12 @@ def read_image(content: bytes, at: int) -> bytes:
     return payload[_HEADER.size + 4 * count :]
 
 
+def is_class(labels, num_classes: Optional[int] = None):
+    """Whether a label, or each of an array of them, is a class number, 0 to ``num_classes`` - 1."""
+    below = np.inf if num_classes is None else num_classes
+    return (labels >= 0) & (labels < below) & (labels == np.floor(labels))
+
+
 def class_names(path: str) -> Optional[List[str]]:
     """The names in the ``-classes.txt`` of ``path``; None if there is no such file.
 
@@ -372,26 +379,3 @@ def _identity(path):
         return None
     times = [(state.st_ino, state.st_mtime_ns) for state in states]
     return f"{_CHECKS} {times} {fingerprint(path)}"
-
-
-def _kept(path):
-    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
-    return os.path.join(cache_folder(), f"scan-{name}.npz")
-
-
-def _recall(path, identity):
-    """The offsets and labels that were kept of this very file; None if there are none."""
-    try:
-        with np.load(_kept(path), allow_pickle=False) as kept:
-            if str(kept["identity"]) == identity:
-                return kept["offsets"], kept["labels"]
-    except Exception:  # not there, or damaged in any way: the file itself is read
-        return None
-    return None
-
-
-def _remember(path, identity, offsets, labels):
-    with contextlib.suppress(OSError, UserError):  # it only saves time
-        os.makedirs(cache_folder(), exist_ok=True)
-        with atomic(_kept(path)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, identity=identity, offsets=offsets, labels=labels)

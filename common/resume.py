@@ -111,7 +111,7 @@ def _find(args, fingerprint):
         for name, value in now.items()
         if name not in _NO_MATTER and before.get(name) != value
     ]
-    _, *weights = checkpoint.load(*place)
+    _, *weights = checkpoint.load(*place, verified=True)
     return Resumed(place, state, *weights, checkpoint.load_optimizer(*place), changed)
 
 

@@ -14,8 +14,6 @@ import functools
 import itertools
 import os
 import signal
-import struct
-import zlib
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -30,11 +28,7 @@ from common.cli import ArgumentParser, UserError, run
 from common.compat import physical_cores
 from data import pack, picture
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _CHUNK = 64  # images a task
-# What libjpeg (jerror.h) says of a JPEG that it fills up with grey, or may have read amiss. Stray
-# bytes before a marker, which some cameras leave, are the one trace of most lost sectors, too.
-_WARNINGS = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 
 
 class Record(NamedTuple):
@@ -63,11 +57,11 @@ def structure(content, listed=(), num_classes: Optional[int] = None) -> Iterator
 
 
 def _label_fault(label, num_classes):
-    if not (label >= 0 and label % 1 == 0):
-        return "its label is not a class number"
-    if num_classes is not None and label >= num_classes:
+    if records.is_class(label, num_classes):
+        return None
+    if records.is_class(label):
         return f"its label is not one of {num_classes} classes, 0 to {num_classes - 1}"
-    return None
+    return "its label is not a class number"
 
 
 def undecodable(path: str, found: List[Record], workers: int) -> Iterator[Record]:
@@ -98,39 +92,7 @@ def _begin():
 
 def _judge(path, chunk):
     with records.view(path) as content:
-        return [picture_fault(records.read_image(content, record.at)) for record in chunk]
-
-
-def picture_fault(image: bytes) -> Optional[str]:
-    """Why MXNet cannot decode ``image``, or not the whole of it; None if it can."""
-    try:
-        is_jpeg = picture._read_jpeg(image)  # looks for its end
-    except picture.Unreadable as cut:
-        return str(cut)
-    # At an eighth of its size every bit of a JPEG is read, for a fraction of the work.
-    flag = cv2.IMREAD_REDUCED_COLOR_8 if is_jpeg else cv2.IMREAD_COLOR
-    decoded, noise = picture._quietly(cv2.imdecode, np.frombuffer(image, np.uint8), flag)
-    lines = [line for line in noise.splitlines() if line and not line.startswith("[")]
-    if decoded is None:
-        return "cannot be decoded" + "".join(f" ({line})" for line in lines[:1])
-    for line in lines:
-        if line.startswith(_WARNINGS):
-            return f"is damaged ({line})"
-    return _png_fault(image)
-
-
-def _png_fault(image):
-    """What is wrong with a PNG's chunks: decoders differ in what they forgive."""
-    if not image.startswith(_PNG):
-        return None
-    at, kind = len(_PNG), None
-    while kind != b"IEND" and at + 12 <= len(image):
-        length, kind = struct.unpack_from(">I4s", image, at)
-        end = at + 8 + length
-        if image[end : end + 4] != struct.pack(">I", zlib.crc32(image[at + 4 : end])):
-            return f"is damaged (the checksum of the PNG's chunk at its byte {at})"
-        at = end + 4
-    return None if kind == b"IEND" else "is damaged (the PNG ends early)"
+        return [picture.fault(records.read_image(content, record.at)) for record in chunk]
 
 
 def index_faults(path: str, listed: np.ndarray, found: List[Record]) -> Iterator[str]:

@@ -8,10 +8,17 @@ Formats: JPEG markers, ITU-T T.81 table B.1; the orientation tag, Exif 2.3 secti
 import contextlib
 import os
 import struct
+import zlib
 from typing import NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PROOF = cv2.IMREAD_REDUCED_COLOR_8  # every bit of a JPEG is read, at a fraction of the work
+# What libjpeg (jerror.h) says of a JPEG that it fills up with grey, or may have read amiss. Stray
+# bytes before a marker, which some cameras leave, are the one trace of most lost sectors, too.
+_WARNINGS = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 
 
 class Unreadable(ValueError):
@@ -27,13 +34,11 @@ def encode(image: bytes, resize: int = 256, quality: int = 95, encoding: str = "
     animation the first frame is taken.
 
     Raises:
-        Unreadable: not a picture that OpenCV decodes, or one that is cut short or damaged.
+        Unreadable: :func:`fault` finds one, or the format cannot hold the picture.
     """
-    if not image:
-        raise Unreadable("is empty")
     jpeg = _read_jpeg(image)
     if encoding == ".jpg" and jpeg and jpeg.plain and not 0 < resize < jpeg.sides[0]:
-        _decode(image, cv2.IMREAD_REDUCED_COLOR_8)  # reads every bit, at a fraction of the work
+        _decode(image, _PROOF)
         return bytes(image)
     picture = _decode(image, _reduction(jpeg, resize))
     picture = _shrink(picture, resize, jpeg.sides if jpeg else sorted(picture.shape[:2]))
@@ -44,6 +49,15 @@ def encode(image: bytes, resize: int = 256, quality: int = 95, encoding: str = "
             return encoded.tobytes()
     height, width = picture.shape[:2]  # a side of more than 65,535 pixels is too long for JPEG
     raise Unreadable(f"its {width}x{height} pixels cannot be encoded as {encoding}")
+
+
+def fault(image: bytes) -> Optional[str]:
+    """Why OpenCV cannot decode ``image``, or perhaps not the whole of it; None if it can."""
+    try:
+        _decode(image, _PROOF if _read_jpeg(image) else cv2.IMREAD_COLOR)
+    except Unreadable as cause:
+        return str(cause)
+    return None
 
 
 class _Jpeg(NamedTuple):
@@ -114,17 +128,32 @@ def _reduction(jpeg, resize):
 
 def _decode(image, flag):
     """``image`` as (H, W, 3) uint8, upright. Raises Unreadable."""
+    if not image:
+        raise Unreadable("is empty")
     picture, noise = _quietly(cv2.imdecode, np.frombuffer(image, np.uint8), flag)
     lines = [line for line in noise.splitlines() if line and not line.startswith("[")]
     if picture is None:
         why = f" ({lines[0]})" if lines else ""
         raise Unreadable(f"is not a picture that OpenCV {cv2.__version__} decodes{why}")
     for line in lines:
-        # libjpeg fills what it cannot decode with grey and says so only here. Stray bytes before a
-        # marker, which some cameras leave, do no harm.
-        if line.startswith("Corrupt JPEG data") and "extraneous" not in line:
-            raise Unreadable(f"the picture is damaged ({line})")
+        if line.startswith(_WARNINGS):
+            raise Unreadable(f"is damaged ({line})")
+    if image[: len(_PNG)] == _PNG:
+        _check_png(image)
     return picture
+
+
+def _check_png(image):
+    """Raise Unreadable if a chunk is damaged: decoders differ in what they forgive."""
+    at, kind = len(_PNG), None
+    while kind != b"IEND" and at + 12 <= len(image):
+        length, kind = struct.unpack_from(">I4s", image, at)
+        end = at + 8 + length
+        if image[end : end + 4] != struct.pack(">I", zlib.crc32(image[at + 4 : end])):
+            raise Unreadable(f"is damaged (the checksum of the PNG's chunk at its byte {at})")
+        at = end + 4
+    if kind != b"IEND":
+        raise Unreadable("is damaged (the PNG ends early)")
 
 
 def _quietly(function, *args):

@@ -73,10 +73,13 @@ KINDS = {
     "x.ppm": file(".ppm", photo(30, 40)),
 }
 CUT = jpeg(200, 300)[:-900]
+LOST_SECTOR = jpeg(375, 500)[:4096] + bytes(512) + jpeg(375, 500)[4608:]
 BAD = {
     "cut.jpg": (CUT, "the JPEG ends early"),
     "cut, with a thumbnail.jpg": (with_exif(CUT, 1, "<", jpeg()), "the JPEG ends early"),
-    "cut, then closed.jpg": (CUT + b"\xff\xd9", "the picture is damaged"),
+    "cut, then closed.jpg": (CUT + b"\xff\xd9", "is damaged"),
+    "stray bytes.jpg": (jpeg()[:-2] + b"stray" * 20 + b"\xff\xd9", "is damaged"),
+    "lost sector.jpg": (LOST_SECTOR, "is damaged"),
     "only a header.jpg": (jpeg()[:100], "is not a picture"),
     "cut.png": (file(".png", photo(200, 300))[:-900], "is not a picture"),
     "cut.webp": (file(".webp", photo(200, 300))[:-900], "is not a picture"),

@@ -1,21 +1,16 @@
-"""common/checkpoint.py: whole or not there; damage is named; one writer at a time."""
+"""common/checkpoint.py and config.py: whole or not there; damage is named."""
 
-import contextlib
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import threading
 
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from common import checkpoint, files
 from common.cli import UserError
+from common.config import load_config, save_config
+from common.lock import lock
 
 SYMBOL = mx.sym.SoftmaxOutput(
     mx.sym.FullyConnected(mx.sym.Variable("data"), name="fc1", num_hidden=3), name="softmax"
@@ -82,7 +77,7 @@ def test_without_optimizer_state_there_is_no_file_of_it(prefix):
 def test_a_prefix_needs_no_folder_in_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x-0001.params.tmp1").touch()
-    with checkpoint.lock("x"):
+    with lock("x"):
         save("x", 1)
         assert checkpoint.newest("x") == (("x", 1), [])
         checkpoint.remove("x")
@@ -219,7 +214,7 @@ def test_a_kill_between_two_renames_leaves_the_checkpoint_before(
     assert checkpoint.newest(prefix) == ((prefix, 2), [])
     assert equal(checkpoint.load(prefix, 2)[1], arrays(2))
     assert sum(".tmp" in name for name in os.listdir(tmp_path)) == 4 - renames
-    with checkpoint.lock(prefix):
+    with lock(prefix):
         assert not any(".tmp" in name for name in os.listdir(tmp_path))
     save(prefix, 3)
     assert checkpoint.newest(prefix) == ((prefix, 3), [])
@@ -302,109 +297,16 @@ def test_an_earlier_runs_checkpoints_are_in_the_way_unless_given_up(prefix, tmp_
         checkpoint.check_free(prefix, overwrite=False, after=9)
 
 
-HOLD = """
-import sys
-from common import checkpoint
-with checkpoint.lock(sys.argv[1]):
-    open(sys.argv[1] + "-0009.params.tmp1", "w").close()
-    print("locked", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_another_process_is_refused_until_the_owner_is_dead(prefix, tmp_path):
-    owner = subprocess.Popen(
-        [sys.executable, "-c", HOLD, prefix],
-        env={**os.environ, "PYTHONPATH": ROOT},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with owner:
-        try:
-            assert owner.stdout.readline() == b"locked\n"
-            with pytest.raises(UserError) as error, checkpoint.lock(prefix):
-                pass
-            assert f"(process {owner.pid} on {socket.gethostname()})" in str(error.value)
-            assert prefix in str(error.value) and "\n" not in str(error.value)
-            assert f"{prefix}-0009.params.tmp1" in map(str, tmp_path.iterdir())  # it is in use
-        finally:
-            owner.kill()
-    assert owner.returncode == -signal.SIGKILL
-    assert os.path.exists(f"{prefix}.lock")  # and no obstacle
-    with checkpoint.lock(prefix):
-        assert not os.path.exists(f"{prefix}-0009.params.tmp1")
-    assert not os.path.exists(f"{prefix}.lock")
-
-
-def side_by_side(count, function):
-    threads = [threading.Thread(target=function) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def test_of_several_starters_exactly_one_wins(tmp_path):
-    prefix, count = str(tmp_path / "x"), 6
-    for _ in range(20):
-        begin, decided = threading.Barrier(count), threading.Barrier(count)
-        won = []
-
-        def start(begin=begin, decided=decided, won=won):
-            begin.wait()
-            with contextlib.ExitStack() as stack:
-                try:
-                    stack.enter_context(checkpoint.lock(prefix))
-                    won.append(threading.get_ident())
-                except UserError:
-                    pass
-                decided.wait()
-
-        side_by_side(count, start)
-        assert len(won) == 1
-    assert os.listdir(tmp_path) == []
-
-
-def test_no_two_are_inside_while_many_come_and_go(tmp_path):
-    prefix, inside, most, turns = str(tmp_path / "x"), [], [], []
-
-    def come_and_go():
-        for _ in range(100):
-            with contextlib.suppress(UserError), checkpoint.lock(prefix):
-                inside.append(1)
-                most.append(len(inside))
-                turns.append(1)
-                inside.pop()
-
-    side_by_side(4, come_and_go)
-    assert max(most) == 1 and len(turns) > 4
-
-
-def test_a_lock_that_its_last_owner_has_just_removed_is_none(prefix, monkeypatch):
-    flock, removed = checkpoint.fcntl.flock, []
-
-    def after_removal(file, how):
-        if not removed:
-            removed.append(os.unlink(f"{prefix}.lock"))
-        flock(file, how)
-
-    monkeypatch.setattr(checkpoint.fcntl, "flock", after_removal)
-    with checkpoint.lock(prefix), pytest.raises(UserError), checkpoint.lock(prefix):
-        pass
-
-
-def test_left_over_temporary_files_go_but_not_another_prefixs(tmp_path):
-    mine = ["a-0001.params", "a-0001-optimizer.params", "a-0001.json", "a-symbol.json"]
-    mine += ["a-partial-12345.params", "a-partial-symbol.json", "a-config.json"]
-    theirs = ["a-b-0001.params", "a-b-config.json", "b-0001.params", "aa-symbol.json"]
-    theirs += ["a-b-partial-0001.json", "a-val.rec"]
-    for name in mine + theirs:
-        (tmp_path / f"{name}.tmp123").touch()
-    # Of 1 no record came to be, only its temporary file: the kill came in the middle of the set.
-    whole = ["a-0002.params", "a-0003.params", "a-0003.json", "a-0003.json.tmp5"]
-    for name in ["a-0001.params", "a-0001-optimizer.params", *whole]:
-        (tmp_path / name).touch()
-    with checkpoint.lock(str(tmp_path / "a")):
-        pass
-    left = sorted(os.listdir(tmp_path))
-    assert left == sorted([*(f"{name}.tmp123" for name in theirs), *whole[:-1]])
+def test_a_config_that_was_changed_is_refused_unless_its_checksum_is_taken_out(tmp_path):
+    prefix, path = str(tmp_path / "x"), tmp_path / "x-config.json"
+    save_config(prefix, {"rgb_mean": (1.5, 2.0), "resize": None}, ["cat", "dög"], int8={"of": 1})
+    config = load_config(prefix)
+    assert config["args"] == {"rgb_mean": [1.5, 2.0], "resize": None}
+    assert config["classes"] == ["cat", "dög"] and "sha256" not in config
+    path.write_text(path.read_text().replace("cat", "rat"))
+    with pytest.raises(UserError, match="x-config.json: is damaged.*sha256"):
+        load_config(prefix)
+    lines = [line for line in path.read_text().splitlines() if "sha256" not in line]
+    lines[-2] = lines[-2].rstrip(",")
+    path.write_text("\n".join(lines))  # as checkpoints from before it had one, too
+    assert load_config(prefix)["classes"] == ["rat", "dög"]

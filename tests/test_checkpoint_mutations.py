@@ -22,6 +22,7 @@ import symbols
 import train_imagenet
 from common import checkpoint, inference, resume
 from common.cli import UserError
+from common.config import load_config, save_config
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,7 @@ def write_run(folder, classes):
         state.batches = 10 * epoch
         record = {"args": vars(args), "data": "fingerprint", **vars(state)}
         checkpoint.save(args.model_prefix, epoch, symbol, arrays, {}, optimizer, **record)
-    checkpoint.save_config(args.model_prefix, vars(args), [f"class {i}" for i in range(classes)])
+    save_config(args.model_prefix, vars(args), [f"class {i}" for i in range(classes)])
 
 
 def read(*path):
@@ -139,9 +140,9 @@ def check_with_record(folder, whole):
         assert resumed.state.batches == 10 * epoch
         assert equal(resumed.arg_params, mx.model.load_params(original, epoch)[0])
         assert equal(resumed.optimizer, mx.nd.load(f"{original}-{epoch:04d}-optimizer.params"))
-    config = refused(checkpoint.load_config, prefix)
+    config = refused(load_config, prefix)
     if read(f"{prefix}-config.json") == read(f"{original}-config.json"):
-        assert config == checkpoint.load_config(original)
+        assert config == load_config(original)
 
 
 def check_bare(folder, whole):

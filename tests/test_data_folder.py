@@ -206,7 +206,7 @@ def test_unreadable_files_are_named_and_nothing_is_written(tree, tmp_path):
         assert f"owl/{name}: {cause}" in result.stderr
     assert "owl/dangling.jpg: No such file or directory" in result.stderr
     last = result.stderr.splitlines()[-1]
-    assert "error: 9 of 34 images cannot be read" in last and "--skip-bad" in last
+    assert "error: 11 of 36 images cannot be read" in last and "--skip-bad" in last
     assert left_in(tmp_path) == []
 
 

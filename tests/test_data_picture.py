@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pictures import BAD, KINDS, file, flat_jpeg, jpeg, photo, with_exif
 
-from data.picture import Unreadable, encode
+from data.picture import Unreadable, encode, fault
 
 
 def shown(image):
@@ -105,7 +105,28 @@ def test_a_damaged_picture_is_unreadable_for_a_cause_and_quietly(name, capfd):
     for resize in (0, 20, 256):
         with pytest.raises(Unreadable, match=cause):
             encode(image, resize)
+    assert cause in fault(image)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("encoding", [".jpg", ".png"])
+@pytest.mark.parametrize("name", KINDS)
+def test_there_is_no_fault_in_what_is_stored(name, encoding):
+    assert fault(KINDS[name]) is None
+    assert fault(encode(KINDS[name], 20, encoding=encoding)) is None
+
+
+@pytest.mark.parametrize("damage", ["IEND", "tEXt", "without its end"])
+def test_a_damaged_png_is_unreadable_whatever_the_decoder_forgives(damage):
+    whole = file(".png", photo(40, 40))
+    damaged = {
+        "IEND": whole[:-1] + b"x",
+        "tEXt": whole[:33] + b"\0\0\0\x02tEXta\0" + bytes(4) + whole[33:],
+        "without its end": whole[:-12],
+    }[damage]
+    with pytest.raises(Unreadable) as cause:
+        encode(damaged)
+    assert fault(damaged) == str(cause.value)
 
 
 def test_a_cut_jpeg_is_noticed_wherever_it_ends():

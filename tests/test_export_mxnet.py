@@ -12,6 +12,7 @@ from conftest import bands, write_records
 import export_mxnet
 import symbols
 from common import checkpoint, cli, export, inference, int8
+from common.config import load_config, save_config
 
 SHAPE = (3, 67, 67)
 
@@ -52,9 +53,9 @@ def networks(images, tmp_path_factory):
         "rgb_std": [60.0] * 3,
         "data_val": records,
     }
-    checkpoint.save_config(str(folder / "float32"), settings, None)
+    save_config(str(folder / "float32"), settings, None)
     checkpoint.save(str(folder / "float32"), 1, *network)
-    checkpoint.save_config(str(folder / "int8"), settings, None, int8={"num_calib_examples": 6})
+    save_config(str(folder / "int8"), settings, None, int8={"num_calib_examples": 6})
     checkpoint.save(str(folder / "int8"), 1, *int8.quantize(*network, images, SHAPE))
     return {name: str(folder / name) for name in ("float32", "int8")}
 
@@ -87,7 +88,7 @@ def test_the_copy_says_the_same_and_needs_no_label(kind, networks, images, monke
 def test_it_keeps_what_was_known_and_says_where_it_comes_from(networks, tmp_path, monkeypatch):
     out = str(tmp_path / "new folder" / "x")
     run(monkeypatch, networks["int8"], "--out-prefix", out)
-    config, origin = (checkpoint.load_config(prefix) for prefix in (out, networks["int8"]))
+    config, origin = (load_config(prefix) for prefix in (out, networks["int8"]))
     assert config["exported_from"] == f"{networks['int8']}-0001.params"
     assert all(config[key] == origin[key] for key in ("args", "classes", "int8"))
     checkpoint.verify(out, 1)

@@ -16,6 +16,7 @@ from conftest import ROOT, bands, run_script, write_records
 import export_onnx
 import symbols
 from common import checkpoint, cli, inference, int8, onnx_export
+from common.config import load_config, save_config
 
 onnx = pytest.importorskip("onnx", reason="pip install '.[onnx]' brings it")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install '.[onnx]' brings it")
@@ -74,7 +75,7 @@ def random_network(folder, network, data_val):
         "rgb_std": [30.0, 40.0, 50.0],
         "data_val": data_val,
     }
-    checkpoint.save_config(prefix, settings, ["top", "middle", "bottom"])
+    save_config(prefix, settings, ["top", "middle", "bottom"])
     checkpoint.save(prefix, 1, symbol, *module.get_params())
     return prefix
 
@@ -90,7 +91,7 @@ def alexnet(coloured, tmp_path_factory):
 
 def inputs(prefix, images):
     """The pictures as the network gets them, (N, C, H, W)."""
-    settings = inference.preparation(checkpoint.load_config(prefix)["args"])
+    settings = inference.preparation(load_config(prefix)["args"])
     return np.stack([inference.prepare(image, **settings) for image in images])
 
 
@@ -191,7 +192,7 @@ def test_the_file_says_how_to_prepare_a_picture(alexnet, lenet, tmp_path, monkey
         "classes": ["top", "middle", "bottom"],
     }
     export(monkeypatch, lenet, "--out", tmp_path / "x.onnx")
-    trained = checkpoint.load_config(lenet)["args"]
+    trained = load_config(lenet)["args"]
     assert metadata(tmp_path / "x.onnx") == {
         "image_shape": [1, 32, 32],
         "resize": None,
@@ -274,18 +275,18 @@ def test_a_missing_package_is_named(name, lenet, monkeypatch):
 
 def test_an_int8_checkpoint_is_refused(lenet, tmp_path, monkeypatch):
     prefix = str(tmp_path / "int8")
-    config = checkpoint.load_config(lenet)
+    config = load_config(lenet)
     images = inputs(lenet, bands(2, seed=1)[0])
-    checkpoint.save_config(prefix, config["args"], config["classes"])
+    save_config(prefix, config["args"], config["classes"])
     checkpoint.save(prefix, 1, *int8.quantize(*checkpoint.load(lenet, 1), images, (1, 32, 32)))
     assert_refused(monkeypatch, "--model-prefix .*is int8, .*give the float32 one", prefix)
 
 
 def test_the_images_can_be_other_records_or_files(lenet, coloured, tmp_path, monkeypatch, capsys):
     prefix = str(tmp_path / "moved")
-    config = checkpoint.load_config(lenet)
+    config = load_config(lenet)
     config["args"]["data_val"] = str(tmp_path / "gone.rec")
-    checkpoint.save_config(prefix, config["args"], config["classes"])
+    save_config(prefix, config["args"], config["classes"])
     checkpoint.save(prefix, 1, *checkpoint.load(lenet, 1))
     assert_refused(monkeypatch, "--data-val: is needed, .*gone.rec.* is not here", prefix)
     assert_refused(monkeypatch, "none.rec: no such", prefix, "--data-val", "none.rec")

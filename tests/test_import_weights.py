@@ -16,6 +16,7 @@ from pictures import photo
 import import_weights
 import symbols
 from common import checkpoint, cli, import_caffe, import_network, import_onnx, onnx_export
+from common.config import load_config
 from common.inference import Classifier
 
 CLASSES, SIDE, FEATURES = 10, 64, 256  # at 64 it matters that Caffe rounds map sizes up
@@ -161,7 +162,7 @@ def test_the_light_model_of_the_onnx_package(tmp_path, monkeypatch, capsys):
     assert conventions == [None, None, "full"]  # its third pooling alone is padded at the end
     assert [attrs[f"lrn{i}"]["knorm"] for i in range(2)] == ["1", "1"]
     assert weights["fc3_weight"].shape == (1000, 4096)
-    assert checkpoint.load_config(str(tmp_path / "light"))["args"]["image_shape"] == [3, 224, 224]
+    assert load_config(str(tmp_path / "light"))["args"]["image_shape"] == [3, 224, 224]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_what_is_there_is_lost_only_with_overwrite(caffe, imported, monkeypatch)
     command = [*flags(caffe), "--out-prefix", imported[0], "--resize", 99]
     with pytest.raises(cli.UserError, match="--out-prefix .*--overwrite"):
         run(monkeypatch, *command)
-    assert checkpoint.load_config(imported[0])["args"]["resize"] == SIDE
+    assert load_config(imported[0])["args"]["resize"] == SIDE
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from conftest import bands, run_script, write_records
 import quantize
 import symbols
 from common import checkpoint, cli, inference, int8, records, training
+from common.config import load_config
 
 
 def flags(prefix, path, *more):
@@ -124,7 +125,7 @@ def test_it_says_where_it_comes_from_and_how_to_score_it(lenet, grey):
     plain, quantized, result = lenet
     assert "calibrated on 50 images" in result.stdout and result.stderr == ""
     assert f"score.py --model-prefix {quantized} --load-epoch 1" in result.stdout
-    config = checkpoint.load_config(quantized)
+    config = load_config(quantized)
     assert config["int8"] == {
         "quantized_from": f"{plain}-0001.params",
         "data_calib": grey.train,
@@ -150,11 +151,11 @@ def test_calibration_reads_all_over_the_file_and_prepares_as_evaluation_does(tmp
     images = [np.full((9, 9, 1), i, np.uint8) for i in range(200)]
     found = records.scan(write_records(tmp_path / "sorted", images, np.arange(200) // 20))
     preparation = {"image_shape": [1, 7, 7], "resize": None, "mean": [10.0], "std": [2.0]}
-    read = [list(int8.calibration_images(found, 40, preparation)) for _ in range(2)]
+    read = [list(inference.sample_images(found, 40, preparation)) for _ in range(2)]
     chosen = [float(image[0, 0, 0]) * 2 + 10 for image in read[0]]
     assert read[0][0].shape == (1, 7, 7) and np.array_equal(read[0], read[1])
     assert len(set(chosen)) == 40 and len({i // 20 for i in chosen}) == 10
-    assert len(list(int8.calibration_images(found, 500, preparation))) == 200
+    assert len(list(inference.sample_images(found, 500, preparation))) == 200
 
 
 def test_what_is_there_is_lost_only_with_overwrite(lenet, grey, monkeypatch):
@@ -164,7 +165,7 @@ def test_what_is_there_is_lost_only_with_overwrite(lenet, grey, monkeypatch):
     itself = [*command, "--out-prefix", plain, "--overwrite"]
     assert_refused(monkeypatch, itself, "--out-prefix .*is --model-prefix")
     checkpoint.load(plain, 1)
-    assert checkpoint.load_config(quantized)["int8"]["num_calib_examples"] == 50
+    assert load_config(quantized)["int8"]["num_calib_examples"] == 50
     again = [*command, "--num-calib-examples", "50", "--overwrite"]
     monkeypatch.setattr("sys.argv", ["quantize.py", *again])
     quantize.main()

@@ -23,6 +23,7 @@ from pictures import photo
 import predict
 import symbols
 from common import checkpoint, cli, inference
+from common.config import save_config
 
 CLASSES = ["cat", "dog, hot", 'a "quoted" one', "d", "e", "f", "g"]
 SETTINGS = {
@@ -42,7 +43,7 @@ def save_lenet(prefix, classes):
     mx.random.seed(1)
     module.init_params(mx.init.Xavier(magnitude=6))
     weights = module.get_params()
-    checkpoint.save_config(prefix, {**SETTINGS, "num_classes": len(classes)}, classes)
+    save_config(prefix, {**SETTINGS, "num_classes": len(classes)}, classes)
     checkpoint.save(prefix, 1, symbol, *weights)
     return {name: value.asnumpy() for name, value in weights[0].items()}
 

@@ -14,6 +14,7 @@ from conftest import assert_refused, bands, run_here, run_script, write_records
 
 import symbols
 from common import checkpoint, cli, evaluate, records
+from common.config import save_config
 from score import main
 
 SETTINGS = {
@@ -41,7 +42,7 @@ def save_lenet(prefix, classes, seed):
     mx.random.seed(seed)
     module.init_params(mx.init.Xavier())
     weights = module.get_params()
-    checkpoint.save_config(prefix, SETTINGS, classes)
+    save_config(prefix, SETTINGS, classes)
     checkpoint.save(prefix, 1, symbol, *weights)
     return {name: value.asnumpy() for name, value in weights[0].items()}
 

@@ -1,0 +1,134 @@
+"""A module and its optimizer go on exactly as if they had never stopped."""
+
+from types import SimpleNamespace
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from common import checkpoint, resume, training
+from common.cli import UserError
+
+SHAPE, CLASSES = (1, 4, 4), 3
+STATEFUL = {"sgd": 1, "nag": 1, "adam": 2, "rmsprop": 1, "adagrad": 1, "adadelta": 2}
+KINDS = [*((name, 0.9) for name in STATEFUL), ("sgd", 0.0), ("nag", 0.0)]
+
+
+def mlp():
+    net = mx.sym.FullyConnected(mx.sym.Variable("data"), name="fc1", num_hidden=7)
+    net = mx.sym.Activation(net, act_type="tanh", name="tanh1")
+    net = mx.sym.FullyConnected(net, name="fc2", num_hidden=CLASSES)
+    return mx.sym.SoftmaxOutput(net, name="softmax")
+
+
+def settings(optimizer="sgd", mom=0.9, **changes):
+    chosen = dict(optimizer=optimizer, mom=mom, lr=0.1, wd=0.01, lr_schedule="cosine")
+    chosen.update(lr_step_epochs=[], lr_factor=0.1, warmup_epochs=0, num_epochs=4)
+    chosen.update(batch_size=12, image_shape=SHAPE, initializer="xavier", kv_store="device")
+    return SimpleNamespace(**{**chosen, "seed": 0, "deterministic": True, **changes})
+
+
+def module_on(devices, args, prefix=None):
+    """A module on ``devices`` CPU contexts; it goes on from ``prefix`` if that is given."""
+    resumed = None
+    if prefix:
+        state = resume.State()
+        state.batches = 4
+        _, *weights = checkpoint.load(prefix, 4)
+        optimizer = checkpoint.load_optimizer(prefix, 4)
+        resumed = resume.Resumed((prefix, 4), state, *weights, optimizer, [])
+    contexts = [mx.cpu(i) for i in range(devices)]
+    return training.bind(mlp(), contexts, args, training.schedule(args, 8), resumed)
+
+
+def train_module(module, batches):
+    """Train on ``batches``, and return the learning rate of each."""
+    rates = []
+    for number in batches:
+        rng = np.random.RandomState(number)
+        data, label = rng.normal(size=(12, *SHAPE)), rng.randint(0, CLASSES, 12)
+        module.forward_backward(mx.io.DataBatch([mx.nd.array(data)], [mx.nd.array(label)]))
+        module.update()
+        rates.append(module._optimizer.learning_rate)
+    return rates
+
+
+def save_module(module, prefix):
+    state = resume.optimizer_state(module)
+    checkpoint.save(prefix, 4, mlp(), *resume.weights(module), state, batches=4)
+    return state
+
+
+def values(module):
+    weights, _ = resume.weights(module)
+    state = resume.optimizer_state(module)
+    return {name: array.asnumpy() for name, array in {**weights, **state}.items()}
+
+
+@pytest.mark.parametrize("kv_store", ["device", "local", "local, updates on devices"])
+@pytest.mark.parametrize("optimizer, mom", KINDS)
+def test_optimizer_goes_on_exactly_on_as_many_devices_or_others(
+    tmp_path, monkeypatch, optimizer, mom, kv_store
+):
+    if "on devices" in kv_store:  # MXNet's way with local and large weights; its keys are others
+        monkeypatch.setenv("MXNET_UPDATE_ON_KVSTORE", "0")
+    args = settings(optimizer, mom, kv_store=kv_store.split(",")[0])
+    # The others divide by the root of a mean square, and so make more of rounding where that is 0.
+    rounding = 1e-6 if optimizer in ("sgd", "nag") else 1e-4
+    whole = {}
+    for devices in (1, 2, 3):
+        module = module_on(devices, args)
+        train_module(module, range(4))
+        state = save_module(module, str(tmp_path / f"on{devices}"))
+        kept = STATEFUL[optimizer] if mom or optimizer not in ("sgd", "nag") else 0
+        assert len(state) == 4 * kept
+        train_module(module, range(4, 8))
+        whole[devices] = values(module)
+
+    for before, after in ((1, 1), (2, 2), (3, 3), (1, 2), (1, 3), (2, 1), (3, 1), (2, 3)):
+        module = module_on(after, args, str(tmp_path / f"on{before}"))
+        train_module(module, range(4, 8))
+        found = values(module)
+        assert found.keys() == whole[1].keys()
+        for name in found:
+            if before == after:
+                assert np.array_equal(found[name], whole[before][name]), name
+            else:
+                np.testing.assert_allclose(found[name], whole[1][name], rtol=1e-5, atol=rounding)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (("sgd", 0.9), ("sgd", 0.0)),
+        (("sgd", 0.0), ("sgd", 0.9)),
+        (("adam", 0), ("sgd", 0.9)),
+        (("adagrad", 0), ("adam", 0)),
+    ],
+)
+def test_another_optimizers_state_is_refused(tmp_path, before, after, devices):
+    prefix = str(tmp_path / "x")
+    save_module(module_on_trained(devices, settings(*before)), prefix)
+    with pytest.raises(UserError, match="--optimizer, --mom"):
+        module_on(devices, settings(*after), prefix)
+
+
+def module_on_trained(devices, args):
+    module = module_on(devices, args)
+    train_module(module, range(4))
+    return module
+
+
+@pytest.mark.parametrize("warmup", [0, 0.5, 2.5])
+@pytest.mark.parametrize("schedule", ["step", "linear", "cosine"])
+def test_learning_rate_goes_on_where_it_was(tmp_path, schedule, warmup):
+    args = settings(lr_schedule=schedule, lr_step_epochs=[1.5, 3], warmup_epochs=warmup)
+    prefix = str(tmp_path / "x")
+    module = module_on(1, args)
+    rates = train_module(module, range(4))
+    save_module(module, prefix)
+    rates += train_module(module, range(4, 8))
+    assert len(set(rates[4:])) > 1  # two updates an epoch, so all of them change within the last 4
+    resumed = module_on(1, args, prefix)
+    assert train_module(resumed, range(4, 8)) == rates[4:]
