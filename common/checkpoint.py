@@ -30,7 +30,7 @@ import mxnet as mx
 from common import untrusted
 from common.cli import UserError
 from common.config import versions
-from common.files import atomic, checksum, checksum_of
+from common.files import atomic, checksum_of, sha256
 
 _FORMAT = 1
 
@@ -164,7 +164,7 @@ def save(
             _save_arrays(files["params"], weights)
             if optimizer:
                 _save_arrays(files["optimizer"], optimizer)
-        checksums = {role: checksum(path) for role, path in files.items()}
+        checksums = {role: sha256(path) for role, path in files.items()}
         _write_record(record_file, {**record, "files": checksums})
     return paths["params"]
 
@@ -236,7 +236,7 @@ def verify(prefix: str, number: int, *roles: str) -> None:
     for role in roles or checksums:
         if not os.path.isfile(paths[role]):
             raise UserError(f"{paths[role]}: is missing; take another checkpoint")
-        if checksum(paths[role]) != checksums.get(role):
+        if sha256(paths[role]) != checksums.get(role):
             raise UserError(
                 f"{paths[role]}: is damaged (its checksum is not the one in"
                 f" {record_path(prefix, number)}); take another checkpoint"

