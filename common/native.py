@@ -1,7 +1,7 @@
 """Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
 
 native/ has LRN (with the relu and max pooling around it) and fully connected layers, which
-common/lower.py puts into graphs, the update of :class:`NativeSGD`, the normalisation of
+common/lower.py puts into graphs, the update of :class:`NativeSGD`, the crops and normalisation of
 common/prefetch.py, and what keeps MXNet alive when it cannot decode an image.
 """
 

@@ -93,10 +93,8 @@ def normalise(images: np.ndarray, shift: np.ndarray, std: np.ndarray, out: np.nd
     network, whose training took 10% longer.
     """
     if native.load():
-        function = native.library().alexnet_normalize
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (images, shift, std, out)]
         sizes = images.shape[0], images.shape[1], images[0, 0].size
-        function(*pointers, *map(ctypes.c_int64, sizes))
+        _call(native.library().alexnet_normalize, (images, shift, std, out), sizes)
     else:
         np.add(images, shift[:, :, None, None], out=out, dtype=np.float32)
         np.divide(out, std[:, None, None], out=out)
@@ -115,13 +113,18 @@ def crop(images: List[np.ndarray], corners: np.ndarray, mirrored: np.ndarray, si
         starts = np.array([cut.__array_interface__["data"][0] for cut in cuts], np.uintp)
         rows = np.array([image.strides[0] for image in images], np.int64)
         arrays = starts, rows, mirrored.astype(np.uint8), out
-        pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
-        native.library().alexnet_crop(*pointers, *map(ctypes.c_int64, out.shape))
+        _call(native.library().alexnet_crop, arrays, out.shape)
     else:
         for cut, mirror, to in zip(cuts, mirrored, out):
             cut = cut[: size[0], : size[1]]
             to[:] = np.moveaxis(cut[:, ::-1] if mirror else cut, 2, 0)
     return out
+
+
+def _call(function, arrays, sizes):
+    """Call one of native/pixels.h's functions, which take the arrays' memory, then integers."""
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+    function(*pointers, *map(ctypes.c_int64, sizes))
 
 
 def batches(
