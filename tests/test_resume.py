@@ -170,7 +170,7 @@ def test_resume_with_everything_trained_says_so_and_changes_no_weight(flags, fin
 
 
 def test_checksums_are_computed_once(flags, copied):
-    with mock.patch.object(checkpoint, "checksum", side_effect=checkpoint.checksum) as computed:
+    with mock.patch.object(checkpoint, "sha256", side_effect=checkpoint.sha256) as computed:
         assert train(*flags, "--model-prefix", copied, "--resume").returncode == 0
     names = sorted(os.path.basename(call[0][0]) for call in computed.call_args_list)
     assert names == ["x-0002-optimizer.params", "x-0002.params", "x-symbol.json"]
