@@ -13,6 +13,7 @@ plain one, so parameters move freely between the two; save the plain one.
 import ast
 import collections
 import json
+import math
 
 import mxnet as mx
 
@@ -23,32 +24,37 @@ MANY = 8  # images from which on our fully connected layers are the faster ones
 _WINDOW = {"kernel", "stride"}
 
 
-def lower_native(symbol: mx.sym.Symbol, images: int = MANY) -> mx.sym.Symbol:
-    """For training: put our C++ operators, which `native.load` must have loaded, into the graph.
+def lower_native(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
+    """Put our C++ operators, which `native.load` must have loaded, into the graph.
 
-    Each LRN is replaced, together with the relu before and the max pooling after it where nothing
-    else reads what lies between; the one operator has the last one's name. Fully connected layers
-    are replaced as in :func:`lower_fully_connected`. Bind with ``grad_req="write"``: the operators
-    do not add to gradients.
+    Each LRN is replaced, and so are layers as in :func:`lower_layers`. A relu after one of our
+    convolutions, and a relu before and a max pooling after an LRN, become part of it where nothing
+    else reads what lies between; the one operator has the last one's name. Bind with
+    ``grad_req="write"``: the operators do not add to gradients.
 
     Args:
         symbol: any float32 graph.
-        images: how many of a batch a device computes.
+        data: shape of the input ``data`` as one device sees it.
     """
-    symbol = lower_fully_connected(symbol, images)
+    symbol = lower_layers(symbol, data)
     graph = json.loads(symbol.tojson())
     sources = [source for node in graph["nodes"] for source in node["inputs"]] + graph["heads"]
     uses = collections.Counter(graph["nodes"][at]["name"] for at, *_ in sources)
 
     def put(node, nodes):
-        before = nodes[node["inputs"][0][0]] if node["inputs"] else None
-        join = (
+        before = nodes[node["inputs"][0][0]] if node["inputs"] else {"op": "null", "name": ""}
+        joined = (
             (node["op"] == "LRN" and _is_relu(before))
+            or (_is_relu(node) and before["op"] == "_alexnet_convolution")
             or (_is_plain_max_pooling(node) and before["op"] == "_alexnet_lrn")
         ) and uses[before["name"]] == 1
-        if node["op"] == "LRN" or join:
+        if node["op"] == "LRN":
             node["op"] = "_alexnet_lrn"
-        if join:
+        elif joined:
+            node["op"] = before["op"]
+        elif _is_plain_max_pooling(node) and before["op"] == "_alexnet_convolution":
+            node["op"] = "_alexnet_max_pool"  # MXNet's is slow on the layout that ours leaves
+        if joined:
             nodes.pop()  # it is `before`: MXNet writes a node directly after what it alone reads
             node["inputs"] = before["inputs"]
             node["attrs"] = {**_attributes(before), **node["attrs"]}
@@ -75,39 +81,65 @@ def _is_plain_max_pooling(node):
     )
 
 
-def lower_fully_connected(symbol: mx.sym.Symbol, images: int) -> mx.sym.Symbol:
-    """For training and inference: our C++ operator in place of each plain FullyConnected.
+def lower_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
+    """Our C++ operators in place of fully connected layers and convolutions that are slower.
 
-    Below ``MANY`` images a device the symbol is returned as it is. A layer stays MXNet's, too,
-    if it has no bias or does not flatten, or its weight or bias is no variable of its own.
+    With less than ``MANY`` images the symbol is returned as it is. A layer stays MXNet's, too, if
+    it has no bias or an unusual attribute, or its weight or bias is no variable of its own.
+
+    Args:
+        symbol: any float32 graph.
+        data: shape of the input ``data`` as one device sees it.
     """
+    if data[0] < MANY:
+        return symbol
     graph = json.loads(symbol.tojson())
     nodes = graph["nodes"]
-    layers = [node for node in nodes if _is_plain_fully_connected(node)]
-    if images < MANY or not layers:
-        return symbol
+    shapes = _shapes(symbol, {"data": data})
     uses = collections.Counter(at for node in nodes for at, *_ in node["inputs"])
     uses.update(at for at, *_ in graph["heads"])
-    for node in layers:
-        own = [at for at, *_ in node["inputs"][1:]]
-        if any(nodes[at]["op"] != "null" or uses[at] > 1 for at in own):
+    for node in nodes:
+        own = [at for at, *_ in node["inputs"][1:]]  # weight and bias
+        known = [shapes.get(nodes[at]["name"], ()) for at in own]
+        op = _replacement(node, known, shapes.get(node["name"] + "_output", ()))
+        if not op or any(nodes[at]["op"] != "null" or uses[at] > 1 for at in own):
             continue
-        outputs = node["attrs"]["num_hidden"]
         # MXNet asks an operator of an extension about shapes only if all ranks are known.
-        for at, shape in zip(own, (f"({outputs}, 0)", f"({outputs},)")):
-            nodes[at].setdefault("attrs", {}).setdefault("__shape__", shape)
-        node["op"] = "_alexnet_fully_connected"
+        for at, shape in zip(own, known):
+            nodes[at].setdefault("attrs", {}).setdefault("__shape__", str(shape))
+        node["op"] = op
     return mx.sym.load_json(json.dumps(graph))
 
 
-def _is_plain_fully_connected(node):
+def _replacement(node, own, output):
+    """Our operator for ``node``, with weight and bias of the shapes ``own``, or None."""
     attrs = _attributes(node)
+    if node["op"] == "FullyConnected" and attrs.pop("flatten", "True") in ("True", "1"):
+        return "_alexnet_fully_connected" if _is_plain(attrs, {"num_hidden"}, own) else None
+    steps = [attrs.pop(name, "(1, 1)") for name in ("stride", "dilate")]
+    if node["op"] == "Convolution" and steps == ["(1, 1)", "(1, 1)"]:
+        plain = _is_plain(attrs, {"kernel", "num_filter", "num_group", "pad"}, own)
+        group = int(attrs.get("num_group", 1))
+        return "_alexnet_convolution" if plain and _suits(own[0], group, output) else None
+    return None
+
+
+def _is_plain(attrs, usual, own):
+    no_bias = attrs.pop("no_bias", "False")
     return (
-        node["op"] == "FullyConnected"
-        and attrs.pop("no_bias", "False") in ("False", "0")
-        and attrs.pop("flatten", "True") in ("True", "1")
-        and set(attrs) == {"num_hidden"}
+        no_bias in ("False", "0") and set(attrs) <= usual and len(own) == 2 and all(map(all, own))
     )
+
+
+def _suits(weight, group, output):
+    """Whether Winograd's method is the faster one (measured: benchmarks/NOTES.md)."""
+    filters, channels, *kernel = weight
+    if kernel not in ([3, 3], [5, 5]) or len(output) != 4:
+        return False
+    images, _, *size = output
+    tiles = math.prod(-(-n // (8 - kernel[0])) for n in size)
+    saving = math.prod(kernel) * math.prod(size) / (49 * tiles)
+    return min(channels, filters // group) >= 48 and saving >= 2.5 and images * tiles >= 64
 
 
 def _attributes(node):
@@ -130,12 +162,12 @@ def lower(symbol: mx.sym.Symbol, data: tuple, **inputs: tuple) -> mx.sym.Symbol:
     graph = json.loads(symbol.tojson())
     if all(node["op"] != "LRN" for node in graph["nodes"]):
         return symbol
-    channels = _channels(symbol, dict(inputs, data=data))
+    shapes = _shapes(symbol, dict(inputs, data=data))
     names = {node["name"] for node in graph["nodes"]}
 
     def put(node, nodes):
         if node["op"] == "LRN":
-            nodes += _stand_in(node, channels.get(node["name"] + "_output"), len(nodes), names)
+            nodes += _stand_in(node, shapes.get(node["name"] + "_output", ()), len(nodes), names)
             names.update(new["name"] for new in nodes)
         else:
             nodes.append(node)
@@ -144,28 +176,27 @@ def lower(symbol: mx.sym.Symbol, data: tuple, **inputs: tuple) -> mx.sym.Symbol:
     return rewrite(symbol, put)
 
 
-def _channels(symbol, inputs):
-    """Output name -> its channels, as far as ``inputs`` determine them."""
+def _shapes(symbol, inputs):
+    """Name of an output or a variable -> its shape, as far as ``inputs`` determine them."""
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape_partial(**inputs)
-    outputs = zip(internals.list_outputs(), shapes)
-    return {name: shape[1] for name, shape in outputs if len(shape) == 4}
+    return dict(zip(internals.list_outputs(), shapes))
 
 
-def _stand_in(lrn, channels, start, names):
+def _stand_in(lrn, shape, start, names):
     """The nodes, to be numbered from ``start``, that replace the node ``lrn``.
 
     The last takes its name, the others names that are not among ``names``. All take its hidden
     attributes, such as the device group.
     """
-    if not channels:
+    if len(shape) != 4 or not shape[1]:
         raise ValueError(f"the shapes given do not determine the channels of {lrn['name']}")
     hidden = {key: value for key, value in lrn["attrs"].items() if key.startswith("__")}
     prefix = lrn["name"] + "_"
     while any(name.startswith(prefix) for name in names):
         prefix += "_"
     nodes, place = [], []
-    for node in json.loads(_normalise(lrn["attrs"], channels).tojson())["nodes"]:
+    for node in json.loads(_normalise(lrn["attrs"], shape[1]).tojson())["nodes"]:
         if node["op"] == "null":  # the variable x
             place.append(lrn["inputs"][0])
             continue

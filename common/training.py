@@ -52,8 +52,8 @@ def bind(
     on_cpu = contexts[0].device_type == "cpu"
     fast = on_cpu and native.load()
     if on_cpu:
-        images = shape[0] // len(contexts)
-        symbol = lower_native(symbol, images) if fast else lower(symbol, shape)
+        seen = (shape[0] // len(contexts), *shape[1:])  # by one of them
+        symbol = lower_native(symbol, seen) if fast else lower(symbol, shape)
     else:
         devices.set_cudnn(args)
     half = not on_cpu and args.dtype == "float16"

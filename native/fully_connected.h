@@ -1,8 +1,7 @@
 // _alexnet_fully_connected: y = x w^T + bias of (N, ...) arrays, each image flattened, and its
 // gradients.
 //
-// All are matrix products of one kind: tiles of c = a b, a few rows by one or two vectors, stay in
-// registers while they are summed up. The weights are nearly all of the memory, and each is used
+// All are matrix products. The weights are nearly all of the memory, and each is used
 // only N times: those that come next are fetched while a tile is computed.
 #ifndef NATIVE_FULLY_CONNECTED_H_
 #define NATIVE_FULLY_CONNECTED_H_
@@ -15,94 +14,9 @@
 #include <vector>
 
 #include "common.h"
+#include "product.h"
 
 namespace {
-
-const int64_t kLine = 64 / sizeof(float);  // floats in a line of the cache
-
-struct Tile {
-  const float *a, *b;  // b's rows, a tile wide, follow each other
-  float* c;
-  int64_t a_down, c_down, depth;  // _down: from a row to the next
-  bool add;                       // c += a b
-  const float* next;              // as many rows, as long as a's, to be fetched
-  int64_t next_down;
-};
-
-// With fused multiply-add, where the processor has it: the last bits differ between processors.
-#pragma GCC push_options
-#pragma GCC optimize("fp-contract=fast")
-
-template <typename Vector, int rows, int vectors>
-inline __attribute__((always_inline)) void compute(const Tile& tile) {
-  const int64_t width = sizeof(Vector) / sizeof(float);
-  Vector sums[rows][vectors], b[vectors];
-  for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < vectors; ++v) {
-      float* const c = tile.c + r * tile.c_down + v * width;
-      __builtin_prefetch(c, 1);
-      sums[r][v] = Vector{};
-      if (tile.add) std::memcpy(&sums[r][v], c, sizeof(Vector));
-    }
-  for (int64_t p = 0; p < tile.depth; ++p) {
-    if (p % kLine == 0)
-      for (int r = 0; r < rows; ++r) __builtin_prefetch(tile.next + r * tile.next_down + p, 0, 2);
-    for (int v = 0; v < vectors; ++v)
-      std::memcpy(&b[v], tile.b + (p * vectors + v) * width, sizeof(Vector));
-    for (int r = 0; r < rows; ++r) {
-      const float a = tile.a[r * tile.a_down + p];
-      for (int v = 0; v < vectors; ++v) sums[r][v] += a * b[v];
-    }
-  }
-  for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < vectors; ++v)
-      std::memcpy(tile.c + r * tile.c_down + v * width, &sums[r][v], sizeof(Vector));
-}
-
-template <typename Vector, int third>
-inline __attribute__((always_inline)) void compute(const Tile& tile, int64_t thirds, int vectors) {
-  if (thirds == 3 && vectors == 2) return compute<Vector, 3 * third, 2>(tile);
-  if (thirds == 2 && vectors == 2) return compute<Vector, 2 * third, 2>(tile);
-  if (thirds == 1 && vectors == 2) return compute<Vector, third, 2>(tile);
-  if (thirds == 3) return compute<Vector, 3 * third, 1>(tile);
-  if (thirds == 2) return compute<Vector, 2 * third, 1>(tile);
-  return compute<Vector, third, 1>(tile);
-}
-
-typedef float Floats4 __attribute__((vector_size(16)));
-void compute_anywhere(const Tile& tile, int64_t thirds, int vectors) {
-  compute<Floats4, 2>(tile, thirds, vectors);
-}
-
-#if defined(__x86_64__)
-typedef float Floats8 __attribute__((vector_size(32)));
-__attribute__((target("avx2,fma"))) void compute_avx2(const Tile& tile, int64_t thirds,
-                                                      int vectors) {
-  compute<Floats8, 2>(tile, thirds, vectors);
-}
-
-typedef float Floats16 __attribute__((vector_size(64)));  // there are twice as many registers
-__attribute__((target("avx512vl,fma"))) void compute_avx512(const Tile& tile, int64_t thirds,
-                                                            int vectors) {
-  compute<Floats16, 4>(tile, thirds, vectors);
-}
-#endif
-
-#pragma GCC pop_options
-
-// Computes tiles of 1 to 3 thirds of its rows and 1 or 2 vectors.
-struct Kernel {
-  int64_t rows, width;
-  void (*compute)(const Tile& tile, int64_t thirds, int vectors);
-};
-
-Kernel best_kernel() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512vl")) return {12, 16, compute_avx512};
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return {6, 8, compute_avx2};
-#endif
-  return {6, 4, compute_anywhere};
-}
 
 struct Matrix {
   float* data;
@@ -149,13 +63,6 @@ void pack_strip(const Matrix& a, int64_t row, int64_t height, int64_t top, int64
   }
 }
 
-// `size` floats that begin with a line of the cache.
-float* aligned(std::vector<float>* buffer, int64_t size) {
-  buffer->resize(size + kLine);
-  const uintptr_t start = reinterpret_cast<uintptr_t>(buffer->data()), line = 64;
-  return reinterpret_cast<float*>((start + line - 1) / line * line);
-}
-
 // What the block contributes to up to kernel.rows rows of c, from `row` on.
 void multiply_strip(const Kernel& kernel, const Product& product, const Block& block,
                     int64_t row) {
@@ -168,6 +75,8 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
   Tile tile;
   tile.depth = block.depth;
   tile.a_down = block.depth + kLine;
+  tile.a_right = 1;
+  tile.b_down = columns;
   float* const strip = aligned(&buffers[0], kernel.rows * tile.a_down);
   float* const edge = aligned(&buffers[1], kernel.rows * columns);
   pack_strip(a, row, height, block.top, block.depth, strip, tile.a_down);
@@ -220,7 +129,7 @@ void multiply_serial(const Kernel& kernel, const Product& product) {
 
 // Each thread computes some rows of c, or some columns where the weights are b.
 void multiply(const Product& product) {
-  static const Kernel kernel = best_kernel();
+  const Kernel& kernel = best_kernel();
   const bool by_columns = product.weights == kRight;
   const int64_t unit = by_columns ? 2 * kernel.width : kernel.rows;
   const int64_t length = by_columns ? product.columns : product.rows;

@@ -1,4 +1,4 @@
-// Max pooling of one (H, W) plane, and its gradient.
+// _alexnet_max_pool: max pooling, and its gradient. The functions for one (H, W) plane are LRN's, too.
 #ifndef NATIVE_MAX_POOL_H_
 #define NATIVE_MAX_POOL_H_
 
@@ -80,6 +80,58 @@ void unpool_plane(const Pool& pool, const float* g, const float* y, const float*
   }
 }
 
+MXReturnValue max_pool_shape(const Attributes& attrs, std::vector<std::vector<unsigned int>>* in,
+                             std::vector<std::vector<unsigned int>>* out) {
+  Pool pool;
+  if (!parse(attrs, in->at(0), &pool)) {
+    MX_ERROR_MSG << "_alexnet_max_pool takes (N, C, H, W), with kernel and stride that fit it";
+    return MX_FAIL;
+  }
+  out->at(0) = in->at(0);
+  for (int i = 0; i < 2; ++i) out->at(0)[2 + i] = static_cast<unsigned int>(pool.out[i]);
+  return MX_SUCCESS;
+}
+
+MXReturnValue max_pool_forward(const Attributes& attrs, std::vector<MXTensor>* in,
+                               std::vector<MXTensor>* out, const OpResource&) {
+  Pool pool;
+  if (!parse(attrs, in->at(0).shape, &pool)) return MX_FAIL;
+  const float* x = in->at(0).data<float>();
+  float* y = out->at(0).data<float>();
+  const int64_t planes = in->at(0).shape[0] * in->at(0).shape[1];
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < planes; ++i) {
+    static thread_local std::vector<float> down;
+    down.resize(pool.in[1]);
+    pool_plane(pool, x + i * pool.in[0] * pool.in[1], down.data(),
+               y + i * pool.out[0] * pool.out[1]);
+  }
+  return MX_SUCCESS;
+}
+
+// in: the output's gradient, the input, the output
+MXReturnValue max_pool_backward(const Attributes& attrs, std::vector<MXTensor>* in,
+                                std::vector<MXTensor>* out, const OpResource&) {
+  Pool pool;
+  if (!parse(attrs, in->at(1).shape, &pool)) return MX_FAIL;
+  const float *g = in->at(0).data<float>(), *x = in->at(1).data<float>();
+  const float* y = in->at(2).data<float>();
+  float* dx = out->at(0).data<float>();
+  const int64_t planes = in->at(1).shape[0] * in->at(1).shape[1];
+  const int64_t plane = pool.in[0] * pool.in[1], out_plane = pool.out[0] * pool.out[1];
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < planes; ++i)
+    unpool_plane(pool, g + i * out_plane, y + i * out_plane, x + i * plane, dx + i * plane);
+  return MX_SUCCESS;
+}
+
 }  // namespace
+
+REGISTER_OP(_alexnet_max_pool)
+    .setParseAttrs(one_to_one)
+    .setInferType(float32_only)
+    .setInferShape(max_pool_shape)
+    .setForward(max_pool_forward, "cpu")
+    .setBackward(max_pool_backward, "cpu");
 
 #endif  // NATIVE_MAX_POOL_H_

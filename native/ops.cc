@@ -2,6 +2,7 @@
 // (mxnet/lib_api.h). They replace MXNet's own only while a module is bound: see common/lower.py
 // and common/native.py.
 
+#include "convolution.h"
 #include "division.h"
 #include "fully_connected.h"
 #include "lrn.h"

@@ -25,7 +25,7 @@ from test_native import lrn_reference
 
 import symbols
 from common import native, training
-from common.lower import lower, lower_native
+from common.lower import MANY, lower, lower_native
 
 PEERS = os.path.join(ROOT, ".venv-bench", "bin", "python")
 CLOSEST = 1.5e-7
@@ -75,7 +75,7 @@ def gradient_errors(tmp_path, network, seed, *forms):
 def test_gradients_of_every_layer_equal_pytorchs(tmp_path, network, seed):
     forms = [lambda plain: lower(plain, (2, 3, 227, 227))]
     if native.load():
-        forms.append(lower_native)
+        forms.append(lambda plain: lower_native(plain, (MANY, 3, 227, 227)))
     for errors in gradient_errors(tmp_path, network, seed, *forms):
         assert len(errors) == 18
         assert max(errors.values()) < TOLERANCE, errors
@@ -213,7 +213,7 @@ def finite_differences(symbol, values, name, step=1e-4):
 def test_gradients_through_lrn_equal_finite_differences(channels, nsize, side):
     plain = lrn_between_1x1_convolutions(channels, nsize)
     values = draw(plain, (2, 3, side, side), scale=3, classes=3 * side * side)
-    _, gradients = train_step(lower_native(plain), values)
+    _, gradients = train_step(lower_native(plain, values["data"].shape), values)
     for name in ("data", "a_weight", "a_bias", "b_weight"):
         assert error(gradients[name], finite_differences(plain, values, name)) < TOLERANCE, name
 

@@ -9,7 +9,7 @@ from conftest import run_script
 
 import symbols
 from common import inference, native
-from common.lower import MANY, lower_fully_connected
+from common.lower import MANY, lower_layers
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
 
@@ -103,22 +103,24 @@ def operators(symbol):
 def test_each_layer_is_replaced_and_nothing_else_changes(network):
     plain = symbols.get_symbol(network, 10)
     before = plain.tojson()
-    lowered = lower_fully_connected(plain, MANY)
+    shape = (MANY, 1, 32, 32) if network == "lenet" else (MANY, 3, 67, 67)
+    lowered = lower_layers(plain, shape)
     expected = {
         name: "_alexnet_fully_connected" if op == "FullyConnected" else op
         for name, op in operators(plain).items()
     }
+    if network != "lenet":
+        expected["conv2"] = "_alexnet_convolution"  # tests/test_convolution.py
     assert operators(lowered) == expected
     assert lowered.list_arguments() == plain.list_arguments()
     assert lowered.list_outputs() == plain.list_outputs()
-    shape = (4, 1, 32, 32) if network == "lenet" else (4, 3, 67, 67)
     assert lowered.infer_shape(data=shape) == plain.infer_shape(data=shape)
     assert plain.tojson() == before
 
 
 def test_few_images_stay_mxnets():
     plain = symbols.get_symbol("lenet")
-    assert lower_fully_connected(plain, MANY - 1).tojson() == plain.tojson()
+    assert lower_layers(plain, (MANY - 1, 1, 32, 32)).tojson() == plain.tojson()
 
 
 def unusual(kind):
@@ -141,14 +143,14 @@ def unusual(kind):
 )
 def test_unusual_layers_stay_mxnets(kind):
     plain = unusual(kind)
-    assert operators(lower_fully_connected(plain, MANY)) == operators(plain)
+    assert operators(lower_layers(plain, (MANY, 5, 5))) == operators(plain)
 
 
 @pytest.mark.parametrize("attrs", [{}, {"no_bias": False, "flatten": True}])
 @pytest.mark.parametrize("request_", [{"f_weight": "write"}, {"data": "write", "f_bias": "write"}])
 def test_gradients_that_are_not_wanted_leave_the_others_right(request_, attrs):
     plain = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=5, name="f", **attrs)
-    lowered = lower_fully_connected(plain, MANY)
+    lowered = lower_layers(plain, (MANY, 2, 3))
     assert operators(lowered) == {"f": "_alexnet_fully_connected"}
     x, weight, bias, gradient = draw(9, (2, 3), 5)
     wanted = {name: request_.get(name, "null") for name in ("data", "f_weight", "f_bias")}

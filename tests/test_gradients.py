@@ -16,7 +16,7 @@ import reference
 
 import symbols
 from common import native
-from common.lower import lower, lower_native
+from common.lower import MANY, lower, lower_native
 
 TOLERANCE = 1e-5
 CLOSEST = 1e-6  # margin of a decision, relative to its layer's largest value
@@ -95,7 +95,7 @@ def assert_equal_to_numpy(plain, values):
     """With both forms of LRN that training on the CPU may use."""
     lowered = [lower(plain, values["data"].shape)]
     if native.load():
-        lowered.append(lower_native(plain))
+        lowered.append(lower_native(plain, (MANY, *values["data"].shape[1:])))
     for symbol in lowered:
         found = errors(symbol, plain, values)
         assert max(found.values()) < TOLERANCE, found

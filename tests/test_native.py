@@ -19,6 +19,7 @@ from common.lower import lower_native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
 LRN = getattr(mx.nd._internal, "_alexnet_lrn", None)
+IMAGES = (2, 3, 9, 9)
 
 
 def lrn_reference(x, gradient, nsize, alpha, beta, knorm):
@@ -152,7 +153,9 @@ def test_a_pooling_window_larger_than_the_map_is_refused():
 
 def test_lowering_makes_one_operator_of_relu_lrn_and_pooling():
     plain = symbols.get_symbol("alexnet2012", 10, pooling_convention="full")
-    before, after = (json.loads(s.tojson())["nodes"] for s in (plain, lower_native(plain, 1)))
+    before, after = (
+        json.loads(s.tojson())["nodes"] for s in (plain, lower_native(plain, (1, 3, 67, 67)))
+    )
     ops = {node["name"]: node["op"] for node in after}
     assert {name: op for name, op in ops.items() if op.startswith("_alexnet")} == {
         "pooling0": "_alexnet_lrn",
@@ -172,17 +175,17 @@ def test_what_something_else_reads_stays_a_node_of_its_own():
     relu = mx.sym.Activation(mx.sym.Variable("data"), act_type="relu", name="relu")
     lrn = mx.sym.LRN(relu, nsize=5, name="lrn")
     pool = mx.sym.Pooling(lrn, pool_type="max", kernel=(3, 3), stride=(2, 2), name="pool")
-    found = json.loads(lower_native(mx.sym.Group([pool, lrn, relu])).tojson())["nodes"]
+    found = json.loads(lower_native(mx.sym.Group([pool, lrn, relu]), IMAGES).tojson())["nodes"]
     ops = [node["op"] for node in found]
     assert ops == ["null", "Activation", "_alexnet_lrn", "Pooling"]
-    found = json.loads(lower_native(mx.sym.Group([pool, relu])).tojson())["nodes"]
+    found = json.loads(lower_native(mx.sym.Group([pool, relu]), IMAGES).tojson())["nodes"]
     assert [node["op"] for node in found] == ["null", "Activation", "_alexnet_lrn"]
     assert "act_type" not in found[2]["attrs"]
 
 
 def test_other_activations_before_lrn_stay_mxnets():
     net = mx.sym.Activation(mx.sym.Variable("data"), act_type="tanh", name="tanh")
-    found = json.loads(lower_native(mx.sym.LRN(net, nsize=5)).tojson())["nodes"]
+    found = json.loads(lower_native(mx.sym.LRN(net, nsize=5), IMAGES).tojson())["nodes"]
     assert [node["op"] for node in found] == ["null", "Activation", "_alexnet_lrn"]
 
 
@@ -198,7 +201,7 @@ def test_other_activations_before_lrn_stay_mxnets():
 def test_other_poolings_stay_mxnets(pooling):
     net = mx.sym.LRN(mx.sym.Variable("data"), nsize=5)
     window = {"pool_type": "max", "kernel": (3, 3), "stride": (2, 2)}
-    net = lower_native(mx.sym.Pooling(net, **{**window, **pooling}))
+    net = lower_native(mx.sym.Pooling(net, **{**window, **pooling}), IMAGES)
     assert [node["op"] for node in json.loads(net.tojson())["nodes"]][1:] == [
         "_alexnet_lrn",
         "Pooling",

@@ -1,0 +1,270 @@
+"""The C++ convolution by Winograd's method, against float64, and where it takes MXNet's place.
+
+Its rounding errors are a few times those of plain sums: 2e-6 of the outputs' size here.
+"""
+
+import json
+
+import mxnet as mx
+import numpy as np
+import pytest
+from conftest import run_script
+
+import symbols
+from common import native
+from common.lower import MANY, lower_layers, lower_native
+
+pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
+TOLERANCE = 1e-5  # of what an output would be if all its terms had one sign
+
+
+def layer(x, weight, bias, gradient, **attrs):
+    """Output and gradients of data, weight and bias."""
+    arrays = [mx.nd.array(values) for values in (x, weight, bias)]
+    for array in arrays:
+        array.attach_grad()
+    options = {"kernel": weight.shape[2:], "num_filter": len(bias), **attrs}
+    with mx.autograd.record():
+        output = mx.nd._internal._alexnet_convolution(*arrays, **options)
+    output.backward(mx.nd.array(gradient))
+    return [output.asnumpy(), *(array.grad.asnumpy() for array in arrays)]
+
+
+def reference(x, weight, bias, gradient, pad=(0, 0), num_group=1, act_type=None):
+    """The same in float64, by definition."""
+    side, group = weight.shape[2], weight.shape[1]
+    x64, w64, b64, g64 = (values.astype(np.float64) for values in (x, weight, bias, gradient))
+    padded = np.pad(x64, ((0, 0), (0, 0), (pad[0],) * 2, (pad[1],) * 2))
+    rows, columns = gradient.shape[2:]
+    output = np.broadcast_to(b64[:, None, None], gradient.shape).copy()
+    back, w_back = np.zeros_like(padded), np.zeros_like(w64)
+    each = len(weight) // num_group
+    towers = [(slice(i * each, i * each + each), slice(i * group, i * group + group))
+              for i in range(num_group)]  # fmt: skip
+    kernel = [(i, j) for i in range(side) for j in range(side)]
+    for i, j in kernel:
+        for out, into in towers:
+            seen = padded[:, into, i : i + rows, j : j + columns]
+            output[:, out] += np.einsum("kc,nchw->nkhw", w64[out, :, i, j], seen)
+    if act_type:
+        g64 = g64 * (output > 0)
+        output = np.maximum(output, 0)
+    for i, j in kernel:
+        for out, into in towers:
+            seen = padded[:, into, i : i + rows, j : j + columns]
+            w_back[out, :, i, j] = np.einsum("nkhw,nchw->kc", g64[:, out], seen)
+            back[:, into, i : i + rows, j : j + columns] += np.einsum(
+                "kc,nkhw->nchw", w64[out, :, i, j], g64[:, out]
+            )
+    inside = (slice(pad[0], pad[0] + x.shape[2]), slice(pad[1], pad[1] + x.shape[3]))
+    return [output, back[(..., *inside)], w_back, g64.sum(axis=(0, 2, 3))]
+
+
+def draw(images, channels, size, filters, side, pad=(0, 0), num_group=1, magnitude=1.0):
+    rng = np.random.RandomState(0)
+    out = [n + 2 * p - side + 1 for n, p in zip(size, pad)]
+    shapes = [
+        (images, channels, *size),
+        (filters, channels // num_group, side, side),
+        (filters,),
+        (images, filters, *out),
+    ]
+    return [(rng.randn(*shape) * magnitude).astype(np.float32) for shape in shapes]
+
+
+def assert_right(values, **attrs):
+    """The scale of each array's errors is the largest value that it has."""
+    for found, expected in zip(layer(*values, **attrs), reference(*values, **attrs)):
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize("channels, filters", [(1, 1), (3, 17), (16, 16), (33, 50), (48, 5)])
+def test_any_number_of_channels_and_filters_is_right(channels, filters, side):
+    assert_right(draw(2, channels, (8, 11), filters, side))
+
+
+@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize("size", [(5, 5), (5, 20), (6, 7), (13, 13), (27, 27), (41, 9)])
+@pytest.mark.parametrize("pad", [(0, 0), (1, 1), (2, 0), (4, 3)])
+def test_any_size_and_padding_is_right(size, pad, side):
+    assert_right(draw(2, 7, size, 9, side, pad), pad=pad)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 1)])
+def test_maps_smaller_than_the_kernel_are_right_with_padding(size):
+    assert_right(draw(3, 5, size, 4, 3, (1, 1)), pad=(1, 1))
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_groups_are_right(groups):
+    values = draw(3, 6 * groups, (13, 13), 20 * groups, 3, (1, 1), groups)
+    assert_right(values, pad=(1, 1), num_group=groups)
+
+
+@pytest.mark.parametrize("images", [1, 5, 23, 50])
+def test_more_images_than_are_handled_together_are_right(images):
+    assert_right(draw(images, 16, (13, 13), 20, 3, (1, 1)), pad=(1, 1))
+
+
+@pytest.mark.parametrize("side", [3, 5])
+def test_a_relu_is_right(side):
+    values = draw(2, 20, (9, 9), 33, side)
+    output = reference(*values)[0]
+    assert np.abs(output).min() > 1e-5 * np.abs(output).max()  # else rounding may switch it
+    assert_right(values, act_type="relu")
+
+
+@pytest.mark.parametrize("magnitude", [1e9, 1e-9])
+def test_big_and_small_values_are_right(magnitude):
+    assert_right(draw(2, 20, (9, 9), 33, 3, magnitude=magnitude))
+
+
+@pytest.mark.parametrize(
+    "channels, size, filters, side", [(96, 27, 256, 5), (256, 13, 384, 3), (384, 13, 384, 3)]
+)
+def test_rounding_in_alexnets_layers_is_a_few_times_that_of_plain_sums(
+    channels, size, filters, side
+):
+    pad = (side // 2, side // 2)
+    x, weight, bias, gradient = draw(1, channels, (size, size), filters, side, pad)
+    x = np.maximum(x, 0)  # as after a relu
+    found = layer(x, weight, 0 * bias, gradient, pad=pad)
+    expected = reference(x, weight, 0 * bias, gradient, pad=pad)
+    for ours, exact in zip(found[:3], expected):
+        assert np.sqrt(np.mean((ours - exact) ** 2) / np.mean(exact**2)) < 4e-6
+
+
+def test_what_is_not_finite_stays_in_its_image():
+    x, weight, bias, gradient = draw(3, 5, (13, 13), 7, 3)
+    x[1, 2, 6, 6] = np.nan
+    output, back, *_ = layer(x, weight, bias, gradient, act_type="relu")
+    assert np.isnan(output[1]).any() and np.isfinite(output[[0, 2]]).all()
+    assert np.isfinite(back[[0, 2]]).all()
+
+
+BITS = """
+import common, hashlib, mxnet as mx, numpy as np
+from common import native
+native.load()
+rng = np.random.RandomState(0)
+shapes = (30, 20, 13, 13), (40, 20, 3, 3), (40,)
+arrays = [mx.nd.array(rng.randn(*shape)) for shape in shapes]
+for array in arrays:
+    array.attach_grad()
+with mx.autograd.record():
+    y = mx.nd._internal._alexnet_convolution(*arrays, kernel=(3, 3), num_filter=40)
+y.backward(mx.nd.array(rng.randn(*y.shape)))
+found = [y, *(array.grad for array in arrays)]
+print(hashlib.md5(b"".join(a.asnumpy().tobytes() for a in found)).hexdigest())
+"""
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    said = {run_script("-c", BITS, OMP_NUM_THREADS=n).stdout for n in ("1", "2", "7")}
+    assert len(said) == 1 and len(said.pop()) == 33
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [{"kernel": (7, 7)}, {"kernel": (3, 5)}, {"num_group": 2}, {"num_filter": 0}, {"pad": (0, 0)}],
+)
+def test_what_it_cannot_compute_is_refused(attrs):
+    arrays = [mx.nd.ones(shape) for shape in ((2, 3, 2, 2), (4, 3, 3, 3), (4,))]
+    options = {"kernel": (3, 3), "num_filter": 4, "pad": (1, 1), **attrs}
+    with pytest.raises(mx.base.MXNetError, match="kernel of 3x3 or 5x5"):
+        mx.nd._internal._alexnet_convolution(*arrays, **options).wait_to_read()
+
+
+# In graphs
+
+
+def operators(symbol):
+    return {n["name"]: n["op"] for n in json.loads(symbol.tojson())["nodes"] if n["op"] != "null"}
+
+
+@pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
+def test_at_227_pixels_all_but_the_first_convolution_are_replaced(network):
+    plain = symbols.get_symbol(network)
+    before = plain.tojson()
+    lowered = lower_native(plain, (MANY, 3, 227, 227))
+    ours = {name: op for name, op in operators(lowered).items() if op.startswith("_alexnet")}
+    assert ours == {
+        "pooling0": "_alexnet_lrn",
+        "activation1": "_alexnet_convolution",
+        "pooling1": "_alexnet_lrn",
+        "activation2": "_alexnet_convolution",
+        "activation3": "_alexnet_convolution",
+        "activation4": "_alexnet_convolution",
+        "pooling2": "_alexnet_max_pool",
+        **dict.fromkeys(("fc1", "fc2", "fc3"), "_alexnet_fully_connected"),
+    }
+    assert operators(lowered)["conv1"] == "Convolution"
+    assert lowered.list_arguments() == plain.list_arguments()
+    assert lowered.list_outputs() == plain.list_outputs()
+    shape = (MANY, 3, 227, 227)
+    assert lowered.infer_shape(data=shape) == plain.infer_shape(data=shape)
+    assert plain.tojson() == before
+
+
+def convolution(**attrs):
+    options = {"kernel": (3, 3), "pad": (1, 1), "num_filter": 64, "name": "c", **attrs}
+    return mx.sym.Convolution(mx.sym.Variable("data"), **options)
+
+
+USUAL = (MANY, 64, 13, 13)
+
+
+def test_a_usual_layer_is_replaced():
+    assert operators(lower_layers(convolution(), USUAL)) == {"c": "_alexnet_convolution"}
+    explicit = convolution(stride=(1, 1), dilate=(1, 1), no_bias=False, num_group=1)
+    assert operators(lower_layers(explicit, USUAL)) == {"c": "_alexnet_convolution"}
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"stride": (2, 2)},
+        {"dilate": (2, 2)},
+        {"no_bias": True},
+        {"kernel": (1, 1)},
+        {"kernel": (3, 5)},
+        {"kernel": (7, 7)},
+        {"num_filter": 32},
+        {"num_group": 2},
+        {"layout": "NCHW"},
+    ],
+)
+def test_other_layers_stay_mxnets(attrs):
+    plain = convolution(**attrs)
+    assert lower_layers(plain, USUAL).tojson() == plain.tojson()
+
+
+@pytest.mark.parametrize("shape", [(MANY - 1, *USUAL[1:]), (MANY, 32, 13, 13), (64, 64, 3, 3)])
+def test_where_it_would_be_slower_it_stays_mxnets(shape):
+    plain = convolution()
+    assert lower_layers(plain, shape).tojson() == plain.tojson()
+
+
+def test_an_output_that_something_else_reads_has_no_relu():
+    plain = convolution()
+    both = mx.sym.Group([plain, mx.sym.Activation(plain, act_type="relu", name="r")])
+    assert operators(lower_native(both, USUAL)) == {"c": "_alexnet_convolution", "r": "Activation"}
+
+
+@pytest.mark.parametrize("wanted", [{"c_weight"}, {"data", "c_bias"}])
+def test_gradients_that_are_not_wanted_leave_the_others_right(wanted):
+    lowered = lower_layers(convolution(), USUAL)
+    x, weight, bias, gradient = draw(MANY, 64, (13, 13), 64, 3, (1, 1))
+    names = ("data", "c_weight", "c_bias")
+    request = {name: "write" if name in wanted else "null" for name in names}
+    executor = lowered.simple_bind(mx.cpu(), grad_req=request, data=x.shape)
+    executor.copy_params_from(dict(zip(names, map(mx.nd.array, (x, weight, bias)))))
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.array(gradient))
+    _, *expected = reference(x, weight, bias, gradient, pad=(1, 1))
+    for name, values in zip(names, expected):
+        if name in wanted:
+            error = np.abs(executor.grad_dict[name].asnumpy() - values).max()
+            assert error < TOLERANCE * np.abs(values).max()
