@@ -53,22 +53,30 @@ INLINED void compute(const Tile& tile) {
   const int64_t width = sizeof(Vector) / sizeof(float), a_down = tile.a_down;
   const float *a = tile.a, *b = tile.b;
   Vector sums[rows][vectors];
+#pragma GCC unroll 12
   for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
       __builtin_prefetch(tile.c + r * tile.c_down + v * width, 1);
       sums[r][v] = Vector{};
     }
   for (int64_t p = 0; p < tile.depth; ++p, a += tile.a_right, b += tile.b_down) {
     if (p % kLine == 0)
-      for (int r = 0; r < rows; ++r) __builtin_prefetch(tile.next + r * tile.next_down + p, 0, 2);
+    #pragma GCC unroll 12
+  for (int r = 0; r < rows; ++r) __builtin_prefetch(tile.next + r * tile.next_down + p, 0, 2);
     Vector row[vectors];
+#pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) row[v] = load<Vector>(b + v * width);
-    for (int r = 0; r < rows; ++r) {
+  #pragma GCC unroll 12
+  for (int r = 0; r < rows; ++r) {
       const float value = a[r * a_down];
+#pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) sums[r][v] += value * row[v];
     }
   }
+#pragma GCC unroll 12
   for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
       float* const c = tile.c + r * tile.c_down + v * width;
       if (tile.add) sums[r][v] += load<Vector>(c);
