@@ -114,7 +114,7 @@ def bind(symbol, arg_params: dict, aux_params: dict, data_shape, context) -> mx.
     contexts = context if isinstance(context, list) else [context]
     images = data_shape[0] // len(contexts)
     if contexts[0].device_type == "cpu" and images >= MANY and native.load():
-        symbol = lower_native(symbol, (images, *data_shape[1:]))
+        symbol = lower_native(symbol, (images, *data_shape[1:]), for_training=False)
     labels = None  # what export_mxnet.py writes has none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]

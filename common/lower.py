@@ -24,17 +24,19 @@ MANY = 8  # images from which on our fully connected layers are the faster ones
 _WINDOW = {"kernel", "stride"}
 
 
-def lower_native(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
+def lower_native(symbol: mx.sym.Symbol, data: tuple, for_training: bool = True) -> mx.sym.Symbol:
     """Put our C++ operators, which `native.load` must have loaded, into the graph.
 
-    Each LRN is replaced, and so are layers as in :func:`lower_layers`. A relu after one of our
-    convolutions, and a relu before and a max pooling after an LRN, become part of it where nothing
-    else reads what lies between; the one operator has the last one's name. Bind with
+    Layers are replaced as in :func:`lower_layers`, and each LRN; for inference only an LRN that
+    follows our convolution: MXNet's is fast on the layout that its own convolution leaves. A relu
+    after our convolution, and a relu before and a max pooling after an LRN, become part of it where
+    nothing else reads what lies between; the one operator has the last one's name. Bind with
     ``grad_req="write"``: the operators do not add to gradients.
 
     Args:
         symbol: any float32 graph.
         data: shape of the input ``data`` as one device sees it.
+        for_training: whether gradients are wanted.
     """
     symbol = lower_layers(symbol, data)
     graph = json.loads(symbol.tojson())
@@ -43,16 +45,18 @@ def lower_native(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
 
     def put(node, nodes):
         before = nodes[node["inputs"][0][0]] if node["inputs"] else {"op": "null", "name": ""}
+        after_ours = before["op"] == "_alexnet_convolution"
+        is_lrn = node["op"] == "LRN" and (for_training or after_ours)
         joined = (
-            (node["op"] == "LRN" and _is_relu(before))
-            or (_is_relu(node) and before["op"] == "_alexnet_convolution")
+            (is_lrn and _is_relu(before))
+            or (_is_relu(node) and after_ours)
             or (_is_plain_max_pooling(node) and before["op"] == "_alexnet_lrn")
         ) and uses[before["name"]] == 1
-        if node["op"] == "LRN":
+        if is_lrn:
             node["op"] = "_alexnet_lrn"
         elif joined:
             node["op"] = before["op"]
-        elif _is_plain_max_pooling(node) and before["op"] == "_alexnet_convolution":
+        elif _is_plain_max_pooling(node) and after_ours:
             node["op"] = "_alexnet_max_pool"  # MXNet's is slow on the layout that ours leaves
         if joined:
             nodes.pop()  # it is `before`: MXNet writes a node directly after what it alone reads

@@ -208,6 +208,15 @@ def test_at_227_pixels_all_but_the_first_convolution_are_replaced(network):
     assert plain.tojson() == before
 
 
+def test_for_inference_lrn_stays_mxnets_where_its_convolution_does():
+    plain = symbols.get_symbol("alexnet")
+    lowered = lower_native(plain, (MANY, 3, 227, 227), for_training=False)
+    kept = {name: op for name, op in operators(lowered).items() if not op.startswith("_alexnet")}
+    first = ("conv1", "activation0", "lrn0", "pooling0")
+    assert {name: operators(plain)[name] for name in first}.items() <= kept.items()
+    assert not {"lrn1", "conv2", "conv5", "fc1"} & set(kept)
+
+
 def convolution(**attrs):
     options = {"kernel": (3, 3), "pad": (1, 1), "num_filter": 64, "name": "c", **attrs}
     return mx.sym.Convolution(mx.sym.Variable("data"), **options)
