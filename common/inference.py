@@ -107,7 +107,8 @@ def sample_images(found: records.Records, count: int, prepared: dict) -> Iterato
 def bind(symbol, arg_params: dict, aux_params: dict, data_shape, context) -> mx.mod.Module:
     """A module that runs the plain network with these weights on (N, C, H, W) batches.
 
-    On the CPU, with many images a batch, our operators compute the fully connected layers.
+    On the CPU, with many images a batch, our operators compute convolutions and fully connected
+    layers.
     Bind another for other weights: after its first forward pass MXNet's CPU build keeps its own
     copy of them, and what is set later is ignored without a word.
     """

@@ -1,7 +1,7 @@
 """Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
 
-native/ has LRN (with the relu and max pooling around it) and fully connected layers, which
-common/lower.py puts into graphs, the update of :class:`NativeSGD`, the crops and normalisation of
+native/ has convolution (with the relu after it), LRN (with the relu and max pooling around it),
+max pooling and fully connected layers, which common/lower.py puts into graphs, the update of :class:`NativeSGD`, the crops and normalisation of
 common/prefetch.py, and what keeps MXNet alive when it cannot decode an image.
 """
 
@@ -21,8 +21,8 @@ from common.files import atomic, cache_folder
 _FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "native")
 _SOURCE = os.path.join(_FOLDER, "ops.cc")
 # No flag for this machine's processor: the code holds variants and picks one when it is loaded.
-# Without contraction (fused multiply-add) all of them give the same bits; fully connected layers
-# alone use it, so their last bits differ between processors, as those of convolution do.
+# Without contraction (fused multiply-add) all of them give the same bits; convolution and
+# fully connected layers alone use it: their last bits differ between processors, as MXNet's do.
 _OPTIMISE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp"]
 _FLAGS = ["-std=c++11", "-fPIC", "-shared", *_OPTIMISE]
 

@@ -1,8 +1,8 @@
 // _alexnet_fully_connected: y = x w^T + bias of (N, ...) arrays, each image flattened, and its
 // gradients.
 //
-// All are matrix products. The weights are nearly all of the memory, and each is used
-// only N times: those that come next are fetched while a tile is computed.
+// All are matrix products. The weights are nearly all of the memory, and each is used only N times:
+// those that come next are fetched while a tile is computed.
 #ifndef NATIVE_FULLY_CONNECTED_H_
 #define NATIVE_FULLY_CONNECTED_H_
 

@@ -4,8 +4,8 @@
 // evaluated at 7 points a direction, the values are multiplied, and the product's coefficients are
 // the outputs: 49 multiplications for 5x5 outputs of a 3x3 kernel instead of 225, and for 3x3 of a
 // 5x5 kernel as many. Over channels and filters that makes 49 matrix products. Gradients are the
-// transposes of the same transforms. (Lavin and Gray, "Fast Algorithms for Convolutional Neural
-// Networks", 2015, with fewer points.)
+// transposes of the same transforms. (S. Winograd, "Arithmetic Complexity of Computations", 1980;
+// A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.)
 //
 // The points decide how much float32's rounding is enlarged. Of layers like AlexNet's with random
 // values the outputs are off by 2e-7 of their size in plain sums, by 2e-6 with -.3, .3, -.875, .875,
