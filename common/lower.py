@@ -21,7 +21,7 @@ import mxnet as mx
 from symbols.graph import rewrite
 from symbols.scope import own_scope
 
-MANY = 8  # images from which on our fully connected layers are the faster ones
+MANY = 8  # images from which on our convolutions and fully connected layers are the faster ones
 _WINDOW = {"kernel", "stride"}
 
 
@@ -51,7 +51,7 @@ def lower_native(symbol: mx.sym.Symbol, data: tuple, for_training: bool = True) 
         joined = (
             (is_lrn and _is_relu(before))
             or (_is_relu(node) and after_ours)
-            or (_is_plain_max_pooling(node) and before["op"] == "_alexnet_lrn")
+            or (_is_plain_max_pooling(node) and _is_unpooled_lrn(before))
         ) and uses[before["name"]] == 1
         if is_lrn:
             node["op"] = "_alexnet_lrn"
@@ -73,6 +73,10 @@ def _is_relu(node):
     return node["op"] == "Activation" and _attributes(node) == {"act_type": "relu"}
 
 
+def _is_unpooled_lrn(node):
+    return node["op"] == "_alexnet_lrn" and "kernel" not in node["attrs"]
+
+
 def _is_plain_max_pooling(node):
     attrs = _attributes(node)
     if node["op"] != "Pooling" or set(attrs) - {"pool_type", "pooling_convention"} != _WINDOW:
@@ -87,13 +91,13 @@ def _is_plain_max_pooling(node):
 
 
 def lower_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
-    """Our C++ operators in place of fully connected layers and convolutions that are slower.
+    """Our C++ operators in place of fully connected layers, and of convolutions if they are faster.
 
     With less than ``MANY`` images the symbol is returned as it is. A layer stays MXNet's, too, if
     it has no bias or an unusual attribute, or its weight or bias is no variable of its own.
 
     Args:
-        symbol: any float32 graph.
+        symbol: any float32 graph with an input ``data``.
         data: shape of the input ``data`` as one device sees it.
     """
     if data[0] < MANY:
@@ -116,35 +120,39 @@ def lower_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
     return mx.sym.load_json(json.dumps(graph))
 
 
+_DEFAULTS = {
+    "no_bias": ("False", "0"),
+    "flatten": ("True", "1"),
+    "stride": ("(1, 1)", "[1, 1]"),
+    "dilate": ("(1, 1)", "[1, 1]"),
+}
+
+
 def _replacement(node, own, output):
     """Our operator for ``node``, with weight and bias of the shapes ``own``, or None."""
     attrs = _attributes(node)
-    if node["op"] == "FullyConnected" and attrs.pop("flatten", "True") in ("True", "1"):
-        return "_alexnet_fully_connected" if _is_plain(attrs, {"num_hidden"}, own) else None
-    steps = [attrs.pop(name, "(1, 1)") for name in ("stride", "dilate")]
-    if node["op"] == "Convolution" and steps == ["(1, 1)", "(1, 1)"]:
-        plain = _is_plain(attrs, {"kernel", "num_filter", "num_group", "pad"}, own)
+    said = {key for key, value in attrs.items() if value not in _DEFAULTS.get(key, ())}
+    if len(own) != 2 or not all(shape and all(shape) for shape in own):
+        return None  # no bias, or shapes that `data` does not determine
+    if node["op"] == "FullyConnected" and said == {"num_hidden"}:
+        return "_alexnet_fully_connected"
+    if node["op"] == "Convolution" and said <= {"kernel", "num_filter", "num_group", "pad"}:
         group = int(attrs.get("num_group", 1))
-        return "_alexnet_convolution" if plain and _suits(own[0], group, output) else None
+        return "_alexnet_convolution" if _suits(own[0], group, output) else None
     return None
-
-
-def _is_plain(attrs, usual, own):
-    no_bias = attrs.pop("no_bias", "False")
-    return (
-        no_bias in ("False", "0") and set(attrs) <= usual and len(own) == 2 and all(map(all, own))
-    )
 
 
 def _suits(weight, group, output):
     """Whether Winograd's method is the faster one (measured: benchmarks/NOTES.md)."""
     filters, channels, *kernel = weight
-    if kernel not in ([3, 3], [5, 5]) or len(output) != 4:
+    if kernel not in ([3, 3], [5, 5]) or len(output) != 4 or not all(output):
         return False
     images, _, *size = output
-    tiles = math.prod(-(-n // (8 - kernel[0])) for n in size)
-    saving = math.prod(kernel) * math.prod(size) / (49 * tiles)
-    return min(channels, filters // group) >= 48 and saving >= 2.5 and images * tiles >= 64
+    tiles = math.prod(-(-n // (8 - kernel[0])) for n in size)  # of native/winograd.h
+    saving = math.prod(kernel) * math.prod(size) / (49 * tiles)  # multiplications, by a factor
+    fewer, more = sorted((channels, filters // group))
+    fits = tiles * more <= 2**18  # all values of an image in some 50 MB
+    return fewer >= 48 and saving >= 2.5 and images * tiles >= 64 and fits
 
 
 def _attributes(node):

@@ -2,6 +2,8 @@
 #ifndef NATIVE_COMMON_H_
 #define NATIVE_COMMON_H_
 
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <unordered_map>
@@ -20,6 +22,8 @@ typedef std::unordered_map<std::string, std::string> Attributes;
 #define DISPATCHED
 #endif
 
+#define INLINED inline __attribute__((always_inline))
+
 namespace {
 
 const int kUnknown = -1;  // a type that MXNet is still to infer
@@ -28,6 +32,16 @@ bool has(const Attributes& attrs, const char* name) { return attrs.find(name) !=
 
 double number(const Attributes& attrs, const char* name, double standard) {
   return has(attrs, name) ? std::atof(attrs.at(name).c_str()) : standard;
+}
+
+// "(3, 2)" or "[3, 2]" -> 3, 2: MXNet's ways to write a pair; false if one is below `least`.
+bool pair(const Attributes& attrs, const char* name, int64_t least, int64_t* values) {
+  long rows = 0, columns = 0;  // NOLINT: what sscanf takes
+  const bool read = has(attrs, name) && std::sscanf(attrs.at(name).c_str(), "%*1[([]%ld ,%ld",
+                                                    &rows, &columns) == 2;
+  values[0] = rows;
+  values[1] = columns;
+  return read && rows >= least && columns >= least;
 }
 
 MXReturnValue float32_only(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
@@ -44,6 +58,13 @@ MXReturnValue float32_only(const Attributes&, std::vector<int>* in, std::vector<
 
 MXReturnValue one_to_one(const Attributes&, int* inputs, int* outputs) {
   *inputs = *outputs = 1;
+  return MX_SUCCESS;
+}
+
+// Data, weight and bias.
+MXReturnValue three_to_one(const Attributes&, int* inputs, int* outputs) {
+  *inputs = 3;
+  *outputs = 1;
   return MX_SUCCESS;
 }
 

@@ -7,15 +7,12 @@
 #ifndef NATIVE_CONVOLUTION_H_
 #define NATIVE_CONVOLUTION_H_
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <vector>
 
 #include "common.h"
-#include "max_pool.h"
 #include "winograd.h"
 
 namespace {
@@ -23,12 +20,15 @@ namespace {
 const int64_t kTogether = 192;  // tiles whose values are in memory at a time; at least an image's
 const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a time
 const int64_t kMostRowsOfTile = 12;
+const int64_t kMostElements = 25;  // of a kernel
 
 struct Convolution {
   int64_t images, groups, channels, filters;  // channels and filters: of a group
   int64_t in[2], pad[2], out[2], tiles[2];    // rows, columns
   int64_t side;
   bool relu;
+  int64_t elements() const { return side * side; }  // of a kernel
+  int64_t weights() const { return filters * channels * elements(); }  // of a group
   int64_t tile() const { return outputs_of_tile(side); }
   int64_t tiles_of_image() const { return tiles[0] * tiles[1]; }
   int64_t together() const {  // images
@@ -79,6 +79,7 @@ void multiply(const Matrices& a, int64_t rows, const Panels& b, int64_t columns,
     tile.c_down = c.down;
     tile.depth = depth;
     tile.add = add;
+    tile.next_down = 0;  // what comes next follows: the processor fetches it by itself
     for (int64_t row = 0; row < rows; row += kernel.rows)
       for (int64_t column = left; column < right; column += 2 * kernel.width) {
         const int64_t height = std::min(kernel.rows, rows - row);
@@ -181,13 +182,13 @@ void transform_inputs(const Convolution& c, const std::vector<Part>& all, const 
   share(all, c.channels, [&](const Part& part, int64_t first) {
     const Maps<const float> maps = {x, c.groups * c.channels, c.in[0], c.in[1]};
     const int64_t at = part.image * maps.channels + g * c.channels + first;
-    const Window& w = input_window(c, part);
-    each_row(w, maps, c.channels - first, [&](int64_t l, int64_t row, int64_t column, int64_t n) {
+    const Window& map = input_window(c, part);
+    each_row(map, maps, c.channels - first, [&](int64_t l, int64_t row, int64_t column, int64_t n) {
       const float* from = maps.at(at + l, row) + column;
-      float* to = w.at(row, column) + l;
+      float* to = map.at(row, column) + l;
       for (int64_t i = 0; i < n; ++i) to[i * kLanes] = from[i];
     });
-    transform_part(c, Step::kInputs, part, w, values, first);
+    transform_part(c, Step::kInputs, part, map, values, first);
   });
 }
 
@@ -195,16 +196,16 @@ void transform_inputs(const Convolution& c, const std::vector<Part>& all, const 
 Panels transform_weights(const Convolution& c, const float* w, int64_t rows, int64_t row_distance,
                          int64_t lanes, int64_t lane_distance) {
   static thread_local std::vector<float> buffer;
-  const int64_t elements = c.side * c.side, width = panel_width();
+  const int64_t width = panel_width();
   const int64_t size = (lanes + width - 1) / width * width * rows;
   const Panels panels = {aligned(&buffer, kValues * size), size, rows * width, width, width};
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < lanes; first += kLanes) {
-    float kernel[25 * kLanes] = {};
+    float kernel[kMostElements * kLanes] = {};
     const int64_t many = std::min(kLanes, lanes - first);
     for (int64_t row = 0; row < rows; ++row) {
       for (int64_t l = 0; l < many; ++l)
-        for (int64_t e = 0; e < elements; ++e)
+        for (int64_t e = 0; e < c.elements(); ++e)
           kernel[e * kLanes + l] = w[row * row_distance + (first + l) * lane_distance + e];
       run({Step::kWeights, c.side, 1, 1, kernel, c.side * kLanes, panels.at(row, first), size, 0});
     }
@@ -214,14 +215,14 @@ Panels transform_weights(const Convolution& c, const float* w, int64_t rows, int
 
 void forward(const Convolution& c, const float* x, const float* w, const float* bias, float* y) {
   static thread_local std::vector<float> buffers[2];
-  const int64_t kernel = c.side * c.side, most = c.together() * c.tiles_of_image();
+  const int64_t most = c.together() * c.tiles_of_image();
   const float least = c.relu ? 0 : -std::numeric_limits<float>::infinity();
   const Matrices inputs = matrices(&buffers[0], most, c.channels);
   const Matrices outputs = matrices(&buffers[1], most, c.filters);
   const Maps<float> maps = {y, c.groups * c.filters, c.out[0], c.out[1]};
   for (int64_t g = 0; g < c.groups; ++g) {
-    const Panels weights = transform_weights(c, w + g * c.filters * c.channels * kernel,
-                                             c.channels, kernel, c.filters, c.channels * kernel);
+    const Panels weights = transform_weights(c, w + g * c.weights(), c.channels, c.elements(),
+                                             c.filters, c.channels * c.elements());
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
@@ -230,10 +231,10 @@ void forward(const Convolution& c, const float* x, const float* w, const float* 
                c.channels, outputs, false);
       share(all, c.filters, [&](const Part& part, int64_t first) {
         const int64_t filter = g * c.filters + first, at = part.image * maps.channels + filter;
-        const Window& w = output_window(c, part);
-        transform_part(c, Step::kOutputs, part, w, outputs, first);
-        each_row(w, maps, c.filters - first, [&](int64_t l, int64_t row, int64_t, int64_t n) {
-          const float* from = w.at(row, 0) + l;
+        const Window& map = output_window(c, part);
+        transform_part(c, Step::kOutputs, part, map, outputs, first);
+        each_row(map, maps, c.filters - first, [&](int64_t l, int64_t row, int64_t, int64_t n) {
+          const float* from = map.at(row, 0) + l;
           float* to = maps.at(at + l, row);
           for (int64_t i = 0; i < n; ++i) {
             const float value = from[i * kLanes] + bias[filter + l];
@@ -250,21 +251,21 @@ void transform_gradients(const Convolution& c, const std::vector<Part>& all, con
                          const float* y, int64_t g, const Matrices& values, float* dbias) {
   static thread_local std::vector<float> buffer;
   buffer.assign(all.size() * blocks(c.filters) * kLanes, 0.0f);
-  std::vector<float>& sums = buffer;  // of this thread, in all
+  std::vector<float>& sums = buffer;  // `buffer` would be each thread's own in what they share
   share(all, c.filters, [&](const Part& part, int64_t first) {
     const Maps<const float> maps = {dy, c.groups * c.filters, c.out[0], c.out[1]};
     const int64_t at = part.image * maps.channels + g * c.filters + first;
-    const Window& w = output_window(c, part);
-    each_row(w, maps, c.filters - first, [&](int64_t l, int64_t row, int64_t, int64_t n) {
+    const Window& map = output_window(c, part);
+    each_row(map, maps, c.filters - first, [&](int64_t l, int64_t row, int64_t, int64_t n) {
       const float* from = maps.at(at + l, row);
       const float* on = y + (from - dy);
-      float* to = w.at(row, 0) + l;
+      float* to = map.at(row, 0) + l;
       for (int64_t i = 0; i < n; ++i) to[i * kLanes] = !c.relu || on[i] > 0 ? from[i] : 0;
     });
     float* const sum = &sums[(&part - &all[0]) * blocks(c.filters) * kLanes + first];
-    for (int64_t i = 0; i < w.rows * w.columns; ++i)
-      for (int64_t l = 0; l < kLanes; ++l) sum[l] += w.data[i * kLanes + l];
-    transform_part(c, Step::kOutputGradients, part, w, values, first);
+    for (int64_t i = 0; i < map.rows * map.columns; ++i)
+      for (int64_t l = 0; l < kLanes; ++l) sum[l] += map.data[i * kLanes + l];
+    transform_part(c, Step::kOutputGradients, part, map, values, first);
   });
   for (size_t p = 0; p < all.size(); ++p)
     for (int64_t k = 0; k < c.filters; ++k) dbias[k] += sums[p * blocks(c.filters) * kLanes + k];
@@ -273,7 +274,7 @@ void transform_gradients(const Convolution& c, const std::vector<Part>& all, con
 void backward(const Convolution& c, const float* dy, const float* x, const float* w,
               const float* y, float* dx, float* dw, float* dbias) {
   static thread_local std::vector<float> buffers[4];
-  const int64_t kernel = c.side * c.side, most = c.together() * c.tiles_of_image();
+  const int64_t most = c.together() * c.tiles_of_image();
   const int64_t width = panel_width();
   const Matrices inputs = matrices(&buffers[0], most, c.channels);
   const Matrices gradients = matrices(&buffers[1], most, c.filters);
@@ -282,9 +283,9 @@ void backward(const Convolution& c, const float* dy, const float* x, const float
   const Maps<float> maps = {dx, c.groups * c.channels, c.in[0], c.in[1]};
   std::fill_n(dbias, c.groups * c.filters, 0.0f);
   for (int64_t g = 0; g < c.groups; ++g) {
-    float* const group_dw = dw + g * c.filters * c.channels * kernel;
-    const Panels weights = transform_weights(c, w + g * c.filters * c.channels * kernel, c.filters,
-                                             c.channels * kernel, c.channels, kernel);
+    float* const group_dw = dw + g * c.weights();
+    const Panels weights = transform_weights(c, w + g * c.weights(), c.filters,
+                                             c.channels * c.elements(), c.channels, c.elements());
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const int64_t tiles = (last - image) * c.tiles_of_image();
@@ -298,11 +299,11 @@ void backward(const Convolution& c, const float* dy, const float* x, const float
       // Windows of neighbouring tiles overlap, and are added: a whole image's at a time.
       share(parts(c, image, last, c.tiles[0]), c.channels, [&](const Part& part, int64_t first) {
         const int64_t at = part.image * maps.channels + g * c.channels + first;
-        const Window& w = input_window(c, part);
-        transform_part(c, Step::kInputGradients, part, w, back, first);
-        each_row(w, maps, c.channels - first,
+        const Window& map = input_window(c, part);
+        transform_part(c, Step::kInputGradients, part, map, back, first);
+        each_row(map, maps, c.channels - first,
                  [&](int64_t l, int64_t row, int64_t column, int64_t n) {
-                   const float* from = w.at(row, column) + l;
+                   const float* from = map.at(row, column) + l;
                    float* to = maps.at(at + l, row) + column;
                    for (int64_t i = 0; i < n; ++i) to[i] = from[i * kLanes];
                  });
@@ -311,12 +312,13 @@ void backward(const Convolution& c, const float* dy, const float* x, const float
 #pragma omp parallel for schedule(static)
     for (int64_t task = 0; task < blocks(c.filters) * c.channels; ++task) {
       const int64_t first = task / c.channels * kLanes, channel = task % c.channels;
-      float values[25 * kLanes];
-      run({Step::kWeightGradients, c.side, 1, 1, values, c.side * kLanes,
+      float kernel[kMostElements * kLanes];
+      run({Step::kWeightGradients, c.side, 1, 1, kernel, c.side * kLanes,
            sums.data + channel * sums.down + first, sums.size, 0});
       for (int64_t l = 0; l < std::min(kLanes, c.filters - first); ++l)
-        for (int64_t e = 0; e < kernel; ++e)
-          group_dw[((first + l) * c.channels + channel) * kernel + e] = values[e * kLanes + l];
+        for (int64_t e = 0; e < c.elements(); ++e)
+          group_dw[((first + l) * c.channels + channel) * c.elements() + e] =
+              kernel[e * kLanes + l];
     }
   }
 }
@@ -327,17 +329,18 @@ bool parse(const Attributes& attrs, const std::vector<Size>& x, Convolution* c) 
   int64_t kernel[2];
   const int64_t filters = static_cast<int64_t>(number(attrs, "num_filter", 0));
   c->groups = static_cast<int64_t>(number(attrs, "num_group", 1));
-  if (x.size() != 4 || !pair(attrs, "kernel", kernel) || kernel[0] != kernel[1] ||
+  if (x.size() != 4 || !pair(attrs, "kernel", 1, kernel) || kernel[0] != kernel[1] ||
       (kernel[0] != 3 && kernel[0] != 5) || filters < 1 || c->groups < 1 ||
       filters % c->groups || x[1] % c->groups)
     return false;
   c->pad[0] = c->pad[1] = 0;
-  if (has(attrs, "pad")) pair(attrs, "pad", c->pad);
+  if (has(attrs, "pad") && !pair(attrs, "pad", 0, c->pad)) return false;
   c->images = x[0];
   c->channels = x[1] / c->groups;
   c->filters = filters / c->groups;
   c->side = kernel[0];
   c->relu = has(attrs, "act_type");
+  if (c->relu && attrs.at("act_type") != "relu") return false;
   for (int i = 0; i < 2; ++i) {
     c->in[i] = x[2 + i];
     c->out[i] = c->in[i] + 2 * c->pad[i] - c->side + 1;
@@ -345,12 +348,6 @@ bool parse(const Attributes& attrs, const std::vector<Size>& x, Convolution* c) 
     if (c->out[i] < 1) return false;
   }
   return true;
-}
-
-MXReturnValue convolution_attributes(const Attributes&, int* inputs, int* outputs) {
-  *inputs = 3;
-  *outputs = 1;
-  return MX_SUCCESS;
 }
 
 MXReturnValue convolution_shape(const Attributes& attrs,
@@ -395,7 +392,7 @@ MXReturnValue convolution_backward(const Attributes& attrs, std::vector<MXTensor
 }  // namespace
 
 REGISTER_OP(_alexnet_convolution)
-    .setParseAttrs(convolution_attributes)
+    .setParseAttrs(three_to_one)
     .setInferType(float32_only)
     .setInferShape(convolution_shape)
     .setForward(convolution_forward, "cpu")

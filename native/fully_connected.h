@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "common.h"
@@ -155,12 +154,6 @@ Layer layer(const MXTensor& x, const MXTensor& w) {
   return {x.shape[0], w.shape[1], w.shape[0]};
 }
 
-MXReturnValue fully_connected_attributes(const Attributes&, int* inputs, int* outputs) {
-  *inputs = 3;
-  *outputs = 1;
-  return MX_SUCCESS;
-}
-
 MXReturnValue fully_connected_shape(const Attributes& attrs,
                                     std::vector<std::vector<unsigned int>>* in,
                                     std::vector<std::vector<unsigned int>>* out) {
@@ -210,7 +203,7 @@ MXReturnValue fully_connected_backward(const Attributes&, std::vector<MXTensor>*
 }  // namespace
 
 REGISTER_OP(_alexnet_fully_connected)
-    .setParseAttrs(fully_connected_attributes)
+    .setParseAttrs(three_to_one)
     .setInferType(float32_only)
     .setInferShape(fully_connected_shape)
     .setForward(fully_connected_forward, "cpu")

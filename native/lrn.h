@@ -44,7 +44,7 @@ Lrn parse(const Attributes& attrs, const std::vector<int64_t>& shape) {
 }
 
 // What is normalised; not a number stays that.
-inline __attribute__((always_inline)) float rectified(const Lrn& lrn, float x) {
+INLINED float rectified(const Lrn& lrn, float x) {
   return lrn.relu && x < 0 ? 0 : x;
 }
 

@@ -1,9 +1,8 @@
-// _alexnet_max_pool: max pooling, and its gradient. The functions for one (H, W) plane are LRN's, too.
+// _alexnet_max_pool: max pooling, and its gradient. What handles one (H, W) plane is LRN's, too.
 #ifndef NATIVE_MAX_POOL_H_
 #define NATIVE_MAX_POOL_H_
 
 #include <algorithm>
-#include <cstdio>
 #include <vector>
 
 #include "common.h"
@@ -15,21 +14,11 @@ struct Pool {
   int64_t in[2], out[2];
 };
 
-// "(3, 2)" -> 3, 2; MXNet's way to write a pair.
-bool pair(const Attributes& attrs, const char* name, int64_t* values) {
-  long rows = 0, columns = 0;  // NOLINT: what sscanf takes
-  const bool read = has(attrs, name) &&
-                    std::sscanf(attrs.at(name).c_str(), "(%ld, %ld)", &rows, &columns) == 2;
-  values[0] = rows;
-  values[1] = columns;
-  return read && rows > 0 && columns > 0;
-}
-
 // Of (N, C, H, W) arrays, with Pooling's attributes; false if they do not fit the shape.
 template <typename Size>
 bool parse(const Attributes& attrs, const std::vector<Size>& shape, Pool* pool) {
-  if (shape.size() != 4 || !pair(attrs, "kernel", pool->kernel) ||
-      !pair(attrs, "stride", pool->stride))
+  if (shape.size() != 4 || !pair(attrs, "kernel", 1, pool->kernel) ||
+      !pair(attrs, "stride", 1, pool->stride))
     return false;
   const bool full =
       has(attrs, "pooling_convention") && attrs.at("pooling_convention") == "full";

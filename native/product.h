@@ -9,8 +9,6 @@
 
 #include "common.h"
 
-#define INLINED inline __attribute__((always_inline))
-
 namespace {
 
 const int64_t kLine = 64 / sizeof(float);  // floats in a line of the cache
@@ -53,35 +51,39 @@ INLINED void compute(const Tile& tile) {
   const int64_t width = sizeof(Vector) / sizeof(float), a_down = tile.a_down;
   const float *a = tile.a, *b = tile.b;
   Vector sums[rows][vectors];
+  // Loops that are not unrolled at once would keep the sums in memory.
 #pragma GCC unroll 12
-  for (int r = 0; r < rows; ++r)
+  for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
       __builtin_prefetch(tile.c + r * tile.c_down + v * width, 1);
       sums[r][v] = Vector{};
     }
+  }
   for (int64_t p = 0; p < tile.depth; ++p, a += tile.a_right, b += tile.b_down) {
-    if (p % kLine == 0)
-    #pragma GCC unroll 12
-  for (int r = 0; r < rows; ++r) __builtin_prefetch(tile.next + r * tile.next_down + p, 0, 2);
+    if (p % kLine == 0) {
+#pragma GCC unroll 12
+      for (int r = 0; r < rows; ++r) __builtin_prefetch(tile.next + r * tile.next_down + p, 0, 2);
+    }
     Vector row[vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) row[v] = load<Vector>(b + v * width);
-  #pragma GCC unroll 12
-  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; ++r) {
       const float value = a[r * a_down];
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) sums[r][v] += value * row[v];
     }
   }
 #pragma GCC unroll 12
-  for (int r = 0; r < rows; ++r)
+  for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
       float* const c = tile.c + r * tile.c_down + v * width;
       if (tile.add) sums[r][v] += load<Vector>(c);
       store(sums[r][v], c);
     }
+  }
 }
 
 template <typename Vector, int third>
@@ -118,12 +120,19 @@ AVX512 void compute_avx512(const Tile& tile, int64_t thirds, int vectors) {
 
 enum Processor { kAny, kAvx2, kAvx512 };
 
+// What there is to use: as in MXNet's own convolutions, DNNL_MAX_CPU_ISA can hold it back.
 Processor processor() {
+  static const Processor found = [] {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512vl")) return kAvx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAvx2;
+    const char* most = std::getenv("DNNL_MAX_CPU_ISA");
+    const std::string isa = most ? most : "ALL";
+    if (isa == "SSE41" || isa == "AVX") return kAny;
+    if (isa.compare(0, 4, "AVX2") != 0 && __builtin_cpu_supports("avx512vl")) return kAvx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAvx2;
 #endif
-  return kAny;
+    return kAny;
+  }();
+  return found;
 }
 
 // Computes tiles of 1 to 3 thirds of its rows and 1 or 2 vectors.

@@ -7,10 +7,10 @@
 // transposes of the same transforms. (S. Winograd, "Arithmetic Complexity of Computations", 1980;
 // A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.)
 //
-// The points decide how much float32's rounding is enlarged. Of layers like AlexNet's with random
-// values the outputs are off by 2e-7 of their size in plain sums, by 2e-6 with -.3, .3, -.875, .875,
-// -1.75, 1.75 and infinity, and by 3e-6 with the usual 0, 1, -1, 2, -2 and infinity, which save
-// less: an even number of points without 0 keeps both their powers and their distances balanced.
+// The points decide how much float32's rounding is enlarged. In layers like AlexNet's, of random
+// values, outputs are off by 2e-7 of their size with plain sums, by 2e-6 with the points -.3, .3,
+// -.875, .875, -1.75, 1.75 and infinity, and by 3e-6 with the usual 0, 1, -1, 2, -2 and infinity,
+// which save less. Pairs without 0 balance the points' powers and their distances.
 #ifndef NATIVE_WINOGRAD_H_
 #define NATIVE_WINOGRAD_H_
 
@@ -192,15 +192,28 @@ INLINED void run(const Step& s) {
     const Grid map = {s.map + (t / s.per_row * s.map_down + t % s.per_row * kLanes) * size,
                       s.map_down, kLanes};
     const Grid values = {s.values + t * s.value_down, kPoints * s.value_right, s.value_right};
-    for (int i = 0; i < kValues; ++i)  // the next tile's
+    for (int i = 0; i < kValues && t + 1 < s.tiles; ++i)  // the next tile's
       __builtin_prefetch(values.data + s.value_down + i * s.value_right, 1);
-    if (s.kind == Step::kInputs) transform<Interpolate, Vector>(map, values);
-    if (s.kind == Step::kOutputs) transform<Collect<size>, Vector>(values, map);
-    if (s.kind == Step::kOutputGradients) transform<Evaluate<size>, Vector>(map, values);
-    if (s.kind == Step::kInputGradients)
-      transform<InterpolateTransposed, Vector, true>(values, map);
-    if (s.kind == Step::kWeights) transform<EvaluateScaled<side>, Vector>(map, values);
-    if (s.kind == Step::kWeightGradients) transform<CollectScaled<side>, Vector>(values, map);
+    switch (s.kind) {
+      case Step::kInputs:
+        transform<Interpolate, Vector>(map, values);
+        break;
+      case Step::kOutputs:
+        transform<Collect<size>, Vector>(values, map);
+        break;
+      case Step::kOutputGradients:
+        transform<Evaluate<size>, Vector>(map, values);
+        break;
+      case Step::kInputGradients:
+        transform<InterpolateTransposed, Vector, true>(values, map);
+        break;
+      case Step::kWeights:
+        transform<EvaluateScaled<side>, Vector>(map, values);
+        break;
+      case Step::kWeightGradients:
+        transform<CollectScaled<side>, Vector>(values, map);
+        break;
+    }
   }
 }
 

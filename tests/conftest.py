@@ -48,6 +48,11 @@ def assert_refused(result, *words):
         assert word in result.stderr
 
 
+def operators(symbol):
+    """The operator of each node that is no variable, by name."""
+    return {n["name"]: n["op"] for n in json.loads(symbol.tojson())["nodes"] if n["op"] != "null"}
+
+
 def write_records(prefix, images, labels, classes=None):
     """Pack arrays as PNG records; returns the .rec's path."""
     with records.create(str(prefix), classes) as writer:

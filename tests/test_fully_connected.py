@@ -1,11 +1,9 @@
 """The C++ fully connected layer against float64, and where it takes MXNet's place."""
 
-import json
-
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import run_script
+from conftest import operators, run_script
 
 import symbols
 from common import inference, native
@@ -93,10 +91,6 @@ def test_nothing_to_compute_is_refused():
 
 
 # In graphs
-
-
-def operators(symbol):
-    return {n["name"]: n["op"] for n in json.loads(symbol.tojson())["nodes"] if n["op"] != "null"}
 
 
 @pytest.mark.parametrize("network", ["alexnet", "alexnet2012", "lenet"])

@@ -11,7 +11,7 @@ import time
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, operators, run_script
 
 import symbols
 from common import native
@@ -86,10 +86,9 @@ def forward_backward(operator, x, seed=1):
     return output.asnumpy(), array.grad.asnumpy()
 
 
-@pytest.mark.parametrize("relu", [{}, {"act_type": "relu"}])
-@pytest.mark.parametrize("convention", ["valid", "full"])
-@pytest.mark.parametrize("values", ["all different", "many equal"])
-@pytest.mark.parametrize(
+conventions = pytest.mark.parametrize("convention", ["valid", "full"])
+kinds_of_values = pytest.mark.parametrize("values", ["all different", "many equal"])
+windows = pytest.mark.parametrize(
     "shape, kernel, stride",
     [
         ((2, 7, 55, 55), (3, 3), (2, 2)),
@@ -99,6 +98,25 @@ def forward_backward(operator, x, seed=1):
         ((3, 5, 1, 7), (1, 2), (1, 2)),
     ],
 )
+
+
+@conventions
+@kinds_of_values
+@windows
+def test_max_pooling_alone_equals_mxnets(shape, kernel, stride, values, convention):
+    rng = np.random.RandomState(0)
+    x = rng.randn(*shape) if values == "all different" else rng.randint(-2, 3, shape)
+    window = {"kernel": kernel, "stride": stride, "pooling_convention": convention}
+    expected = forward_backward(functools.partial(mx.nd.Pooling, pool_type="max", **window), x)
+    found = forward_backward(functools.partial(mx.nd._internal._alexnet_max_pool, **window), x)
+    assert np.array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("relu", [{}, {"act_type": "relu"}])
+@conventions
+@kinds_of_values
+@windows
 def test_fused_with_relu_and_max_pooling_it_equals_mxnets_operators(
     shape, kernel, stride, values, convention, relu
 ):
@@ -147,8 +165,18 @@ def test_not_a_number_is_not_hidden_by_the_relu():
 
 
 def test_a_pooling_window_larger_than_the_map_is_refused():
-    with pytest.raises(mx.base.MXNetError, match="kernel and stride that fit"):
-        LRN(mx.nd.ones((1, 2, 3, 3)), nsize=3, kernel=(4, 4), stride=(2, 2)).wait_to_read()
+    for operator in (functools.partial(LRN, nsize=3), mx.nd._internal._alexnet_max_pool):
+        with pytest.raises(mx.base.MXNetError, match="kernel and stride that fit"):
+            operator(mx.nd.ones((1, 2, 3, 3)), kernel=(4, 4), stride=(2, 2)).wait_to_read()
+
+
+def test_a_second_pooling_stays_a_node_of_its_own():
+    net = mx.sym.LRN(mx.sym.Variable("data"), nsize=5)
+    for name in ("first", "second"):
+        net = mx.sym.Pooling(net, pool_type="max", kernel=(2, 2), stride=(2, 2), name=name)
+    lowered = lower_native(net, IMAGES)
+    assert operators(lowered) == {"first": "_alexnet_lrn", "second": "Pooling"}
+    assert lowered.infer_shape(data=IMAGES) == net.infer_shape(data=IMAGES)
 
 
 def test_lowering_makes_one_operator_of_relu_lrn_and_pooling():
