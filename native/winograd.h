@@ -192,8 +192,9 @@ INLINED void run(const Step& s) {
     const Grid map = {s.map + (t / s.per_row * s.map_down + t % s.per_row * kLanes) * size,
                       s.map_down, kLanes};
     const Grid values = {s.values + t * s.value_down, kPoints * s.value_right, s.value_right};
-    for (int i = 0; i < kValues && t + 1 < s.tiles; ++i)  // the next tile's
-      __builtin_prefetch(values.data + s.value_down + i * s.value_right, 1);
+    if (t + 1 < s.tiles)
+      for (int i = 0; i < kValues; ++i)
+        __builtin_prefetch(values.data + s.value_down + i * s.value_right, 1);
     switch (s.kind) {
       case Step::kInputs:
         transform<Interpolate, Vector>(map, values);
