@@ -1,7 +1,7 @@
 """Outputs and gradients against tests/reference.py, and the pass that puts LRN's right.
 
 Compared are float32 results of MXNet with float64 results of numpy, tensor by tensor: the largest
-difference over the largest value. Rounding alone makes that up to 2e-6 here; 1e-5 is asserted. A
+difference over the largest value. Rounding alone makes that up to 4e-6 here; 1e-5 is asserted. A
 rounding can also switch a relu or the winner of a maximum, and then gradients differ by percents
 in either implementation, so each test first makes sure that no such decision was that close.
 Dropout is chance, so training passes are compared on a copy of the graph that drops nothing.
