@@ -23,6 +23,12 @@ from symbols.scope import own_scope
 
 MANY = 8  # images from which on our convolutions and fully connected layers are the faster ones
 _WINDOW = {"kernel", "stride"}
+_DEFAULTS = {
+    "no_bias": ("False", "0"),
+    "flatten": ("True", "1"),
+    "stride": ("(1, 1)", "[1, 1]"),
+    "dilate": ("(1, 1)", "[1, 1]"),
+}
 
 
 def lower_native(symbol: mx.sym.Symbol, data: tuple, for_training: bool = True) -> mx.sym.Symbol:
@@ -41,8 +47,7 @@ def lower_native(symbol: mx.sym.Symbol, data: tuple, for_training: bool = True) 
     """
     symbol = lower_layers(symbol, data)
     graph = json.loads(symbol.tojson())
-    sources = [source for node in graph["nodes"] for source in node["inputs"]] + graph["heads"]
-    uses = collections.Counter(graph["nodes"][at]["name"] for at, *_ in sources)
+    uses = _uses(graph)
 
     def put(node, nodes):
         before = nodes[node["inputs"][0][0]] if node["inputs"] else {"op": "null", "name": ""}
@@ -67,6 +72,12 @@ def lower_native(symbol: mx.sym.Symbol, data: tuple, for_training: bool = True) 
         return len(nodes) - 1
 
     return rewrite(symbol, put)
+
+
+def _uses(graph):
+    """Name of a node -> how many inputs and outputs of the graph it is."""
+    sources = [source for node in graph["nodes"] for source in node["inputs"]] + graph["heads"]
+    return collections.Counter(graph["nodes"][at]["name"] for at, *_ in sources)
 
 
 def _is_relu(node):
@@ -105,27 +116,18 @@ def lower_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
     graph = json.loads(symbol.tojson())
     nodes = graph["nodes"]
     shapes = _shapes(symbol, {"data": data})
-    uses = collections.Counter(at for node in nodes for at, *_ in node["inputs"])
-    uses.update(at for at, *_ in graph["heads"])
+    uses = _uses(graph)
     for node in nodes:
-        own = [at for at, *_ in node["inputs"][1:]]  # weight and bias
-        known = [shapes.get(nodes[at]["name"], ()) for at in own]
+        own = [nodes[at] for at, *_ in node["inputs"][1:]]  # weight and bias
+        known = [shapes.get(variable["name"], ()) for variable in own]
         op = _replacement(node, known, shapes.get(node["name"] + "_output", ()))
-        if not op or any(nodes[at]["op"] != "null" or uses[at] > 1 for at in own):
+        if not op or any(one["op"] != "null" or uses[one["name"]] > 1 for one in own):
             continue
         # MXNet asks an operator of an extension about shapes only if all ranks are known.
-        for at, shape in zip(own, known):
-            nodes[at].setdefault("attrs", {}).setdefault("__shape__", str(shape))
+        for variable, shape in zip(own, known):
+            variable.setdefault("attrs", {}).setdefault("__shape__", str(shape))
         node["op"] = op
     return mx.sym.load_json(json.dumps(graph))
-
-
-_DEFAULTS = {
-    "no_bias": ("False", "0"),
-    "flatten": ("True", "1"),
-    "stride": ("(1, 1)", "[1, 1]"),
-    "dilate": ("(1, 1)", "[1, 1]"),
-}
 
 
 def _replacement(node, own, output):
@@ -148,7 +150,7 @@ def _suits(weight, group, output):
     if kernel not in ([3, 3], [5, 5]) or len(output) != 4 or not all(output):
         return False
     images, _, *size = output
-    tiles = math.prod(-(-n // (8 - kernel[0])) for n in size)  # of native/winograd.h
+    tiles = math.prod(-(-n // (8 - kernel[0])) for n in size)  # as native/winograd.h does
     saving = math.prod(kernel) * math.prod(size) / (49 * tiles)  # multiplications, by a factor
     fewer, more = sorted((channels, filters // group))
     fits = tiles * more <= 2**18  # all values of an image in some 50 MB

@@ -1,239 +1,325 @@
-// Convolution by Winograd's method: its transforms, on 16 channels at a time.
+// Convolution of (N, C, H, W) arrays by Winograd's method, and its gradients.
 //
-// A tile of m x m outputs of a side x side kernel is a product of polynomials. Each factor is
-// evaluated at 7 points a direction, the values are multiplied, and the product's coefficients are
-// the outputs: 49 multiplications for 5x5 outputs of a 3x3 kernel instead of 225, and for 3x3 of a
-// 5x5 kernel as many. Over channels and filters that makes 49 matrix products. Gradients are the
-// transposes of the same transforms. (S. Winograd, "Arithmetic Complexity of Computations", 1980;
-// A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.)
-//
-// The points decide how much float32's rounding is enlarged. In layers like AlexNet's, of random
-// values, outputs are off by 2e-7 of their size with plain sums, by 2e-6 with the points -.3, .3,
-// -.875, .875, -1.75, 1.75 and infinity, and by 3e-6 with the usual 0, 1, -1, 2, -2 and infinity,
-// which save less. Pairs without 0 balance the points' powers and their distances.
+// The values at the points of all channels of many tiles are a matrix for each of the 49 pairs of
+// points, with a tile in each row; those of the weights have a channel in each row and a filter in
+// each column. Threads share each step, and no sum depends on how many they are.
 #ifndef NATIVE_WINOGRAD_H_
 #define NATIVE_WINOGRAD_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
+#include <vector>
 
-#include "product.h"
+#include "winograd_transforms.h"
 
 namespace {
 
-const int kPoints = 7;
-const int kValues = kPoints * kPoints;
-const int64_t kLanes = 16;  // channels handled together
+const int64_t kTogether = 192;  // tiles whose values are in memory at a time; at least an image's
+const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a time
+const int64_t kMostRowsOfTile = 12;
+const int64_t kMostElements = 25;  // of a kernel
 
-inline int64_t outputs_of_tile(int64_t side) { return kPoints + 1 - side; }  // a direction
-
-#pragma GCC push_options
-#pragma GCC optimize("fp-contract=fast")
-
-const float kA = 0.3f, kB = 0.875f, kC = 1.75f;
-const float kA2 = kA * kA, kB2 = kB * kB, kC2 = kC * kC;
-const float kScaleA = 1 / (2 * kA * (kA2 - kB2) * (kA2 - kC2));
-const float kScaleB = 1 / (2 * kB * (kB2 - kA2) * (kB2 - kC2));
-const float kScaleC = 1 / (2 * kC * (kC2 - kA2) * (kC2 - kB2));
-// 1 over the product of a point's distances to the others.
-const float kScales[kPoints] = {kScaleA, -kScaleA, kScaleB, -kScaleB, kScaleC, -kScaleC, 1};
-
-// Values at the points of a polynomial with n coefficients.
-template <int n>
-struct Evaluate {
-  static const int kFrom = n, kTo = kPoints;
-  template <typename Vector>
-  static INLINED void pair(const Vector* c, float point, Vector* v) {
-    const float square = point * point;
-    Vector even = c[0] + square * c[2], odd = c[1];
-    if (n > 3) odd += square * c[3];
-    if (n > 4) even += square * square * c[4];
-    v[0] = even + point * odd;
-    v[1] = even - point * odd;
-  }
-  template <typename Vector>
-  static INLINED void apply(const Vector* c, Vector* v) {
-    pair(c, kA, v);
-    pair(c, kB, v + 2);
-    pair(c, kC, v + 4);
-    v[6] = c[n - 1];
+struct Convolution {  // with stride 1 and a 3x3 or 5x5 kernel
+  int64_t images, groups, channels, filters;  // channels and filters: of a group
+  int64_t in[2], pad[2], out[2], tiles[2];    // rows, columns
+  int64_t side;
+  bool relu;
+  int64_t elements() const { return side * side; }  // of a kernel
+  int64_t weights() const { return filters * channels * elements(); }  // of a group
+  int64_t tile() const { return outputs_of_tile(static_cast<int>(side)); }
+  int64_t tiles_of_image() const { return tiles[0] * tiles[1]; }
+  int64_t together() const {  // images
+    return std::min(images, (kTogether + tiles_of_image() - 1) / tiles_of_image());
   }
 };
 
-// Its transpose.
-template <int n>
-struct Collect {
-  static const int kFrom = kPoints, kTo = n;
-  template <typename Vector>
-  static INLINED void apply(const Vector* v, Vector* c) {
-    const Vector even_a = v[0] + v[1], even_b = v[2] + v[3], even_c = v[4] + v[5];
-    const Vector odd_a = kA * (v[0] - v[1]), odd_b = kB * (v[2] - v[3]), odd_c = kC * (v[4] - v[5]);
-    c[0] = even_a + even_b + even_c;
-    c[1] = odd_a + odd_b + odd_c;
-    c[2] = kA2 * even_a + kB2 * even_b + kC2 * even_c;
-    if (n > 3) c[3] = kA2 * odd_a + kB2 * odd_b + kC2 * odd_c;
-    if (n > 4) c[4] = kA2 * kA2 * even_a + kB2 * kB2 * even_b + kC2 * kC2 * even_c;
-    c[n - 1] += v[6];
-  }
-};
+int64_t blocks(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
+int64_t padded(int64_t channels) { return blocks(channels) * kLanes; }
 
-template <int n>
-struct EvaluateScaled {
-  static const int kFrom = n, kTo = kPoints;
-  template <typename Vector>
-  static INLINED void apply(const Vector* c, Vector* v) {
-    Evaluate<n>::apply(c, v);
-    for (int i = 0; i < kPoints; ++i) v[i] *= kScales[i];
-  }
-};
-
-template <int n>
-struct CollectScaled {
-  static const int kFrom = kPoints, kTo = n;
-  template <typename Vector>
-  static INLINED void apply(const Vector* v, Vector* c) {
-    Vector scaled[kPoints];
-    for (int i = 0; i < kPoints; ++i) scaled[i] = kScales[i] * v[i];
-    Collect<n>::apply(scaled, c);
-  }
-};
-
-// The transform of inputs that makes products of values at the points into outputs: its rows are
-// the coefficients of the polynomials that vanish at all other points. Those of a point p and -p
-// are (x + p) and (x - p) times x^4 - sum x^2 + product, of the squares of the other two.
-struct Interpolate {
-  static const int kFrom = kPoints, kTo = kPoints;
-  template <typename Vector>
-  static INLINED void pair(const Vector* d, float point, float sum, float product, Vector* v) {
-    const Vector odd = d[5] - sum * d[3] + product * d[1];
-    const Vector even = point * (d[4] - sum * d[2] + product * d[0]);
-    v[0] = odd + even;
-    v[1] = odd - even;
-  }
-  template <typename Vector>
-  static INLINED void apply(const Vector* d, Vector* v) {
-    pair(d, kA, kB2 + kC2, kB2 * kC2, v);
-    pair(d, kB, kA2 + kC2, kA2 * kC2, v + 2);
-    pair(d, kC, kA2 + kB2, kA2 * kB2, v + 4);
-    v[6] = d[6] - (kA2 + kB2 + kC2) * d[4] + (kA2 * kB2 + kA2 * kC2 + kB2 * kC2) * d[2] -
-           kA2 * kB2 * kC2 * d[0];
-  }
-};
-
-struct InterpolateTransposed {
-  static const int kFrom = kPoints, kTo = kPoints;
-  template <typename Vector>
-  static INLINED void apply(const Vector* v, Vector* d) {
-    const Vector even_a = v[0] + v[1], even_b = v[2] + v[3], even_c = v[4] + v[5];
-    const Vector odd_a = kA * (v[0] - v[1]), odd_b = kB * (v[2] - v[3]), odd_c = kC * (v[4] - v[5]);
-    d[0] = kB2 * kC2 * odd_a + kA2 * kC2 * odd_b + kA2 * kB2 * odd_c - kA2 * kB2 * kC2 * v[6];
-    d[1] = kB2 * kC2 * even_a + kA2 * kC2 * even_b + kA2 * kB2 * even_c;
-    d[2] = (kA2 * kB2 + kA2 * kC2 + kB2 * kC2) * v[6] - (kB2 + kC2) * odd_a -
-           (kA2 + kC2) * odd_b - (kA2 + kB2) * odd_c;
-    d[3] = -(kB2 + kC2) * even_a - (kA2 + kC2) * even_b - (kA2 + kB2) * even_c;
-    d[4] = odd_a + odd_b + odd_c - (kA2 + kB2 + kC2) * v[6];
-    d[5] = even_a + even_b + even_c;
-    d[6] = v[6];
-  }
-};
-
-// (rows, columns) of 16 channels
-struct Grid {
+// A matrix for each pair of points, one after the other.
+struct Matrices {
   float* data;
-  int64_t down, right;  // from a row to the next, from a column to the next
+  int64_t size, down, right;  // from a row to the next, from a column to the next
+  Matrices transposed() const { return {data, size, right, down}; }
 };
 
-// A transform along columns, and then along rows.
-template <typename Transform, typename Vector, bool add = false>
-INLINED void transform(Grid from, Grid to) {
-  const int in = Transform::kFrom, out = Transform::kTo;
-  for (int64_t lane = 0; lane < kLanes; lane += sizeof(Vector) / sizeof(float)) {
-    Vector half[in][out];
-#pragma GCC unroll 7
-    for (int j = 0; j < in; ++j) {
-      Vector column[in];
-      for (int i = 0; i < in; ++i)
-        column[i] = load<Vector>(from.data + i * from.down + j * from.right + lane);
-      Transform::apply(column, half[j]);
-    }
-#pragma GCC unroll 7
-    for (int i = 0; i < out; ++i) {
-      Vector row[in], result[out];
-      for (int j = 0; j < in; ++j) row[j] = half[j][i];
-      Transform::apply(row, result);
-      for (int j = 0; j < out; ++j) {
-        float* const at = to.data + i * to.down + j * to.right + lane;
-        store(add ? load<Vector>(at) + result[j] : result[j], at);
+Matrices matrices(std::vector<float>* buffer, int64_t rows, int64_t columns) {
+  // An odd number of cache lines, or rows would share places in the cache.
+  const int64_t down = (blocks(columns) | 1) * kLanes;
+  const int64_t size = (rows + kMostRowsOfTile) * down;  // a product may write more rows
+  return {aligned(buffer, kValues * size), size, down, 1};
+}
+
+// Such matrices cut into panels, which are as wide as a tile of a product.
+struct Panels {
+  float* data;
+  int64_t size, next, down, width;  // next: from a panel to the next
+  float* at(int64_t row, int64_t column) const {
+    return data + column / width * next + row * down + column % width;
+  }
+};
+
+int64_t panel_width() { return std::max(kLanes, 2 * best_kernel().width); }
+
+// c = a b, or c += a b, for each pair of points; depth: rows of b.
+void multiply(const Matrices& a, int64_t rows, const Panels& b, int64_t columns, int64_t depth,
+              const Matrices& c, bool add) {
+  const Kernel& kernel = best_kernel();
+  const int64_t third = kernel.rows / 3, panels = (columns + b.width - 1) / b.width;
+#pragma omp parallel for schedule(static)
+  for (int64_t task = 0; task < kValues * panels; ++task) {
+    const int64_t value = task / panels, left = task % panels * b.width;
+    const int64_t right = std::min(columns, left + b.width);
+    Tile tile = {};
+    tile.a_down = a.down;
+    tile.a_right = a.right;
+    tile.b_down = b.down;
+    tile.c_down = c.down;
+    tile.depth = depth;
+    tile.add = add;
+    tile.next_down = 0;  // what comes next follows: the processor fetches it by itself
+    for (int64_t row = 0; row < rows; row += kernel.rows)
+      for (int64_t column = left; column < right; column += 2 * kernel.width) {
+        const int64_t height = std::min(kernel.rows, rows - row);
+        const int64_t vectors = std::min<int64_t>(2, (right - column) / kernel.width);
+        tile.a = a.data + value * a.size + row * a.down;
+        tile.b = tile.next = b.data + value * b.size + (b.at(0, column) - b.data);
+        tile.c = c.data + value * c.size + row * c.down + column;
+        kernel.compute(tile, (height + third - 1) / third, static_cast<int>(vectors));
       }
-    }
   }
 }
 
-// What is to be done for 16 channels: of some tiles of a map, or of a kernel, which is one tile.
-struct Step {
-  enum Kind {
-    kInputs,           // map -> values
-    kOutputs,          // values -> map
-    kOutputGradients,  // map -> values
-    kInputGradients,   // values, added -> map
-    kWeights,          // kernel -> values
-    kWeightGradients   // values -> kernel
-  } kind;
-  int64_t side, tiles, per_row;  // per_row: tiles beside each other
-  float* map;
-  int64_t map_down;  // from a row to the next; columns are 16 apart
-  float* values;
-  int64_t value_right, value_down;  // from a point to the next, from a tile to the next
+// (channels, rows, columns) of an array, or what is to become that.
+template <typename Float>
+struct Maps {
+  Float* data;
+  int64_t channels, rows, columns;
+  Float* at(int64_t channel, int64_t row) const {
+    return data + (channel * rows + row) * columns;
+  }
 };
 
-template <typename Vector, int side>
-INLINED void run(const Step& s) {
-  const int size = kPoints + 1 - side;
-  for (int64_t t = 0; t < s.tiles; ++t) {
-    const Grid map = {s.map + (t / s.per_row * s.map_down + t % s.per_row * kLanes) * size,
-                      s.map_down, kLanes};
-    const Grid values = {s.values + t * s.value_down, kPoints * s.value_right, s.value_right};
-    if (t + 1 < s.tiles)
-      for (int i = 0; i < kValues; ++i)
-        __builtin_prefetch(values.data + s.value_down + i * s.value_right, 1);
-    switch (s.kind) {
-      case Step::kInputs:
-        transform<Interpolate, Vector>(map, values);
-        break;
-      case Step::kOutputs:
-        transform<Collect<size>, Vector>(values, map);
-        break;
-      case Step::kOutputGradients:
-        transform<Evaluate<size>, Vector>(map, values);
-        break;
-      case Step::kInputGradients:
-        transform<InterpolateTransposed, Vector, true>(values, map);
-        break;
-      case Step::kWeights:
-        transform<EvaluateScaled<side>, Vector>(map, values);
-        break;
-      case Step::kWeightGradients:
-        transform<CollectScaled<side>, Vector>(values, map);
-        break;
+// A window of 16 channels' maps with the channels innermost; it may reach beyond them.
+struct Window {
+  int64_t top, left, rows, columns;
+  std::vector<float> buffer;
+  float* data;
+  int64_t down() const { return columns * kLanes; }
+  float* at(int64_t row, int64_t column) const {  // of the map
+    return data + (row - top) * down() + (column - left) * kLanes;
+  }
+};
+
+// The calling thread's, full of zeros.
+Window& window(int64_t top, int64_t left, int64_t rows, int64_t columns) {
+  static thread_local Window w;
+  w.top = top;
+  w.left = left;
+  w.rows = rows;
+  w.columns = columns;
+  w.data = aligned(&w.buffer, rows * w.down());
+  std::fill_n(w.data, rows * w.down(), 0.0f);
+  return w;
+}
+
+// Calls work(channel, row, column, n) for the window's part of each row of up to 16 channels.
+template <typename Float, typename Work>
+INLINED void each_row(const Window& w, const Maps<Float>& maps, int64_t channels, Work work) {
+  const int64_t left = std::max<int64_t>(0, w.left), top = std::max<int64_t>(0, w.top);
+  const int64_t n = std::min(maps.columns, w.left + w.columns) - left;
+  const int64_t bottom = std::min(maps.rows, w.top + w.rows);
+  for (int64_t l = 0; l < std::min(kLanes, channels); ++l)
+    for (int64_t row = top; row < bottom; ++row) work(l, row, left, n);
+}
+
+// Some rows of an image's tiles.
+struct Part {
+  int64_t image, top, rows;
+  int64_t at;  // its first tile's row in the matrices
+};
+
+std::vector<Part> parts(const Convolution& c, int64_t first, int64_t last, int64_t most_rows) {
+  std::vector<Part> found;
+  int64_t at = 0;
+  for (int64_t image = first; image < last; ++image)
+    for (int64_t top = 0; top < c.tiles[0]; top += most_rows) {
+      found.push_back({image, top, std::min(most_rows, c.tiles[0] - top), at});
+      at += found.back().rows * c.tiles[1];
+    }
+  return found;
+}
+
+// Calls work(part, first of 16 channels) for all, on all threads.
+template <typename Work>
+void share(const std::vector<Part>& all, int64_t channels, Work work) {
+  const int64_t many = blocks(channels), count = static_cast<int64_t>(all.size());
+#pragma omp parallel for schedule(static)
+  for (int64_t task = 0; task < many * count; ++task)
+    work(all[task / many], task % many * kLanes);
+}
+
+Window& input_window(const Convolution& c, const Part& part) {
+  return window(part.top * c.tile() - c.pad[0], -c.pad[1], part.rows * c.tile() + c.side - 1,
+                c.tiles[1] * c.tile() + c.side - 1);
+}
+
+Window& output_window(const Convolution& c, const Part& part) {
+  return window(part.top * c.tile(), 0, part.rows * c.tile(), c.tiles[1] * c.tile());
+}
+
+void transform_part(const Convolution& c, Step::Kind kind, const Part& part, const Window& w,
+                    const Matrices& values, int64_t channel) {
+  run({kind, c.side, part.rows * c.tiles[1], c.tiles[1], w.data, w.down(),
+       values.data + part.at * values.down + channel, values.size, values.down});
+}
+
+// x's maps of group g -> values
+void transform_inputs(const Convolution& c, const std::vector<Part>& all, const float* x,
+                      int64_t g, const Matrices& values) {
+  share(all, c.channels, [&](const Part& part, int64_t first) {
+    const Maps<const float> maps = {x, c.groups * c.channels, c.in[0], c.in[1]};
+    const int64_t at = part.image * maps.channels + g * c.channels + first;
+    const Window& map = input_window(c, part);
+    each_row(map, maps, c.channels - first, [&](int64_t l, int64_t row, int64_t column, int64_t n) {
+      const float* from = maps.at(at + l, row) + column;
+      float* to = map.at(row, column) + l;
+      for (int64_t i = 0; i < n; ++i) to[i * kLanes] = from[i];
+    });
+    transform_part(c, Step::kInputs, part, map, values, first);
+  });
+}
+
+// Weights at the points. The kernel of `row` and `lane`, a column, is at their distances.
+Panels transform_weights(const Convolution& c, const float* w, int64_t rows, int64_t row_distance,
+                         int64_t lanes, int64_t lane_distance) {
+  static thread_local std::vector<float> buffer;
+  const int64_t width = panel_width();
+  const int64_t size = (lanes + width - 1) / width * width * rows;
+  const Panels panels = {aligned(&buffer, kValues * size), size, rows * width, width, width};
+#pragma omp parallel for schedule(static)
+  for (int64_t first = 0; first < lanes; first += kLanes) {
+    float kernel[kMostElements * kLanes] = {};
+    const int64_t many = std::min(kLanes, lanes - first);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t l = 0; l < many; ++l)
+        for (int64_t e = 0; e < c.elements(); ++e)
+          kernel[e * kLanes + l] = w[row * row_distance + (first + l) * lane_distance + e];
+      run({Step::kWeights, c.side, 1, 1, kernel, c.side * kLanes, panels.at(row, first), size, 0});
+    }
+  }
+  return panels;
+}
+
+void forward(const Convolution& c, const float* x, const float* w, const float* bias, float* y) {
+  static thread_local std::vector<float> buffers[2];
+  const int64_t most = c.together() * c.tiles_of_image();
+  const float least = c.relu ? 0 : -std::numeric_limits<float>::infinity();
+  const Matrices inputs = matrices(&buffers[0], most, c.channels);
+  const Matrices outputs = matrices(&buffers[1], most, c.filters);
+  const Maps<float> maps = {y, c.groups * c.filters, c.out[0], c.out[1]};
+  for (int64_t g = 0; g < c.groups; ++g) {
+    const Panels weights = transform_weights(c, w + g * c.weights(), c.channels, c.elements(),
+                                             c.filters, c.channels * c.elements());
+    for (int64_t image = 0; image < c.images; image += c.together()) {
+      const int64_t last = std::min(c.images, image + c.together());
+      const std::vector<Part> all = parts(c, image, last, kMostRows);
+      transform_inputs(c, all, x, g, inputs);
+      multiply(inputs, (last - image) * c.tiles_of_image(), weights, padded(c.filters),
+               c.channels, outputs, false);
+      share(all, c.filters, [&](const Part& part, int64_t first) {
+        const int64_t filter = g * c.filters + first, at = part.image * maps.channels + filter;
+        const Window& map = output_window(c, part);
+        transform_part(c, Step::kOutputs, part, map, outputs, first);
+        each_row(map, maps, c.filters - first, [&](int64_t l, int64_t row, int64_t, int64_t n) {
+          const float* from = map.at(row, 0) + l;
+          float* to = maps.at(at + l, row);
+          for (int64_t i = 0; i < n; ++i) {
+            const float value = from[i * kLanes] + bias[filter + l];
+            to[i] = value < least ? least : value;  // not a number stays that
+          }
+        });
+      });
     }
   }
 }
 
-void run_anywhere(const Step& s) { s.side == 3 ? run<Floats4, 3>(s) : run<Floats4, 5>(s); }
+// y's gradient, where y is above 0 if there is a relu -> values, and its sums over the parts
+void transform_gradients(const Convolution& c, const std::vector<Part>& all, const float* dy,
+                         const float* y, int64_t g, const Matrices& values, float* dbias) {
+  static thread_local std::vector<float> buffer;
+  buffer.assign(all.size() * padded(c.filters), 0.0f);
+  std::vector<float>& sums = buffer;  // `buffer` would be each thread's own in what they share
+  share(all, c.filters, [&](const Part& part, int64_t first) {
+    const Maps<const float> maps = {dy, c.groups * c.filters, c.out[0], c.out[1]};
+    const int64_t at = part.image * maps.channels + g * c.filters + first;
+    const Window& map = output_window(c, part);
+    each_row(map, maps, c.filters - first, [&](int64_t l, int64_t row, int64_t, int64_t n) {
+      const float* from = maps.at(at + l, row);
+      const float* on = y + (from - dy);
+      float* to = map.at(row, 0) + l;
+      for (int64_t i = 0; i < n; ++i) to[i * kLanes] = !c.relu || on[i] > 0 ? from[i] : 0;
+    });
+    float* const sum = &sums[(&part - &all[0]) * padded(c.filters) + first];
+    for (int64_t i = 0; i < map.rows * map.columns; ++i)
+      for (int64_t l = 0; l < kLanes; ++l) sum[l] += map.data[i * kLanes + l];
+    transform_part(c, Step::kOutputGradients, part, map, values, first);
+  });
+  for (size_t p = 0; p < all.size(); ++p)
+    for (int64_t k = 0; k < c.filters; ++k) dbias[k] += sums[p * padded(c.filters) + k];
+}
 
-#if defined(__x86_64__)
-AVX2 void run_avx2(const Step& s) { s.side == 3 ? run<Floats8, 3>(s) : run<Floats8, 5>(s); }
-
-AVX512 void run_avx512(const Step& s) { s.side == 3 ? run<Floats16, 3>(s) : run<Floats16, 5>(s); }
-#endif
-
-#pragma GCC pop_options
-
-void run(const Step& step) {
-#if defined(__x86_64__)
-  if (processor() == kAvx512) return run_avx512(step);
-  if (processor() == kAvx2) return run_avx2(step);
-#endif
-  run_anywhere(step);
+void backward(const Convolution& c, const float* dy, const float* x, const float* w,
+              const float* y, float* dx, float* dw, float* dbias) {
+  static thread_local std::vector<float> buffers[4];
+  const int64_t most = c.together() * c.tiles_of_image();
+  const int64_t width = panel_width();
+  const Matrices inputs = matrices(&buffers[0], most, c.channels);
+  const Matrices gradients = matrices(&buffers[1], most, c.filters);
+  const Matrices back = matrices(&buffers[2], most, c.channels);
+  const Matrices sums = matrices(&buffers[3], padded(c.channels), c.filters);
+  const Maps<float> maps = {dx, c.groups * c.channels, c.in[0], c.in[1]};
+  std::fill_n(dbias, c.groups * c.filters, 0.0f);
+  for (int64_t g = 0; g < c.groups; ++g) {
+    float* const group_dw = dw + g * c.weights();
+    const Panels weights = transform_weights(c, w + g * c.weights(), c.filters,
+                                             c.channels * c.elements(), c.channels, c.elements());
+    for (int64_t image = 0; image < c.images; image += c.together()) {
+      const int64_t last = std::min(c.images, image + c.together());
+      const int64_t tiles = (last - image) * c.tiles_of_image();
+      const std::vector<Part> all = parts(c, image, last, kMostRows);
+      transform_inputs(c, all, x, g, inputs);
+      transform_gradients(c, all, dy, y, g, gradients, dbias + g * c.filters);
+      multiply(inputs.transposed(), padded(c.channels),
+               {gradients.data, gradients.size, width, gradients.down, width},
+               padded(c.filters), tiles, sums, image > 0);
+      multiply(gradients, tiles, weights, padded(c.channels), c.filters, back, false);
+      // Windows of neighbouring tiles overlap, and are added: a whole image's at a time.
+      share(parts(c, image, last, c.tiles[0]), c.channels, [&](const Part& part, int64_t first) {
+        const int64_t at = part.image * maps.channels + g * c.channels + first;
+        const Window& map = input_window(c, part);
+        transform_part(c, Step::kInputGradients, part, map, back, first);
+        each_row(map, maps, c.channels - first,
+                 [&](int64_t l, int64_t row, int64_t column, int64_t n) {
+                   const float* from = map.at(row, column) + l;
+                   float* to = maps.at(at + l, row) + column;
+                   for (int64_t i = 0; i < n; ++i) to[i] = from[i * kLanes];
+                 });
+      });
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t task = 0; task < blocks(c.filters) * c.channels; ++task) {
+      const int64_t first = task / c.channels * kLanes, channel = task % c.channels;
+      float kernel[kMostElements * kLanes];
+      run({Step::kWeightGradients, c.side, 1, 1, kernel, c.side * kLanes,
+           sums.data + channel * sums.down + first, sums.size, 0});
+      for (int64_t l = 0; l < std::min(kLanes, c.filters - first); ++l)
+        for (int64_t e = 0; e < c.elements(); ++e)
+          group_dw[((first + l) * c.channels + channel) * c.elements() + e] =
+              kernel[e * kLanes + l];
+    }
+  }
 }
 
 }  // namespace

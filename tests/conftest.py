@@ -53,6 +53,17 @@ def operators(symbol):
     return {n["name"]: n["op"] for n in json.loads(symbol.tojson())["nodes"] if n["op"] != "null"}
 
 
+def output_and_gradients(operator, arrays, gradient):
+    """What ``operator`` makes of ``arrays``, and their gradients for the output's ``gradient``."""
+    arrays = [mx.nd.array(values) for values in arrays]
+    for array in arrays:
+        array.attach_grad()
+    with mx.autograd.record():
+        output = operator(*arrays)
+    output.backward(mx.nd.array(gradient))
+    return [output.asnumpy(), *(array.grad.asnumpy() for array in arrays)]
+
+
 def write_records(prefix, images, labels, classes=None):
     """Pack arrays as PNG records; returns the .rec's path."""
     with records.create(str(prefix), classes) as writer:

@@ -3,12 +3,13 @@
 Its rounding errors are a few times those of plain sums: 2e-6 of the outputs' size here.
 """
 
+import functools
 import os
 
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import ROOT, operators, run_script
+from conftest import ROOT, operators, output_and_gradients, run_script
 
 import symbols
 from common import inference, native
@@ -20,14 +21,9 @@ TOLERANCE = 1e-5  # of an array's largest value
 
 def layer(x, weight, bias, gradient, **attrs):
     """Output and gradients of data, weight and bias."""
-    arrays = [mx.nd.array(values) for values in (x, weight, bias)]
-    for array in arrays:
-        array.attach_grad()
     options = {"kernel": weight.shape[2:], "num_filter": len(bias), **attrs}
-    with mx.autograd.record():
-        output = mx.nd._internal._alexnet_convolution(*arrays, **options)
-    output.backward(mx.nd.array(gradient))
-    return [output.asnumpy(), *(array.grad.asnumpy() for array in arrays)]
+    operator = functools.partial(mx.nd._internal._alexnet_convolution, **options)
+    return output_and_gradients(operator, (x, weight, bias), gradient)
 
 
 def reference(x, weight, bias, gradient, pad=(0, 0), num_group=1, act_type=None):
@@ -159,7 +155,7 @@ def test_what_is_not_finite_stays_in_its_image():
 
 BITS = """
 import common, hashlib, mxnet as mx, numpy as np
-from common import inference, native
+from common import native
 native.load()
 rng = np.random.RandomState(0)
 shapes = (30, 20, 13, 13), (40, 20, 3, 3), (40,)

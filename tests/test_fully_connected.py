@@ -1,9 +1,11 @@
 """The C++ fully connected layer against float64, and where it takes MXNet's place."""
 
+import functools
+
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import operators, run_script
+from conftest import operators, output_and_gradients, run_script
 
 import symbols
 from common import inference, native
@@ -14,13 +16,8 @@ pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
 
 def layer(x, weight, bias, gradient):
     """Output and gradients of data, weight and bias."""
-    arrays = [mx.nd.array(values) for values in (x, weight, bias)]
-    for array in arrays:
-        array.attach_grad()
-    with mx.autograd.record():
-        output = mx.nd._internal._alexnet_fully_connected(*arrays, num_hidden=len(bias))
-    output.backward(mx.nd.array(gradient))
-    return [output.asnumpy(), *(array.grad.asnumpy() for array in arrays)]
+    operator = functools.partial(mx.nd._internal._alexnet_fully_connected, num_hidden=len(bias))
+    return output_and_gradients(operator, (x, weight, bias), gradient)
 
 
 def reference(x, weight, bias, gradient):
