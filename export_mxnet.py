@@ -9,17 +9,18 @@ checkpoint says of real images.
 
 import os
 
-import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import checkpoint, cli, export
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import load_config, save_config
+from common.checkpoint.lock import lock
 from common.cli import UserError
-from common.config import load_config, save_config
-from common.lock import lock
+from common.convert import compare
 
 
 def parse_args():
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
-    export.add_args(parser)
+    compare.add_args(parser)
     parser.add_argument("--out-prefix", help="of the copy; default: MODEL_PREFIX-deploy")
     parser.add_argument("--overwrite", action="store_true", help="checkpoints at --out-prefix")
     args = parser.parse_args()
@@ -33,20 +34,20 @@ def main():
     """Check everything, strip, compare, save."""
     args = parse_args()
     config = load_config(args.model_prefix)
-    symbol, *weights = checkpoint.load(args.model_prefix, args.load_epoch)
-    images = export.real_images(args, config)
+    symbol, *weights = store.load(args.model_prefix, args.load_epoch)
+    images = compare.real_images(args, config)
     with lock(args.out_prefix, "--out-prefix"):
-        checkpoint.check_free(args.out_prefix, args.overwrite, "--out-prefix")
-        stripped = export.without_training(symbol)
-        largest = export.difference(
+        store.check_free(args.out_prefix, args.overwrite, "--out-prefix")
+        stripped = compare.without_training(symbol)
+        largest = compare.difference(
             "the copy",
-            export.probabilities(stripped, *weights, images),
-            export.probabilities(symbol, *weights, images),
+            compare.probabilities(stripped, *weights, images),
+            compare.probabilities(symbol, *weights, images),
         )
-        source = checkpoint.params_path(args.model_prefix, args.load_epoch)
+        source = store.params_path(args.model_prefix, args.load_epoch)
         save_config(args.out_prefix, **{**config, "exported_from": source})
-        saved = checkpoint.save(args.out_prefix, args.load_epoch, stripped, *weights)
-        checkpoint.remove(args.out_prefix, keep=(args.load_epoch,))
+        saved = store.save(args.out_prefix, args.load_epoch, stripped, *weights)
+        store.remove(args.out_prefix, keep=(args.load_epoch,))
     print(f"{saved} and {args.out_prefix}-symbol.json")
     print(f"differs from {source} by at most {largest:.1e} on {len(images)} images")
 

@@ -9,10 +9,12 @@ says of them.
 
 import os
 
-import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import checkpoint, cli, export, files, int8, onnx_export
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import load_config
 from common.cli import UserError
-from common.config import load_config
+from common.convert import compare, onnx_writer, quantization
+from common.io import files
 
 _TWO_SIZES = (1, 3)  # that a file of any batch size is tried with
 
@@ -20,7 +22,7 @@ _TWO_SIZES = (1, 3)  # that a file of any batch size is tried with
 def parse_args():
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
-    export.add_args(parser)
+    compare.add_args(parser)
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument("--batch-size", type=cli.positive_int, default=1, help="images a run")
     batch.add_argument("--dynamic-batch", action="store_true", help="as many as each run brings")
@@ -34,31 +36,31 @@ def parse_args():
 def main():
     """Check everything, convert, compare, write."""
     args = parse_args()
-    onnx_export.check_packages()
+    onnx_writer.check_packages()
     if os.path.exists(args.out) and not args.overwrite:
         raise UserError(f"--out {args.out}: is there already; choose another, or pass --overwrite")
     config = load_config(args.model_prefix)
-    symbol, *weights = checkpoint.load(args.model_prefix, args.load_epoch)
-    if int8.is_quantized(symbol):
+    symbol, *weights = store.load(args.model_prefix, args.load_epoch)
+    if quantization.is_quantized(symbol):
         raise UserError(
             f"--model-prefix {args.model_prefix}: is int8, which has no ONNX form; give the"
             " float32 one"
         )
-    images = export.real_images(args, config)
+    images = compare.real_images(args, config)
 
-    model = onnx_export.convert(
-        export.without_training(symbol),
+    model = onnx_writer.convert(
+        compare.without_training(symbol),
         *weights,
         config["args"]["image_shape"],
         None if args.dynamic_batch else args.batch_size,
     )
-    for key, value in onnx_export.metadata(config).items():
+    for key, value in onnx_writer.metadata(config).items():
         model.metadata_props.add(key=key, value=value)
     content = model.SerializeToString()
-    differences = onnx_export.differences(
+    differences = onnx_writer.differences(
         content,
         images,
-        export.probabilities(symbol, *weights, images),
+        compare.probabilities(symbol, *weights, images),
         _TWO_SIZES if args.dynamic_batch else [args.batch_size],
     )
     os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)

@@ -13,11 +13,12 @@ import os
 import re
 import sys
 
-import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import checkpoint, cli, import_caffe, import_network, import_onnx
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import save_config
+from common.checkpoint.lock import lock
 from common.cli import UserError
-from common.config import save_config
-from common.lock import lock
+from common.convert import alexnet_import, caffe_reader, onnx_reader
 
 _EPOCH = 0  # of training here
 _NAMES = re.compile(r"(?:n\d{8}\s+(?:\d+\t)?)?(.*)")  # Caffe's synset_words.txt has WordNet ids
@@ -70,17 +71,17 @@ def main():
     """Read, convert, compare, save."""
     args = parse_args()
     if args.onnx:
-        model = import_onnx.Model(args.onnx)
+        model = onnx_reader.Model(args.onnx)
     else:
-        model = import_caffe.Model(args.prototxt, args.caffemodel)
-    symbol = import_network.build(model)
-    weights = import_network.parameters(symbol, model)
+        model = caffe_reader.Model(args.prototxt, args.caffemodel)
+    symbol = alexnet_import.build(model)
+    weights = alexnet_import.parameters(symbol, model)
     classes = len(weights["fc3_bias"])
     names = class_names(args.class_names, classes) if args.class_names else None
-    largest = import_network.difference(symbol, weights, model, args.mean)
+    largest = alexnet_import.difference(symbol, weights, model, args.mean)
 
     settings = {
-        "network": import_network.NETWORK,
+        "network": alexnet_import.NETWORK,
         "num_classes": classes,
         "image_shape": model.image_shape,
         "resize": args.resize,
@@ -89,10 +90,10 @@ def main():
         "data_val": None,
     }
     with lock(args.out_prefix, "--out-prefix"):
-        checkpoint.check_free(args.out_prefix, args.overwrite, "--out-prefix")
+        store.check_free(args.out_prefix, args.overwrite, "--out-prefix")
         save_config(args.out_prefix, settings, names, imported_from=model.files)
-        saved = checkpoint.save(args.out_prefix, _EPOCH, symbol, weights, {})
-        checkpoint.remove(args.out_prefix, keep=(_EPOCH,))
+        saved = store.save(args.out_prefix, _EPOCH, symbol, weights, {})
+        store.remove(args.out_prefix, keep=(_EPOCH,))
 
     shape = ",".join(map(str, model.image_shape))
     print(f"{saved}: {classes} classes, images {shape}")

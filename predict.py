@@ -15,10 +15,12 @@ import sys
 
 from tqdm import tqdm
 
-import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import checkpoint, cli, devices, inference
+from common import cli
+from common.checkpoint import store
 from common.cli import UserError
-from common.log import quiet
+from common.evaluate.classifier import Classifier
+from common.io.log import quiet
+from common.runtime import devices
 from data.folder import EXTENSIONS
 
 
@@ -32,7 +34,7 @@ def parse_args():
         help="a picture of any format OpenCV reads; a folder, for all pictures in it and below it;"
         " -, for those that stdin names, one path a line",
     )
-    checkpoint.add_args(parser)
+    store.add_args(parser)
     parser.add_argument("--top-k", type=cli.positive_int, default=5, help="guesses a picture")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
     parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
@@ -111,7 +113,7 @@ def main():
     contexts = devices.contexts(args.gpus)
     paths = find(args.images)
     batch_size = min(args.batch_size, len(paths))
-    classifier = inference.Classifier(args.model_prefix, args.load_epoch, batch_size, contexts)
+    classifier = Classifier(args.model_prefix, args.load_epoch, batch_size, contexts)
     failed = False
     if args.format == "csv":
         print(CSV_HEADER)

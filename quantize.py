@@ -10,17 +10,20 @@ stock MXNet (its CPU build) take the new checkpoint as any other.
 import os
 import sys
 
-import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import checkpoint, cli, data, inference, int8
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import load_config, save_config
+from common.checkpoint.lock import lock
 from common.cli import UserError
-from common.config import load_config, save_config
-from common.lock import lock
+from common.convert import quantization
+from common.evaluate import classifier
+from common.input import pipeline
 
 
 def parse_args():
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
-    checkpoint.add_args(parser)
+    store.add_args(parser)
     parser.add_argument(
         "--data-calib",
         required=True,
@@ -44,25 +47,25 @@ def parse_args():
 def main():
     """Check everything, quantise, save, say what was gained."""
     args = parse_args()
-    int8.check_build()
+    quantization.check_build()
     config = load_config(args.model_prefix)
-    network = checkpoint.load(args.model_prefix, args.load_epoch)
-    if int8.is_quantized(network[0]):
+    network = store.load(args.model_prefix, args.load_epoch)
+    if quantization.is_quantized(network[0]):
         raise UserError(
             f"--model-prefix {args.model_prefix}: is int8 already; give the float32 one"
         )
     trained, classes = config["args"], config["classes"]
-    found = data.open_records(args.data_calib, trained["num_classes"], classes=classes)
+    found = pipeline.open_records(args.data_calib, trained["num_classes"], classes=classes)
     count = min(args.num_calib_examples, len(found))
-    source = checkpoint.params_path(args.model_prefix, args.load_epoch)
+    source = store.params_path(args.model_prefix, args.load_epoch)
     origin = {"quantized_from": source, "data_calib": args.data_calib, "num_calib_examples": count}
     with lock(args.out_prefix, "--out-prefix"):
-        checkpoint.check_free(args.out_prefix, args.overwrite, "--out-prefix")
-        images = inference.sample_images(found, count, inference.preparation(trained))
-        network = int8.quantize(*network, images, trained["image_shape"], args.verbose)
+        store.check_free(args.out_prefix, args.overwrite, "--out-prefix")
+        images = classifier.sample_images(found, count, classifier.preparation(trained))
+        network = quantization.quantize(*network, images, trained["image_shape"], args.verbose)
         save_config(args.out_prefix, trained, classes, int8=origin)
-        saved = checkpoint.save(args.out_prefix, args.load_epoch, *network)
-        checkpoint.remove(args.out_prefix, keep=(args.load_epoch,))
+        saved = store.save(args.out_prefix, args.load_epoch, *network)
+        store.remove(args.out_prefix, keep=(args.load_epoch,))
 
     before, after = (os.path.getsize(path) / 1e6 for path in (source, saved))
     print(f"{source} {before:.1f} MB -> {saved} {after:.1f} MB, calibrated on {count} images")

@@ -12,16 +12,20 @@ import json
 import os
 import time
 
-import common  # noqa: F401  readies the process for MXNet, so it comes first
-from common import checkpoint, cli, confusion, data, devices, evaluate, files, inference
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import versions
 from common.cli import UserError
-from common.config import versions
+from common.evaluate import classifier, confusion, evaluator
+from common.input import pipeline
+from common.io import files
+from common.runtime import devices
 
 
 def parse_args():
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
-    checkpoint.add_args(parser)
+    store.add_args(parser)
     add = parser.add_argument
     add("--int8", action="store_true", help="score MODEL_PREFIX-int8, which quantize.py makes")
     add("--data-val", required=True, metavar="X.rec", help="images to score it on")
@@ -73,9 +77,9 @@ def find_int8(prefix, epoch):
         UserError: there is none.
     """
     quantized = f"{prefix}-int8"
-    if not os.path.isfile(checkpoint.params_path(quantized, epoch)):
+    if not os.path.isfile(store.params_path(quantized, epoch)):
         raise UserError(
-            f"--int8: {checkpoint.params_path(quantized, epoch)} is not there; make it with python"
+            f"--int8: {store.params_path(quantized, epoch)} is not there; make it with python"
             f" quantize.py --model-prefix {prefix} --load-epoch {epoch} --data-calib TRAIN.rec"
         )
     return quantized
@@ -93,7 +97,7 @@ def as_text(scores):
 def as_json(args, scores):
     """All figures, by the names under which --json writes them."""
     return {
-        "checkpoint": checkpoint.params_path(args.model_prefix, args.load_epoch),
+        "checkpoint": store.params_path(args.model_prefix, args.load_epoch),
         "data_val": args.data_val,
         "crops": args.crops,
         "images": scores.count,
@@ -115,17 +119,17 @@ def main():
         confusion.check_plots()
     if args.int8:
         args.model_prefix = find_int8(args.model_prefix, args.load_epoch)
-    config, (symbol, *weights) = inference.load(args.model_prefix, args.load_epoch, contexts)
+    config, (symbol, *weights) = classifier.load(args.model_prefix, args.load_epoch, contexts)
     # What the network was trained with, save for what the command line says.
     settings = argparse.Namespace(**{**config["args"], **vars(args)})
-    evaluate.resolve_top_k(settings)
-    evaluate.check_crops(settings)
-    found = data.open_records(args.data_val, settings.num_classes, classes=config["classes"])
+    evaluator.resolve_top_k(settings)
+    evaluator.check_crops(settings)
+    found = pipeline.open_records(args.data_val, settings.num_classes, classes=config["classes"])
 
-    evaluator = evaluate.Evaluator(symbol, contexts, settings, found, args.crops)
+    evaluate = evaluator.Evaluator(symbol, contexts, settings, found, args.crops)
     started = time.time()
-    scores = confusion.Confusion(settings.top_k, inference.class_names(config))
-    evaluator(*weights, scores)
+    scores = confusion.Confusion(settings.top_k, classifier.class_names(config))
+    evaluate(*weights, scores)
     speed = scores.count / (time.time() - started)
 
     for path in args.confusion:

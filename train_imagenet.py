@@ -3,20 +3,24 @@
     python train_imagenet.py --gpus 0,1 --network alexnet --data-train X.rec --data-val Y.rec
 
 Without --gpus it trains on the CPU. The defaults are the recipe of --network on --dataset
-(common/recipes.py); flags override it, and the run prints what it resolved. --benchmark 1 trains
-on synthetic images and needs no records.
+(common/train/recipes.py); flags override it, and the run prints what it resolved. --benchmark 1
+trains on synthetic images and needs no records.
 """
 
 import contextlib
 import os
 import sys
 
-import common  # noqa: F401  readies the process for MXNet, so it comes first
 import symbols
-from common import cli, data, devices, evaluate, finetune, fit, recipes, records, resume
+from common import cli
+from common.checkpoint.config import save_config
+from common.checkpoint.lock import lock
 from common.cli import UserError
-from common.config import save_config
-from common.lock import lock
+from common.evaluate import evaluator
+from common.input import pipeline
+from common.records import records
+from common.runtime import devices
+from common.train import finetune, loop, recipes, resume
 
 
 def parse_args():
@@ -28,12 +32,12 @@ def parse_args():
     recipe = recipes.recipe(chosen.network, chosen.dataset)
 
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0], parents=[choice])
-    fit.add_fit_args(parser)
-    data.add_data_args(parser)
+    loop.add_fit_args(parser)
+    pipeline.add_data_args(parser)
     parser.set_defaults(**recipe.settings)
     args = parser.parse_args()
-    fit.check_fit_args(args)
-    data.check_data_args(args)
+    loop.check_fit_args(args)
+    pipeline.check_data_args(args)
     if not (args.data_train or args.benchmark):
         raise UserError("--data-train: needed; data/README.md says how to make record files")
     changed = [name for name, value in vars(args).items() if value != parser.get_default(name)]
@@ -50,23 +54,24 @@ def main():
         args.num_classes = args.num_classes or 1000
         images = args.num_examples or 50 * args.batch_size
     else:
-        training = data.open_records(args.data_train, least=args.batch_size)
-        args.num_classes = data.count_classes(training, args.num_classes)
-        images = data.count_examples(training, args.num_examples)
+        training = pipeline.open_records(args.data_train, least=args.batch_size)
+        args.num_classes = pipeline.count_classes(training, args.num_classes)
+        images = pipeline.count_examples(training, args.num_examples)
         if args.data_val:
-            validation = data.open_records(
+            validation = pipeline.open_records(
                 args.data_val, args.num_classes, classes=training.classes
             )
     symbol = symbols.get_symbol(args.network, args.num_classes)
-    symbols.check_image_shape(symbol, args.image_shape)
-    evaluate.resolve_top_k(args)
+    with cli.blaming("--image-shape"):
+        symbols.check_image_shape(symbol, args.image_shape)
+    evaluator.resolve_top_k(args)
     pretrained = finetune.load(args, symbol) if args.pretrained else None
     print(recipes.describe(args, recipe, contexts, changed))
     if pretrained:
         print(finetune.describe(args, pretrained))
     if args.test_io:
-        batches = data.training_iterator(args, contexts[0], images, count=len(training))
-        fit.test_io(args, batches, images)
+        batches = pipeline.training_iterator(args, contexts[0], images, count=len(training))
+        loop.test_io(args, batches, images)
         return
 
     devices.check_memory(symbol, contexts, args)
@@ -76,12 +81,12 @@ def main():
         if args.model_prefix:
             save_config(args.model_prefix, vars(args), training and training.classes)
         if args.benchmark:
-            batches = data.synthetic(args, contexts[0])
+            batches = pipeline.synthetic(args, contexts[0])
         else:
             first = resumed.state.batches if resumed else 0
-            batches = data.training_iterator(args, contexts[0], images, first, len(training))
-        validate = validation and evaluate.Evaluator(symbol, contexts, args, validation)
-        run = fit.Run(symbol, contexts, args, images, fingerprint, resumed, pretrained)
+            batches = pipeline.training_iterator(args, contexts[0], images, first, len(training))
+        validate = validation and evaluator.Evaluator(symbol, contexts, args, validation)
+        run = loop.Run(symbol, contexts, args, images, fingerprint, resumed, pretrained)
         run.train(batches, validate)
     if args.model_prefix:
         python = os.path.relpath(sys.executable)

@@ -14,14 +14,13 @@ import tempfile
 import time
 from types import SimpleNamespace
 
-import common  # noqa: F401  readies the process for MXNet
-
-# isort: split
-import mxnet as mx
 import report
 
 import symbols
-from common import checkpoint, cli, resume, training
+from common import cli
+from common.checkpoint import store
+from common.runtime.mxnet import mx
+from common.train import resume, training
 
 SHAPE = (32, 3, 227, 227)
 
@@ -50,12 +49,12 @@ def main():
 
         def save():
             state = resume.optimizer_state(module)
-            checkpoint.save(ours, 1, symbol, *resume.weights(module), state, batches=1)
+            store.save(ours, 1, symbol, *resume.weights(module), state, batches=1)
 
         def go_on():
-            checkpoint.newest(ours)
-            checkpoint.load(ours, 1, verified=True)
-            resume.restore_optimizer(module, checkpoint.load_optimizer(ours, 1))
+            store.newest(ours)
+            store.load(ours, 1, verified=True)
+            resume.restore_optimizer(module, store.load_optimizer(ours, 1))
 
         measured = {
             "a training step": step,

@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 import report
 
-from common import cli, records
+from common import cli
+from common.records import records
 
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 RECORDS = [12811, 128116, 1281167]
@@ -41,7 +42,7 @@ def train(batch_size: int) -> dict:
 
 def read(path: str) -> dict:
     """Seconds and peaks in MiB: after the imports, of the check, of the first batch."""
-    import mxnet as mx
+    from common.runtime.mxnet import mx
 
     figures = {"start_mib": _peak_mib()}
     clock = time.perf_counter()

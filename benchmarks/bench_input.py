@@ -23,8 +23,10 @@ import cv2
 import numpy as np
 import report
 
-from common import cli, dali, records
-from common.compat import physical_cores
+from common import cli
+from common.input import dali
+from common.records import records
+from common.runtime.bootstrap import physical_cores
 
 REPEATS = 10  # of each image in an epoch
 SIZES = (341, 256), (256, 341), (384, 256), (256, 256)

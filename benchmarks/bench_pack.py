@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 import report
 
-from common import records
 from common.cli import ArgumentParser, UserError, positive_int, run
-from common.compat import physical_cores
+from common.records import records
+from common.runtime.bootstrap import physical_cores
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES, FEW = 4, 32

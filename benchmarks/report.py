@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from common.cli import UserError
-from common.compat import physical_cores
-from common.files import atomic
+from common.io.files import atomic
+from common.runtime.bootstrap import physical_cores
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FOLDER = os.path.join(HERE, "results")

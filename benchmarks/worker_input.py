@@ -12,25 +12,24 @@ import resource
 import sys
 import time
 
-import common  # noqa: F401  readies the process for MXNet
-
-# isort: split
-import mxnet as mx
-
-from common import cli, data, recipes, records
+from common import cli
+from common.input import pipeline
+from common.records import records
+from common.runtime.mxnet import mx
+from common.train import recipes
 
 
 def main():
     """Read an epoch to warm up, then time some."""
     backend, folder, epochs, threads = sys.argv[1:]
     parser = cli.ArgumentParser()
-    data.add_data_args(parser)
+    pipeline.add_data_args(parser)
     parser.set_defaults(**recipes.recipe("alexnet", "imagenet").settings)
     parser.set_defaults(data_train=os.path.join(folder, "photos.rec"), seed=0, verbose=False)
     args = parser.parse_args([f"--data-backend={backend}", f"--data-nthreads={threads}"])
-    data.check_data_args(args)
+    pipeline.check_data_args(args)
     images = len(records.scan(args.data_train))
-    batches = data.training_iterator(args, mx.cpu(), images)
+    batches = pipeline.training_iterator(args, mx.cpu(), images)
     steps = images // args.batch_size
     _read(batches, steps)
     start, used = time.perf_counter(), _cpu()

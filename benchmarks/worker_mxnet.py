@@ -13,13 +13,11 @@ import sys
 import time
 from types import SimpleNamespace
 
-import common  # noqa: F401  readies the process for MXNet
-
-# isort: split
-import mxnet as mx
-
 import symbols
-from common import inference, int8, training
+from common.convert import quantization
+from common.evaluate import classifier
+from common.runtime.mxnet import mx
+from common.train import training
 
 SIDE = 227
 
@@ -82,10 +80,10 @@ def infer_step(variant, network, shape, batch):
     module.init_params(mx.init.Normal(0.01))
     if variant == "int8":
         images = batch.data[0].asnumpy()
-        quantized = int8.quantize(symbol, *module.get_params(), images, shape[1:])
-        module = inference.bind(*quantized, shape, mx.cpu())
+        quantized = quantization.quantize(symbol, *module.get_params(), images, shape[1:])
+        module = classifier.bind(*quantized, shape, mx.cpu())
     elif variant == "ours":
-        module = inference.bind(symbol, *module.get_params(), shape, mx.cpu())
+        module = classifier.bind(symbol, *module.get_params(), shape, mx.cpu())
     return lambda: module.forward(batch, is_train=False)
 
 

@@ -1,6 +1,7 @@
 """The command line's manners: one parser, one exception for a user's mistake, one ``main``."""
 
 import argparse
+import contextlib
 import os
 import sys
 
@@ -66,6 +67,15 @@ def positive_int(text):
     if value < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
     return value
+
+
+@contextlib.contextmanager
+def blaming(flag: str):
+    """Turn a ``ValueError`` of the block into a :class:`UserError` that begins with ``flag``."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{flag} {error}")
 
 
 def run(main):

@@ -18,9 +18,10 @@ import subprocess
 import sys
 import textwrap
 
-from common import cli, compat, cuda
+from common import cli
 from common.cli import UserError
-from common.files import cache_folder
+from common.io.files import cache_folder
+from common.runtime import bootstrap, cuda
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PATIENCE = 300  # seconds: a first import from a cold disk takes long, and building the operators
@@ -32,13 +33,13 @@ _TRIAL = """
 import json
 def say(**fact):
     print(json.dumps(fact), flush=True)
-import common, ctypes, numpy
+from common.runtime.mxnet import mx
+import ctypes, numpy
 say(numpy=numpy.__version__)
-import mxnet as mx
 say(mxnet=mx.__version__, features=[f.name for f in mx.runtime.feature_list() if f.enabled])
 say(threads=ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
 say(computes=bool((mx.nd.dot(mx.nd.ones((64, 64)), mx.nd.ones((64, 64))) == 64).asnumpy().all()))
-from common import native
+from common.runtime import native
 say(native=native.load())
 """
 
@@ -133,7 +134,7 @@ def _mxnet(facts):
         names = " ".join(package.split()[0] for package in packages)
         yield _TO_DO, f"pip uninstall {names}, then install one: they overwrite each other's files"
     threads = f"{facts['threads']} of OpenMP, " if "threads" in facts else ""
-    yield "threads", f"{threads}{compat.physical_cores()} cores, {os.cpu_count()} logical"
+    yield "threads", f"{threads}{bootstrap.physical_cores()} cores, {os.cpu_count()} logical"
 
 
 def _native(facts):

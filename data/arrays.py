@@ -6,9 +6,9 @@ from typing import Callable, Dict, Sequence, Tuple
 import cv2
 import numpy as np
 
-from common import records
 from common.cli import ArgumentParser, UserError
-from common.files import cache_folder
+from common.io.files import cache_folder
+from common.records import records
 from data import pack
 
 # Images, (N, H, W, 3) BGR or (N, H, W) grey, uint8; and their labels, (N,).

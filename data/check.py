@@ -23,10 +23,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from common import cli, records
+from common import cli
 from common.cli import ArgumentParser, UserError, run
-from common.compat import physical_cores
-from data import pack, picture
+from common.records import picture, records
+from common.runtime.bootstrap import physical_cores
+from data import pack
 
 _CHUNK = 64  # images a task
 
@@ -48,7 +49,7 @@ def structure(content, listed=(), num_classes: Optional[int] = None) -> Iterator
     """Yield every record of a file.
 
     Args:
-        content: of the file, from :func:`common.records.view`.
+        content: of the file, from :func:`common.records.records.view`.
         listed: the sorted offsets in its index.
         num_classes: labels are below it; None if unknown.
     """

@@ -10,7 +10,7 @@ import tempfile
 from typing import NamedTuple
 
 from common.cli import UserError
-from common.files import atomic, sha256
+from common.io.files import atomic, sha256
 
 
 class Package(NamedTuple):

@@ -17,8 +17,8 @@ import random
 import sys
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from common import records
 from common.cli import ArgumentParser, UserError, run
+from common.records import records
 from data import pack
 
 # What OpenCV decodes. ImageNet's files end in .JPEG: case does not matter.

@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from common import cli
 from common.cli import UserError
-from common.compat import physical_cores
-from data.picture import Unreadable, encode
+from common.records.picture import Unreadable, encode
+from common.runtime.bootstrap import physical_cores
 
 Item = Tuple[str, int, Union[bytes, str]]  # name for the report, label, picture's bytes or path
 

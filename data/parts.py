@@ -14,9 +14,9 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Tuple
 
 import numpy as np
 
-from common import records
 from common.cli import UserError
-from common.files import atomic
+from common.io.files import atomic
+from common.records import records
 from data import pack
 
 # Images that join() holds in memory, to read each part once and in its order: about 300 MB.

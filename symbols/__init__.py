@@ -1,14 +1,9 @@
 """The networks, one a file, by the name that ``--network`` takes."""
 
-import common  # noqa: F401  readies the process for MXNet, so it comes first
-
-# isort: split
 from typing import Optional, Tuple
 
-import mxnet as mx
-
-from common.cli import UserError
-from symbols import alexnet, alexnet2012, lenet, precision
+from common.runtime.mxnet import mx
+from symbols import alexnet, alexnet2012, lenet
 
 NETWORKS = {
     "alexnet": alexnet.get_symbol,
@@ -21,38 +16,35 @@ IMAGE_SHAPES = {"alexnet": (3, 227, 227), "alexnet2012": (3, 227, 227), "lenet":
 _LARGEST_TRIED = 1024  # pixels
 
 
-def get_symbol(
-    network: str, num_classes: Optional[int] = None, dtype: str = "float32", **options
-) -> mx.sym.Symbol:
-    """Build ``network``; without ``num_classes`` as many classes as it was designed for.
+def get_symbol(network: str, num_classes: Optional[int] = None, **options) -> mx.sym.Symbol:
+    """Build ``network``; without ``num_classes`` it has as many as it was designed for.
 
     Args:
-        dtype: what it computes in, 'float32' or 'float16'; the plain graph is float32's.
-        options: of the network.
+        network: a key of :data:`NETWORKS`.
+        options: of the network's own ``get_symbol``.
 
     Raises:
-        UserError: there is no such network.
+        ValueError: there is no such network.
     """
     if network not in NETWORKS:
-        raise UserError(f"--network {network}: is not known; choose from {', '.join(NETWORKS)}")
+        raise ValueError(f"network {network!r} is unknown; choose from {', '.join(NETWORKS)}")
     if num_classes is not None:
         options["num_classes"] = num_classes
-    symbol = NETWORKS[network](**options)
-    return symbol if dtype == "float32" else precision.cast(symbol, dtype)
+    return NETWORKS[network](**options)
 
 
 def check_image_shape(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> None:
-    """Refuse images, (channels, height, width), that shrink to nothing inside the network.
+    """Refuse images, (channels, height, width), that are too small for the network.
 
     Raises:
-        UserError: they do; it names the smallest square image that does not.
+        ValueError: a layer's output would be empty; it names the smallest square that fits.
     """
     if _fits(symbol, image_shape):
         return
     channels, height, width = image_shape
     smallest = smallest_image(symbol, channels)
-    raise UserError(
-        f"--image-shape {channels},{height},{width}: too small for this network"
+    raise ValueError(
+        f"{channels},{height},{width}: too small for this network"
         f" (the smallest is {channels},{smallest},{smallest})"
     )
 

@@ -20,7 +20,8 @@ def main():
     args = parse_args()
     symbol = symbols.get_symbol(args.network, args.num_classes)
     image_shape = args.image_shape or symbols.IMAGE_SHAPES[args.network]
-    symbols.check_image_shape(symbol, image_shape)
+    with cli.blaming("--image-shape"):
+        symbols.check_image_shape(symbol, image_shape)
     print(summary.report(args.network, symbol, image_shape))
 
 

@@ -18,8 +18,7 @@ table (``python -m symbols alexnet``) meets the article's neuron counts at 227, 
 tests/test_gradients.py compares outputs and gradients with an implementation in numpy.
 """
 
-import mxnet as mx
-
+from common.runtime.mxnet import mx
 from symbols.scope import own_scope
 
 

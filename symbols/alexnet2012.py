@@ -14,8 +14,7 @@ How its numbers are checked: the layer table (``python -m symbols alexnet2012``)
 article's, row by row; tests/test_gradients.py compares outputs and gradients with numpy.
 """
 
-import mxnet as mx
-
+from common.runtime.mxnet import mx
 from symbols import alexnet
 
 

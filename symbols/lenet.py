@@ -21,8 +21,7 @@ How its numbers are checked: tests/test_symbols.py holds the paper's map sizes a
 tests/test_gradients.py compares outputs and gradients with an implementation in numpy.
 """
 
-import mxnet as mx
-
+from common.runtime.mxnet import mx
 from symbols.scope import own_scope
 
 

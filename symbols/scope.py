@@ -2,7 +2,7 @@
 
 import contextlib
 
-import mxnet as mx
+from common.runtime.mxnet import mx
 
 
 class _OwnAttributes(mx.AttrScope):

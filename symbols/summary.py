@@ -4,7 +4,7 @@ import json
 import math
 from typing import List, NamedTuple, Tuple
 
-import mxnet as mx
+from common.runtime.mxnet import mx
 
 FLOAT32 = 4  # bytes
 KIB = 1024

@@ -14,14 +14,16 @@ import cv2
 import numpy as np
 import pytest
 
-import common  # noqa: F401  readies the process for MXNet, so it comes first
+import common.runtime.mxnet  # noqa: F401  readies the process for MXNet, so it comes first
 
 # isort: split
 import mxnet as mx
 
 import train_imagenet
-from common import cli, fit, records
-from common.stop import Stop
+from common import cli
+from common.io.signals import Stop
+from common.records import records
+from common.train import loop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What a shell runs in the background ignores Ctrl-C, and so would all that is started here.
@@ -143,14 +145,14 @@ def train(*flags):
 @contextlib.contextmanager
 def before_batch(number, action):
     """Have training call ``action`` before each run's batch ``number``, counted from 0."""
-    step = fit.Run._step
+    step = loop.Run._step
 
     def wrapped(run, batch, title):
         if run.state.batches == number:
             action()
         step(run, batch, title)
 
-    with mock.patch.object(fit.Run, "_step", wrapped):
+    with mock.patch.object(loop.Run, "_step", wrapped):
         yield
 
 

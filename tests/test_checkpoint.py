@@ -1,4 +1,4 @@
-"""common/checkpoint.py and config.py: whole or not there; damage is named."""
+"""common/checkpoint/store.py and config.py: whole or not there; damage is named."""
 
 import os
 import shutil
@@ -7,10 +7,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common import checkpoint, files
+from common.checkpoint import store
+from common.checkpoint.config import load_config, save_config
+from common.checkpoint.lock import lock
 from common.cli import UserError
-from common.config import load_config, save_config
-from common.lock import lock
+from common.io import files
 
 SYMBOL = mx.sym.SoftmaxOutput(
     mx.sym.FullyConnected(mx.sym.Variable("data"), name="fc1", num_hidden=3), name="softmax"
@@ -32,7 +33,7 @@ def save(prefix, number, batches=None, symbol=SYMBOL):
     weights = arrays(number)
     optimizer = {f"{name}:0": array for name, array in arrays(-number % 1000).items()}
     batches = 10 * number if batches is None else batches
-    checkpoint.save(prefix, number, symbol, weights, {}, optimizer, batches=batches)
+    store.save(prefix, number, symbol, weights, {}, optimizer, batches=batches)
 
 
 def equal(found, expected):
@@ -56,22 +57,22 @@ def prefix(tmp_path):
 
 def test_what_is_saved_is_what_stock_mxnet_loads(prefix):
     for number in (1, 2):
-        symbol, arg_params, aux_params = checkpoint.load(prefix, number)
+        symbol, arg_params, aux_params = store.load(prefix, number)
         stock = mx.model.load_checkpoint(prefix, number)
         assert symbol.tojson() == stock[0].tojson() == SYMBOL.tojson()
         assert equal(arg_params, stock[1]) and equal(arg_params, arrays(number))
         assert aux_params == stock[2] == {}
-        optimizer = checkpoint.load_optimizer(prefix, number)
+        optimizer = store.load_optimizer(prefix, number)
         assert equal({name[:-2]: array for name, array in optimizer.items()}, arrays(1000 - number))
-        assert checkpoint.load_record(prefix, number)["batches"] == 10 * number
+        assert store.load_record(prefix, number)["batches"] == 10 * number
 
 
 def test_without_optimizer_state_there_is_no_file_of_it(prefix):
-    checkpoint.save(prefix, 3, SYMBOL, arrays(3), {"mean": mx.nd.ones(2)}, batches=30)
+    store.save(prefix, 3, SYMBOL, arrays(3), {"mean": mx.nd.ones(2)}, batches=30)
     assert not os.path.exists(f"{prefix}-0003-optimizer.params")
-    assert checkpoint.load_optimizer(prefix, 3) == {}
-    assert checkpoint.newest(prefix) == ((prefix, 3), [])
-    assert equal(checkpoint.load(prefix, 3)[2], {"mean": mx.nd.ones(2)})
+    assert store.load_optimizer(prefix, 3) == {}
+    assert store.newest(prefix) == ((prefix, 3), [])
+    assert equal(store.load(prefix, 3)[2], {"mean": mx.nd.ones(2)})
 
 
 def test_a_prefix_needs_no_folder_in_it(tmp_path, monkeypatch):
@@ -79,19 +80,19 @@ def test_a_prefix_needs_no_folder_in_it(tmp_path, monkeypatch):
     (tmp_path / "x-0001.params.tmp1").touch()
     with lock("x"):
         save("x", 1)
-        assert checkpoint.newest("x") == (("x", 1), [])
-        checkpoint.remove("x")
+        assert store.newest("x") == (("x", 1), [])
+        store.remove("x")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_records_entries_can_be_changed(prefix):
-    before = checkpoint.load_record(prefix, 2)
-    checkpoint.update_record(prefix, 2, reported=True)
-    after = checkpoint.load_record(prefix, 2)
+    before = store.load_record(prefix, 2)
+    store.update_record(prefix, 2, reported=True)
+    after = store.load_record(prefix, 2)
     assert after.pop("reported") is True
     assert after.pop("sha256") != before.pop("sha256")
     assert after == before
-    checkpoint.verify(prefix, 2)
+    store.verify(prefix, 2)
 
 
 def flip(path):
@@ -130,17 +131,17 @@ def test_every_damage_is_refused_by_the_name_of_the_file(
     monkeypatch.chdir(tmp_path)
     damage(prefix + name)
     with pytest.raises(UserError) as error:
-        checkpoint.verify(prefix, 2)
+        store.verify(prefix, 2)
     assert prefix + name in str(error.value) and "\n" not in str(error.value)
     if name in ("-0002.params", "-symbol.json"):
         with pytest.raises(UserError) as error:
-            checkpoint.load(prefix, 2)
+            store.load(prefix, 2)
         assert prefix + name in str(error.value) and "\n" not in str(error.value)
 
 
 def test_no_bit_of_a_record_can_change_unnoticed(prefix):
-    path = checkpoint.record_path(prefix, 2)
-    record = checkpoint.load_record(prefix, 2)
+    path = store.record_path(prefix, 2)
+    record = store.load_record(prefix, 2)
     with open(path, "rb") as file:
         whole = file.read()
     refused = 0
@@ -148,7 +149,7 @@ def test_no_bit_of_a_record_can_change_unnoticed(prefix):
         with open(path, "wb") as file:
             file.write(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
         try:
-            assert checkpoint.load_record(prefix, 2) == record
+            assert store.load_record(prefix, 2) == record
         except UserError as error:
             refused += 1
             assert path in str(error)
@@ -156,40 +157,40 @@ def test_no_bit_of_a_record_can_change_unnoticed(prefix):
 
 
 def test_the_newest_is_the_one_that_is_furthest_on(prefix):
-    partial = checkpoint.partial(prefix)
-    assert checkpoint.newest(prefix) == ((prefix, 2), [])
+    partial = store.partial(prefix)
+    assert store.newest(prefix) == ((prefix, 2), [])
     save(partial, 25, batches=25)
-    assert checkpoint.newest(prefix) == ((partial, 25), [])
+    assert store.newest(prefix) == ((partial, 25), [])
     save(partial, 9, batches=9)
     save(prefix, 3)
-    assert checkpoint.newest(prefix) == ((prefix, 3), [])
-    assert checkpoint.newest(f"{prefix}none") == (None, [])
+    assert store.newest(prefix) == ((prefix, 3), [])
+    assert store.newest(f"{prefix}none") == (None, [])
 
 
 def test_damaged_and_half_written_ones_are_passed_over(prefix):
-    partial = checkpoint.partial(prefix)
+    partial = store.partial(prefix)
     save(prefix, 3)
     save(partial, 35, batches=35)
     save(partial, 36, batches=36)
     flip(f"{partial}-0036.params")
     cut(f"{partial}-0035.json")
     os.unlink(f"{prefix}-0003.json")
-    place, damaged = checkpoint.newest(prefix)
+    place, damaged = store.newest(prefix)
     assert place == (prefix, 2)
     assert sorted(line.split(":")[0] for line in damaged) == [
         f"{partial}-0035.json",
         f"{partial}-0036.params",
     ]
     empty(f"{prefix}-0002-optimizer.params")
-    assert checkpoint.newest(prefix)[0] == (prefix, 1)
+    assert store.newest(prefix)[0] == (prefix, 1)
     empty(f"{prefix}-symbol.json")
-    assert checkpoint.newest(prefix)[0] is None
+    assert store.newest(prefix)[0] is None
 
 
 def test_what_is_no_training_runs_is_not_gone_on_with(prefix):
-    checkpoint.save(prefix, 5, SYMBOL, arrays(5), {})
+    store.save(prefix, 5, SYMBOL, arrays(5), {})
     mx.model.save_checkpoint(prefix, 6, SYMBOL, arrays(6), {})
-    assert checkpoint.newest(prefix) == ((prefix, 2), [])
+    assert store.newest(prefix) == ((prefix, 2), [])
 
 
 @pytest.mark.parametrize("renames", range(4))
@@ -210,14 +211,14 @@ def test_a_kill_between_two_renames_leaves_the_checkpoint_before(
         patch.setattr(files.os, "unlink", lambda path: None)  # the dead tidy up nothing
         with pytest.raises(Killed):
             save(prefix, 3)
-    assert not os.path.exists(checkpoint.record_path(prefix, 3))
-    assert checkpoint.newest(prefix) == ((prefix, 2), [])
-    assert equal(checkpoint.load(prefix, 2)[1], arrays(2))
+    assert not os.path.exists(store.record_path(prefix, 3))
+    assert store.newest(prefix) == ((prefix, 2), [])
+    assert equal(store.load(prefix, 2)[1], arrays(2))
     assert sum(".tmp" in name for name in os.listdir(tmp_path)) == 4 - renames
     with lock(prefix):
         assert not any(".tmp" in name for name in os.listdir(tmp_path))
     save(prefix, 3)
-    assert checkpoint.newest(prefix) == ((prefix, 3), [])
+    assert store.newest(prefix) == ((prefix, 3), [])
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -250,51 +251,51 @@ def test_a_kill_while_old_ones_are_removed_leaves_no_half_for_whole(
         unlink(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "unlink", kill_after_some)
+        patch.setattr(store.os, "unlink", kill_after_some)
         with pytest.raises(Killed):
-            checkpoint.remove(prefix, keep=())
-    assert checkpoint.newest(prefix) == ((prefix, 3), [])
-    checkpoint.remove(prefix, keep=(3,))
+            store.remove(prefix, keep=())
+    assert store.newest(prefix) == ((prefix, 3), [])
+    store.remove(prefix, keep=(3,))
     assert sorted(os.listdir(tmp_path)) == sorted(
         f"x+(1)-{name}"
         for name in ("0003.json", "0003.params", "0003-optimizer.params", "symbol.json")
     )
-    assert equal(checkpoint.load(prefix, 3)[1], arrays(3))
+    assert equal(store.load(prefix, 3)[1], arrays(3))
 
 
 def test_remove_keeps_what_it_is_told_and_other_prefixes(prefix, tmp_path):
     other = f"{prefix}-b"
     save(other, 1)
-    save(checkpoint.partial(prefix), 1)
+    save(store.partial(prefix), 1)
     save(prefix, 12345)
-    checkpoint.remove(prefix, keep=(2, 12345))
-    assert checkpoint.numbers(prefix) == [2, 12345]
+    store.remove(prefix, keep=(2, 12345))
+    assert store.numbers(prefix) == [2, 12345]
     assert not os.path.exists(f"{prefix}-0001.json")
     for number in (2, 12345):
-        checkpoint.verify(prefix, number)
-    checkpoint.remove(prefix)
+        store.verify(prefix, number)
+    store.remove(prefix)
     left = {name[len("x+(1)") :] for name in os.listdir(tmp_path)}
     assert all(name.startswith(("-b-", "-partial-")) for name in left) and len(left) == 8
-    checkpoint.verify(other, 1)
-    checkpoint.verify(checkpoint.partial(prefix), 1)
+    store.verify(other, 1)
+    store.verify(store.partial(prefix), 1)
 
 
 def test_an_earlier_runs_checkpoints_are_in_the_way_unless_given_up(prefix, tmp_path):
     with pytest.raises(UserError, match=r"0002\.params is there.*--resume.*--overwrite"):
-        checkpoint.check_free(prefix, overwrite=False)
+        store.check_free(prefix, overwrite=False)
     with pytest.raises(UserError, match="--out-prefix") as error:
-        checkpoint.check_free(prefix, False, "--out-prefix")
+        store.check_free(prefix, False, "--out-prefix")
     assert "--resume" not in str(error.value)
-    checkpoint.check_free(prefix, overwrite=True)
-    checkpoint.check_free(prefix, overwrite=False, after=2)
+    store.check_free(prefix, overwrite=True)
+    store.check_free(prefix, overwrite=False, after=2)
     with pytest.raises(UserError, match="0002"):
-        checkpoint.check_free(prefix, overwrite=False, after=1)
-    checkpoint.check_free(prefix[:-1], overwrite=False)
-    checkpoint.remove(prefix)
-    checkpoint.check_free(prefix, overwrite=False)
-    save(checkpoint.partial(prefix), 7)
+        store.check_free(prefix, overwrite=False, after=1)
+    store.check_free(prefix[:-1], overwrite=False)
+    store.remove(prefix)
+    store.check_free(prefix, overwrite=False)
+    save(store.partial(prefix), 7)
     with pytest.raises(UserError, match="partial-0007"):
-        checkpoint.check_free(prefix, overwrite=False, after=9)
+        store.check_free(prefix, overwrite=False, after=9)
 
 
 def test_a_config_that_was_changed_is_refused_unless_its_checksum_is_taken_out(tmp_path):

@@ -20,9 +20,11 @@ from mutations import mutate
 
 import symbols
 import train_imagenet
-from common import checkpoint, inference, resume
+from common.checkpoint import store
+from common.checkpoint.config import load_config, save_config
 from common.cli import UserError
-from common.config import load_config, save_config
+from common.evaluate import classifier
+from common.train import resume
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +65,7 @@ def write_run(folder, classes):
         optimizer = {f"{name}:0": array / 2 for name, array in arrays.items()}
         state.batches = 10 * epoch
         record = {"args": vars(args), "data": "fingerprint", **vars(state)}
-        checkpoint.save(args.model_prefix, epoch, symbol, arrays, {}, optimizer, **record)
+        store.save(args.model_prefix, epoch, symbol, arrays, {}, optimizer, **record)
     save_config(args.model_prefix, vars(args), [f"class {i}" for i in range(classes)])
 
 
@@ -128,7 +130,7 @@ def equal(arrays, others):
 def check_with_record(folder, whole):
     """Loading and resuming give what ``whole`` has, or nothing."""
     prefix, original = os.path.join(folder, "x"), os.path.join(whole, "x")
-    loaded = refused(checkpoint.load, prefix, 2)
+    loaded = refused(store.load, prefix, 2)
     if loaded:
         symbol, arg_params, aux_params = mx.model.load_checkpoint(original, 2)
         assert loaded[0].tojson() == symbol.tojson()
@@ -147,10 +149,10 @@ def check_with_record(folder, whole):
 
 def check_bare(folder, whole):
     """What stock MXNet saves has no checksums: it may load as something else, but that runs."""
-    loaded = refused(checkpoint.load, os.path.join(folder, "x"), 2)
+    loaded = refused(store.load, os.path.join(folder, "x"), 2)
     if loaded:
         with contextlib.suppress(RuntimeError, ValueError, KeyError):  # they do not fit together
-            module = inference.bind(*loaded, SHAPE, mx.cpu())
+            module = classifier.bind(*loaded, SHAPE, mx.cpu())
             module.forward(mx.io.DataBatch([mx.nd.zeros(SHAPE)]), is_train=False)
             module.get_outputs()[0].wait_to_read()
 
@@ -200,7 +202,7 @@ def test_no_damage_crashes_hangs_or_goes_unnoticed(folder, faults, check, count)
             [
                 sys.executable,
                 "-c",
-                f"import common; from test_checkpoint_mutations import *; {code}",
+                f"import common.runtime.mxnet; from test_checkpoint_mutations import *; {code}",
             ],
             env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
             capture_output=True,

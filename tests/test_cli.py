@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, assert_refused, run_script
 
 from common import cli
-from common.files import atomic
+from common.io.files import atomic
 
 
 @pytest.mark.parametrize("text", ["", "3", "3,227", "2,227,227", "3,0,227", "3,a,227", "3,1,1,1"])

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from common import confusion
 from common.cli import UserError
+from common.evaluate import confusion
 
 NAMES = ["cat", 'dog, "hot"', "é 猫", "frog"]
 

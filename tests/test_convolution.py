@@ -12,8 +12,9 @@ import pytest
 from conftest import ROOT, operators, output_and_gradients, run_script
 
 import symbols
-from common import inference, native
-from common.lower import MANY, lower_layers, lower_native
+from common.evaluate import classifier
+from common.graph.lowering import MANY, lower_layers, lower_native
+from common.runtime import native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
 TOLERANCE = 1e-5  # of an array's largest value
@@ -154,8 +155,8 @@ def test_what_is_not_finite_stays_in_its_image():
 
 
 BITS = """
-import common, hashlib, mxnet as mx, numpy as np
-from common import native
+import common.runtime.mxnet, hashlib, mxnet as mx, numpy as np
+from common.runtime import native
 native.load()
 rng = np.random.RandomState(0)
 shapes = (30, 20, 13, 13), (40, 20, 3, 3), (40,)
@@ -307,7 +308,7 @@ def test_inference_gives_what_the_plain_network_gives(network):
     plain = mx.mod.Module(symbols.get_symbol(network, 10))
     plain.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     plain.init_params(mx.init.Xavier())
-    ours = inference.bind(plain.symbol, *plain.get_params(), shape, mx.cpu())
+    ours = classifier.bind(plain.symbol, *plain.get_params(), shape, mx.cpu())
     assert list(operators(ours.symbol).values()).count("_alexnet_convolution") == 4
     batch = mx.io.DataBatch([mx.nd.random.normal(0, 60, shape)])
     outputs = []

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT, assert_refused, assert_same_arrays
 
-from common import cuda, elf
+from common.runtime import cuda, elf
 
 COMPILER = os.environ.get("CXX", "g++")
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason="needs a compiler")
@@ -102,7 +102,7 @@ def remove(machine, name):
     return library
 
 
-SHOW = "import common, mxnet; print(open('/proc/self/maps').read())"
+SHOW = "import common.runtime.mxnet, mxnet; print(open('/proc/self/maps').read())"
 
 
 def test_mxnet_imports_with_the_packages_libraries_and_no_library_path(machine):
@@ -172,7 +172,7 @@ def test_a_system_installation_is_used_if_it_is_complete(machine, lacks, tmp_pat
 
 
 def test_nvrtc_is_found_by_the_name_that_cudnn_opens(machine):
-    opens = "import common, ctypes; print(ctypes.CDLL('libnvrtc.so').nvrtcVersion)"
+    opens = "import common.runtime.mxnet, ctypes; print(ctypes.CDLL('libnvrtc.so').nvrtcVersion)"
     result = run(machine, "-c", opens)
     assert result.returncode == 0, result.stderr
 
@@ -203,7 +203,8 @@ def test_the_extra_installs_what_is_loaded():
 @pytest.mark.cuda
 def test_a_machine_without_a_gpu_is_no_crash(real, driver):
     machine = SimpleNamespace(python=real.python, site=real.site, folders=[driver])
-    count = "import common, mxnet as mx; print(mx.context.num_gpus()); mx.nd.ones(1, mx.gpu(0))"
+    ready = "import common.runtime.mxnet, mxnet as mx; "
+    count = ready + "print(mx.context.num_gpus()); mx.nd.ones(1, mx.gpu(0))"
     result = run(machine, "-c", count)
     assert result.stdout == "0\n"
     assert result.returncode == 1 and "MXNetError" in result.stderr
@@ -216,7 +217,7 @@ def test_a_machine_without_a_gpu_is_no_crash(real, driver):
 @pytest.mark.cuda
 def test_nccl_is_compiled_in_and_needs_gpus(real, driver):
     machine = SimpleNamespace(python=real.python, site=real.site, folders=[driver])
-    show = "import common, mxnet; print(mxnet.runtime.Features().is_enabled('NCCL'))"
+    show = "import common.runtime.mxnet, mxnet; print(mxnet.runtime.Features().is_enabled('NCCL'))"
     assert run(machine, "-c", show).stdout == "True\n"
     flags = ["--benchmark", "1", "--cpus", "2", "--kv-store", "nccl"]
     assert_refused(run(machine, "train_imagenet.py", *flags), "--kv-store nccl: works among GPUs")

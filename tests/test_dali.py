@@ -9,8 +9,9 @@ import pytest
 from conftest import assert_same_arrays, run_script, write_records
 from test_data import arguments
 
-from common import data, records
 from common.cli import UserError
+from common.input import pipeline
+from common.records import records
 
 pytest.importorskip("nvidia.dali", reason="pip install '.[dali]' brings it")
 
@@ -19,9 +20,9 @@ SIDE = 20
 
 def batches(path, *flags, backend="dali", first=0, **options):
     args = arguments(f"--data-backend={backend}", *flags, path=path, **options)
-    data.check_data_args(args)
+    pipeline.check_data_args(args)
     images = len(records.scan(path))
-    return data.epoch(data.training_iterator(args, mx.cpu(), images, first), path, None)
+    return pipeline.epoch(pipeline.training_iterator(args, mx.cpu(), images, first), path, None)
 
 
 def all_of(path, *flags, count=1, **options):
@@ -131,7 +132,7 @@ def test_lighting_has_imagerecorditers_statistics(gradient, backend):
     """Against ImageRecordIter's own pca_noise, which truncates to whole grey levels."""
     args = arguments(path=gradient, batch_size=64)
     options = dict(batch_size=64, ctx="cpu", pca_noise=0.3)
-    reference = data._record_iterator(args, gradient, 1, **options)
+    reference = pipeline._record_iterator(args, gradient, 1, **options)
     theirs = [batch.data[0].asnumpy() for batch in itertools.islice(reference, 40)]
     plain, _ = all_of(gradient, backend=backend, batch_size=64)
     lit, _ = all_of(gradient, "--pca-noise=0.3", backend=backend, batch_size=64, count=40)

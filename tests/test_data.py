@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from conftest import write_records
 
-from common import augmentation, cli, data, prefetch, records
+from common import cli
 from common.cli import UserError
-from common.inference import prepare
+from common.evaluate.classifier import prepare
+from common.input import augmentation, pipeline, prefetch
+from common.records import records
 
 
 def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4, seed=0):
     parser = cli.ArgumentParser()
-    data.add_data_args(parser)
+    pipeline.add_data_args(parser)
     parser.set_defaults(
         data_train=path,
         image_shape=shape,
@@ -41,7 +43,7 @@ def test_evaluation_counts_each_image_exactly_once(numbered, batch_size):
     args = arguments(path=numbered)
     for _ in range(3):  # MXNet's own counts go wrong from the second pass on
         seen = []
-        for batch, count in data.evaluation_batches(args, numbered, 13, min(batch_size, 13)):
+        for batch, count in pipeline.evaluation_batches(args, numbered, 13, min(batch_size, 13)):
             means = batch.data[0].asnumpy()[:count].mean(axis=(1, 2, 3)) / 10
             assert np.array_equal(means, batch.label[0].asnumpy()[:count])
             seen.extend(means)
@@ -50,7 +52,7 @@ def test_evaluation_counts_each_image_exactly_once(numbered, batch_size):
 
 def labels_of(args, count, images=13, first=0):
     """The labels of ``count`` training batches, each checked against its picture."""
-    batches = data.training_iterator(args, mx.cpu(), images, first)
+    batches = pipeline.training_iterator(args, mx.cpu(), images, first)
     labels = []
     for batch in itertools.islice(batches, count):
         labels.extend(batch.label[0].asnumpy().astype(int))
@@ -70,7 +72,7 @@ def test_training_sees_every_image_exactly_once_an_epoch_in_new_orders(numbered,
 
 def test_the_number_of_records_need_not_be_counted_again(numbered):
     args = arguments(path=numbered)
-    stream = data.training_iterator(args, mx.cpu(), 13, count=13)
+    stream = pipeline.training_iterator(args, mx.cpu(), 13, count=13)
     labels = np.concatenate([next(stream).label[0].asnumpy() for _ in range(7)])
     assert labels.tolist() == labels_of(args, 7)
 
@@ -100,7 +102,7 @@ def test_a_held_batch_keeps_its_values_and_free_memory_is_used_again(numbered, m
     make = prefetch.Buffers
     monkeypatch.setattr(prefetch, "Buffers", lambda *a: buffers.append(make(*a)) or buffers[0])
     args = arguments(f"--data-dtype={dtype}", path=numbered)
-    batches = data.training_iterator(args, mx.cpu(), 13)
+    batches = pipeline.training_iterator(args, mx.cpu(), 13)
     held = [(batch.data[0], batch.label[0]) for batch in itertools.islice(batches, 8)]
     for images, labels in held:
         assert images.dtype == np.dtype(dtype).type
@@ -117,7 +119,7 @@ def test_deterministic_batches_repeat_whatever_the_threads(picture):
     args = arguments("--deterministic", *flags, path=picture[0], batch_size=6)
 
     def read(first, count):
-        batches = data.training_iterator(args, mx.cpu(), 16, first)
+        batches = pipeline.training_iterator(args, mx.cpu(), 16, first)
         return [batch.data[0].asnumpy() for batch in itertools.islice(batches, count)]
 
     whole = read(0, 12)
@@ -135,7 +137,7 @@ def test_with_one_thread_crops_mirrors_and_lighting_repeat(picture):
 def test_without_native_operators_batches_are_the_same(picture, monkeypatch):
     flags = ["--random-crop=1", "--pca-noise=0.3", "--rgb-mean=9,8,7", "--rgb-std=2,3,4"]
     with_native = batch_of(picture[0], *flags)
-    monkeypatch.setattr("common.native.load", lambda: False)
+    monkeypatch.setattr("common.runtime.native.load", lambda: False)
     assert np.array_equal(batch_of(picture[0], *flags), with_native)
 
 
@@ -143,7 +145,7 @@ def test_grey_images_are_normalised(tmp_path):
     images = [np.full((24, 24, 1), value, np.uint8) for value in (50, 60, 70, 80)]
     path = write_records(tmp_path / "grey", images, range(4))
     args = arguments("--rgb-mean=30", "--rgb-std=10", path=path, shape=(1, 20, 20))
-    batch = next(data.training_iterator(args, mx.cpu(), args.batch_size))
+    batch = next(pipeline.training_iterator(args, mx.cpu(), args.batch_size))
     assert batch.data[0].shape == (4, 1, 20, 20)
     means = batch.data[0].asnumpy().mean(axis=(1, 2, 3))
     assert np.allclose(means, 2 + batch.label[0].asnumpy())
@@ -172,8 +174,8 @@ def picture(tmp_path_factory):
 
 def batch_of(path, *flags):
     args = arguments(*flags, path=path, batch_size=16)
-    data.check_data_args(args)
-    return next(data.training_iterator(args, mx.cpu(), args.batch_size)).data[0].asnumpy()
+    pipeline.check_data_args(args)
+    return next(pipeline.training_iterator(args, mx.cpu(), args.batch_size)).data[0].asnumpy()
 
 
 @pytest.mark.parametrize(
@@ -231,7 +233,7 @@ def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize
     path = write_records(tmp_path / "one", [image], [0])
     flags = ["--resize", str(resize)] if resize else []
     args = arguments(*flags, "--rgb-mean=10,20,30", "--rgb-std=2,3,4", path=path)
-    batch, _ = next(data.evaluation_batches(args, path, 1, 1))
+    batch, _ = next(pipeline.evaluation_batches(args, path, 1, 1))
     ours = prepare(image, (3, 20, 20), resize, [10, 20, 30], [2, 3, 4])
     assert np.abs(batch.data[0].asnumpy()[0] - ours).max() <= 0.5 + 1e-6  # one grey level / std
 
@@ -253,48 +255,50 @@ def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize
 )
 def test_flags_that_mxnet_would_ignore_are_refused(flags, words):
     with pytest.raises(UserError, match=words):
-        data.check_data_args(arguments(*flags))
+        pipeline.check_data_args(arguments(*flags))
 
 
 def test_colour_augmentation_of_grey_images_is_refused():
     with pytest.raises(UserError, match="--pca-noise"):
-        data.check_data_args(arguments("--pca-noise=0.1", shape=(1, 20, 20)))
+        pipeline.check_data_args(arguments("--pca-noise=0.1", shape=(1, 20, 20)))
 
 
 def test_an_option_mxnet_does_not_know_cannot_reach_it(numbered):
     with pytest.raises(TypeError, match="rand_mirorr"):
-        data._record_iterator(arguments(path=numbered), numbered, 1, batch_size=2, rand_mirorr=True)
+        pipeline._record_iterator(
+            arguments(path=numbered), numbered, 1, batch_size=2, rand_mirorr=True
+        )
 
 
 @pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 1.5], [0, 1, float("nan")]])
 def test_a_label_that_is_no_class_number_is_refused(tmp_path, labels):
     path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 3, labels)
     with pytest.raises(UserError, match="record 2 has the label"):
-        data.open_records(path)
+        pipeline.open_records(path)
 
 
 def test_a_label_beyond_the_classes_is_refused(numbered):
     with pytest.raises(UserError, match="record 12 has the label 12"):
-        data.open_records(numbered, num_classes=12)
+        pipeline.open_records(numbered, num_classes=12)
 
 
 def test_more_classes_than_the_records_have_are_refused(numbered):
-    found = data.open_records(numbered)
-    assert data.count_classes(found) == data.count_classes(found, 13) == 13
+    found = pipeline.open_records(numbered)
+    assert pipeline.count_classes(found) == pipeline.count_classes(found, 13) == 13
     with pytest.raises(UserError, match="--num-classes 1000"):
-        data.count_classes(found, 1000)
+        pipeline.count_classes(found, 1000)
 
 
 def test_validation_records_of_other_classes_are_refused(tmp_path):
     path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 2, [0, 1], ["a", "b"])
-    assert len(data.open_records(path, 2, classes=["a", "b"])) == 2
+    assert len(pipeline.open_records(path, 2, classes=["a", "b"])) == 2
     with pytest.raises(UserError, match="x.rec: its -classes.txt has other names"):
-        data.open_records(path, 2, classes=["b", "a"])
+        pipeline.open_records(path, 2, classes=["b", "a"])
 
 
 def test_a_batch_larger_than_the_data_is_refused(numbered):
     with pytest.raises(UserError, match="--batch-size 14"):
-        data.open_records(numbered, least=14)
+        pipeline.open_records(numbered, least=14)
 
 
 @pytest.mark.parametrize("flags", [[], ["--resize=24"]], ids=str)
@@ -304,13 +308,13 @@ def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path, flags):
             writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     args = arguments(*flags, path=str(tmp_path / "bad.rec"))
     with pytest.raises(UserError, match=r"bad.rec: MXNet cannot prepare .*python -m data.check"):
-        list(data.epoch(data.training_iterator(args, mx.cpu(), 8), args.data_train, 2))
+        list(pipeline.epoch(pipeline.training_iterator(args, mx.cpu(), 8), args.data_train, 2))
 
 
 def test_synthetic_batches_make_an_epoch_of_the_images_asked_for():
     args = arguments(shape=(3, 8, 8))
     args.num_classes = 10
-    batches = data.synthetic(args, mx.cpu())
-    assert len(list(data.epoch(batches, None, 3))) == 3
+    batches = pipeline.synthetic(args, mx.cpu())
+    assert len(list(pipeline.epoch(batches, None, 3))) == 3
     batch = next(batches)
     assert batch.data[0].shape == (4, 3, 8, 8) and batch.label[0].asnumpy().max() < 10

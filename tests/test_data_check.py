@@ -12,8 +12,8 @@ from conftest import assert_refused, run_script
 from mutations import mutate
 from pictures import BAD, CUT, KINDS, file, jpeg, photo
 
-from common import records
 from common.cli import UserError
+from common.records import records
 from data import check
 
 MAGIC = struct.pack("<I", records.MAGIC)

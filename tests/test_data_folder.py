@@ -8,8 +8,8 @@ import pytest
 from conftest import run_script
 from pictures import BAD, CUT, GREY, KINDS, file, jpeg, write_tree
 
-from common import records
 from common.cli import UserError
+from common.records import records
 from data import folder
 
 

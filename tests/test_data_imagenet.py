@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from conftest import assert_refused, run_script
 
-from common import records
 from common.cli import UserError
+from common.records import records
+from common.records.picture import encode
 from data import imagenet, parts
-from data.picture import encode
 
 TABLE = imagenet.classes()
 LABELS = {row.wnid: label for label, row in enumerate(TABLE)}
@@ -134,7 +134,7 @@ def test_a_png_and_a_cmyk_image_called_jpeg_come_out_as_jpeg(train_out):
 # Runs data.imagenet and dies like a machine without power: at an encoded image or a record.
 KILLED = """
 import os, sys
-from common import records
+from common.records import records
 from data import imagenet, pack
 where, count = sys.argv.pop(1), int(sys.argv.pop(1))
 encode_all, write = pack.encode_all, records.RecordWriter.write

@@ -12,10 +12,10 @@ import pytest
 from conftest import ROOT, run_script
 from pictures import KINDS, jpeg, write_tree
 
-from common import records
 from common.cli import UserError
+from common.records import records
+from common.records.picture import encode
 from data import pack
-from data.picture import encode
 
 
 def test_the_packing_processes_do_not_import_mxnet():

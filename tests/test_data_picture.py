@@ -1,11 +1,11 @@
-"""data/picture.py: every kind of picture stored as ImageRecordIter reads it, or refused."""
+"""common/records/picture.py: each picture is stored as ImageRecordIter reads it or refused."""
 
 import cv2
 import numpy as np
 import pytest
 from pictures import BAD, KINDS, file, flat_jpeg, jpeg, photo, with_exif
 
-from data.picture import Unreadable, encode, fault
+from common.records.picture import Unreadable, encode, fault
 
 
 def shown(image):

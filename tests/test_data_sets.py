@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from conftest import assert_refused, run_script
 
-from common import files, records
 from common.cli import UserError
-from common.files import sha256
+from common.io import files
+from common.io.files import sha256
+from common.records import records
 from data import cifar10, fetch, mnist
 
 EACH = 4  # images in each of CIFAR-10's six batches, here

@@ -8,8 +8,9 @@ import mxnet as mx
 import pytest
 
 import symbols
-from common import cuda, devices, training
 from common.cli import UserError
+from common.runtime import cuda, devices
+from common.train import training
 
 GIB = 2**30
 CARDS = {

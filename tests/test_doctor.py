@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, run_script
 from test_devices import GIB, machine  # noqa: F401
 
-from common import cuda, doctor
+from common import doctor
+from common.runtime import cuda
 
 WORKING = {"mxnet": "1.9.1", "features": ["CPU_SSE"], "computes": True, "native": True}
 

@@ -8,8 +8,9 @@ import pytest
 from conftest import bands, write_records
 
 import symbols
-from common import inference, records
-from common.evaluate import Evaluator, Scores, wilson
+from common.evaluate import classifier
+from common.evaluate.evaluator import Evaluator, Scores, wilson
+from common.records import records
 
 
 def test_figures_equal_those_counted_one_by_one():
@@ -60,7 +61,7 @@ def test_ten_crops_are_the_average_over_those_cut_by_hand(tmp_path, sides):
     for y, x in [(0, 0), (0, 8), (4, 0), (4, 8), (2, 4)]:
         crop = (square[:, :, y : y + 36, x : x + 32] - np.float32(100)) / np.float32(60)
         for view in (crop, crop[..., ::-1]):
-            module = inference.bind(symbol, *weights.get_params(), view.shape, mx.cpu())
+            module = classifier.bind(symbol, *weights.get_params(), view.shape, mx.cpu())
             module.forward(mx.io.DataBatch([mx.nd.array(view)]), is_train=False)
             said.append(module.get_outputs()[0].asnumpy())
     expected = Scores(top_k=2)

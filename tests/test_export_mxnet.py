@@ -11,8 +11,11 @@ from conftest import bands, write_records
 
 import export_mxnet
 import symbols
-from common import checkpoint, cli, export, inference, int8
-from common.config import load_config, save_config
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import load_config, save_config
+from common.convert import compare, quantization
+from common.evaluate import classifier
 
 SHAPE = (3, 67, 67)
 
@@ -54,9 +57,9 @@ def networks(images, tmp_path_factory):
         "data_val": records,
     }
     save_config(str(folder / "float32"), settings, None)
-    checkpoint.save(str(folder / "float32"), 1, *network)
+    store.save(str(folder / "float32"), 1, *network)
     save_config(str(folder / "int8"), settings, None, int8={"num_calib_examples": 6})
-    checkpoint.save(str(folder / "int8"), 1, *int8.quantize(*network, images, SHAPE))
+    store.save(str(folder / "int8"), 1, *quantization.quantize(*network, images, SHAPE))
     return {name: str(folder / name) for name in ("float32", "int8")}
 
 
@@ -74,7 +77,7 @@ def test_the_copy_says_the_same_and_needs_no_label(kind, networks, images, monke
     module.forward(mx.io.DataBatch([mx.nd.array(images)]), is_train=False)
     said = module.get_outputs()[0].asnumpy()
 
-    original = inference.bind(*checkpoint.load(prefix, 1), images.shape, mx.cpu())
+    original = classifier.bind(*store.load(prefix, 1), images.shape, mx.cpu())
     original.forward(mx.io.DataBatch([mx.nd.array(images)]), is_train=False)
     expected = original.get_outputs()[0].asnumpy()
     assert np.ptp(expected, axis=0).max() > 0.05  # pictures are told apart
@@ -82,7 +85,7 @@ def test_the_copy_says_the_same_and_needs_no_label(kind, networks, images, monke
 
     left = {node["op"] for node in json.loads(symbol.tojson())["nodes"]}
     assert left.isdisjoint({"Dropout", "SoftmaxOutput"}) and "softmax" in left
-    assert int8.is_quantized(symbol) == (kind == "int8")
+    assert quantization.is_quantized(symbol) == (kind == "int8")
 
 
 def test_it_keeps_what_was_known_and_says_where_it_comes_from(networks, tmp_path, monkeypatch):
@@ -91,19 +94,19 @@ def test_it_keeps_what_was_known_and_says_where_it_comes_from(networks, tmp_path
     config, origin = (load_config(prefix) for prefix in (out, networks["int8"]))
     assert config["exported_from"] == f"{networks['int8']}-0001.params"
     assert all(config[key] == origin[key] for key in ("args", "classes", "int8"))
-    checkpoint.verify(out, 1)
+    store.verify(out, 1)
 
 
 def test_stripping_twice_changes_nothing(networks):
-    once = export.without_training(checkpoint.load(networks["float32"], 1)[0])
-    assert export.without_training(once).tojson() == once.tojson()
+    once = compare.without_training(store.load(networks["float32"], 1)[0])
+    assert compare.without_training(once).tojson() == once.tojson()
 
 
 def test_a_copy_that_says_something_else_is_not_saved(networks, tmp_path, monkeypatch):
     halved = lambda symbol: mx.sym.softmax(  # noqa: E731
         symbol.get_internals()["fc3_output"] / 2, name="softmax"
     )
-    monkeypatch.setattr(export, "without_training", halved)
+    monkeypatch.setattr(compare, "without_training", halved)
     out = ["--out-prefix", tmp_path / "x"]
     assert_refused(monkeypatch, "the copy: differs .*nothing is written", networks["float32"], *out)
     assert not os.listdir(tmp_path)
@@ -123,7 +126,7 @@ def test_what_is_there_is_lost_only_with_overwrite(networks, tmp_path, monkeypat
 
 def test_the_copy_is_bound_as_any_checkpoint(networks, images, monkeypatch):
     run(monkeypatch, networks["float32"], "--overwrite")
-    copy = checkpoint.load(f"{networks['float32']}-deploy", 1)
-    module = inference.bind(*copy, images.shape, mx.cpu())
+    copy = store.load(f"{networks['float32']}-deploy", 1)
+    module = classifier.bind(*copy, images.shape, mx.cpu())
     module.forward(mx.io.DataBatch([mx.nd.array(images)]), is_train=False)
     assert module.get_outputs()[0].shape == (6, 3)

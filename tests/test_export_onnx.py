@@ -15,8 +15,11 @@ from conftest import ROOT, bands, run_script, write_records
 
 import export_onnx
 import symbols
-from common import checkpoint, cli, inference, int8, onnx_export
-from common.config import load_config, save_config
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import load_config, save_config
+from common.convert import onnx_writer, quantization
+from common.evaluate import classifier
 
 onnx = pytest.importorskip("onnx", reason="pip install '.[onnx]' brings it")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install '.[onnx]' brings it")
@@ -76,7 +79,7 @@ def random_network(folder, network, data_val):
         "data_val": data_val,
     }
     save_config(prefix, settings, ["top", "middle", "bottom"])
-    checkpoint.save(prefix, 1, symbol, *module.get_params())
+    store.save(prefix, 1, symbol, *module.get_params())
     return prefix
 
 
@@ -91,12 +94,12 @@ def alexnet(coloured, tmp_path_factory):
 
 def inputs(prefix, images):
     """The pictures as the network gets them, (N, C, H, W)."""
-    settings = inference.preparation(load_config(prefix)["args"])
-    return np.stack([inference.prepare(image, **settings) for image in images])
+    settings = classifier.preparation(load_config(prefix)["args"])
+    return np.stack([classifier.prepare(image, **settings) for image in images])
 
 
 def mxnet_says(prefix, data):
-    module = inference.bind(*checkpoint.load(prefix, 1), data.shape, mx.cpu())
+    module = classifier.bind(*store.load(prefix, 1), data.shape, mx.cpu())
     module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=False)
     return module.get_outputs()[0].asnumpy()
 
@@ -214,7 +217,7 @@ def test_classes_without_names_are_numbered():
         },
         "classes": None,
     }
-    assert json.loads(onnx_export.metadata(config)["classes"]) == ["0", "1"]
+    assert json.loads(onnx_writer.metadata(config)["classes"]) == ["0", "1"]
 
 
 @pytest.mark.parametrize("engine", ["ONNX Runtime", "OpenCV"])
@@ -222,7 +225,7 @@ def test_classes_without_names_are_numbered():
 def test_a_file_that_says_something_else_is_not_written(
     engine, batch, lenet, tmp_path, monkeypatch
 ):
-    convert = onnx_export.convert
+    convert = onnx_writer.convert
 
     def wrongly(*args):
         model = convert(*args)
@@ -231,8 +234,8 @@ def test_a_file_that_says_something_else_is_not_written(
         bias.CopyFrom(onnx.numpy_helper.from_array(wrong, "c1_bias"))
         return model
 
-    monkeypatch.setattr(onnx_export, "convert", wrongly)
-    monkeypatch.setattr(onnx_export, "_ENGINES", {engine: onnx_export._ENGINES[engine]})
+    monkeypatch.setattr(onnx_writer, "convert", wrongly)
+    monkeypatch.setattr(onnx_writer, "_ENGINES", {engine: onnx_writer._ENGINES[engine]})
     (tmp_path / "there.onnx").write_text("earlier")
     words = f"{engine}: differs from the checkpoint by .*nothing is written"
     assert_refused(monkeypatch, words, lenet, *batch, "--out", tmp_path / "new.onnx")
@@ -262,7 +265,7 @@ def test_other_versions_of_onnx_are_refused_by_name(version, lenet, tmp_path, mo
 @pytest.mark.parametrize("version", ["1.13.1", "1.18.0"])
 def test_versions_of_onnx_that_work_are_not_refused(version, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    onnx_export.check_packages()
+    onnx_writer.check_packages()
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
@@ -278,7 +281,7 @@ def test_an_int8_checkpoint_is_refused(lenet, tmp_path, monkeypatch):
     config = load_config(lenet)
     images = inputs(lenet, bands(2, seed=1)[0])
     save_config(prefix, config["args"], config["classes"])
-    checkpoint.save(prefix, 1, *int8.quantize(*checkpoint.load(lenet, 1), images, (1, 32, 32)))
+    store.save(prefix, 1, *quantization.quantize(*store.load(lenet, 1), images, (1, 32, 32)))
     assert_refused(monkeypatch, "--model-prefix .*is int8, .*give the float32 one", prefix)
 
 
@@ -287,7 +290,7 @@ def test_the_images_can_be_other_records_or_files(lenet, coloured, tmp_path, mon
     config = load_config(lenet)
     config["args"]["data_val"] = str(tmp_path / "gone.rec")
     save_config(prefix, config["args"], config["classes"])
-    checkpoint.save(prefix, 1, *checkpoint.load(lenet, 1))
+    store.save(prefix, 1, *store.load(lenet, 1))
     assert_refused(monkeypatch, "--data-val: is needed, .*gone.rec.* is not here", prefix)
     assert_refused(monkeypatch, "none.rec: no such", prefix, "--data-val", "none.rec")
     export(monkeypatch, prefix, "--images", *coloured.files[:3])
@@ -313,7 +316,7 @@ def test_the_documented_lines_name_a_picture_as_mxnet_does(
         result = run_script("-c", code, f"{prefix}-0001.onnx", path)
         assert result.returncode == 0, result.stderr
         with open(path, "rb") as file:
-            image = inference.decode(file.read(), channels, path)
+            image = classifier.decode(file.read(), channels, path)
         expected = mxnet_says(prefix, inputs(prefix, [image]))[0]
         name, probability = result.stdout.split()
         assert name == ["top", "middle", "bottom"][expected.argmax()]

@@ -11,8 +11,10 @@ import pytest
 from conftest import assert_refused, run_script, write_records
 
 import symbols
-from common import checkpoint, finetune, records
+from common.checkpoint import store
 from common.cli import UserError
+from common.records import records
+from common.train import finetune
 from data import cifar10
 
 LENET = ["--network", "lenet", "--dataset", "mnist", "--batch-size", 16, "--num-epochs", 1]
@@ -25,7 +27,7 @@ def source(tmp_path_factory):
     module = mx.mod.Module(symbols.get_symbol("lenet", 5))
     module.bind([("data", (1, 1, 32, 32))], [("softmax_label", (1,))])
     module.init_params(mx.init.Xavier())
-    checkpoint.save(prefix, 2, module.symbol, *module.get_params())
+    store.save(prefix, 2, module.symbol, *module.get_params())
     return prefix
 
 
@@ -68,7 +70,7 @@ def test_flags_that_make_no_sense_are_refused(source):
 
 def test_a_network_of_which_nothing_fits_is_refused(source, tmp_path):
     prefix = str(tmp_path / "other")
-    checkpoint.save(prefix, 2, mx.sym.Variable("x") + 1, {"x": mx.nd.zeros(3)}, {})
+    store.save(prefix, 2, mx.sym.Variable("x") + 1, {"x": mx.nd.zeros(3)}, {})
     with pytest.raises(UserError, match="none of its weights fits"):
         load(prefix)
 

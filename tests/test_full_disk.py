@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, assert_same_arrays, before_batch, train
 
-from common import checkpoint
+from common.checkpoint import store
 from common.cli import UserError
-from common.log import RunLog
+from common.io.log import RunLog
 
 EPOCH = 7  # batches
 
@@ -67,7 +67,7 @@ def test_wherever_the_disk_is_full_a_checkpoint_is_whole_or_not_there(
     rng = np.random.RandomState(0)
     arrays = {name: mx.nd.array(rng.normal(size=shape)) for name in ("fc0_weight", "fc1_weight")}
     optimizer = {f"{name}:0": array for name, array in arrays.items()}
-    checkpoint.save(prefix, 1, symbol, arrays, {}, optimizer, batches=1)
+    store.save(prefix, 1, symbol, arrays, {}, optimizer, batches=1)
     whole = contents(tmp_path)
     sizes = [len(content) for content in whole.values()]
     tried = {size + near for size in sizes for near in (-4097, -4096, -9, -1, 0)}
@@ -76,17 +76,17 @@ def test_wherever_the_disk_is_full_a_checkpoint_is_whole_or_not_there(
     for size in sorted(size for size in tried if size >= 0):
         limit(size)
         try:
-            checkpoint.save(prefix, 2, symbol, arrays, {}, optimizer, batches=2)
+            store.save(prefix, 2, symbol, arrays, {}, optimizer, batches=2)
             outcomes.add("saved")
         except UserError as error:
             outcomes.add("refused")
             assert prefix in str(error) and "\n" not in str(error)
         limit()
-        if checkpoint.numbers(prefix) == [1, 2]:
-            checkpoint.verify(prefix, 2)
-            assert equal(checkpoint.load(prefix, 2)[1], arrays), size
-            assert equal(checkpoint.load_optimizer(prefix, 2), optimizer), size
-            checkpoint.remove(prefix, keep=(1,))
+        if store.numbers(prefix) == [1, 2]:
+            store.verify(prefix, 2)
+            assert equal(store.load(prefix, 2)[1], arrays), size
+            assert equal(store.load_optimizer(prefix, 2), optimizer), size
+            store.remove(prefix, keep=(1,))
         assert contents(tmp_path) == whole, size
     assert outcomes == {"saved", "refused"}
 
@@ -105,7 +105,7 @@ def test_training_goes_on_and_the_earlier_checkpoint_stays(flags, tmp_path):
     assert "training goes on" in warning
     assert error.startswith("train_imagenet.py: error: ") and f"{prefix}-0003" in error
     assert "epoch 2/3  train loss" in result.stdout and "epoch 3/3" not in result.stdout
-    assert checkpoint.newest(str(prefix)) == ((str(prefix), 1), [])
+    assert store.newest(str(prefix)) == ((str(prefix), 1), [])
     assert not any(".tmp" in name for name in os.listdir(tmp_path))
 
     assert train(*flags, "--resume").returncode == 0
@@ -141,7 +141,7 @@ def test_stopped_on_a_full_disk_it_says_that_nothing_was_saved(flags, tmp_path, 
     with before_batch(9, stop):
         result = train(*flags, "--resume")
     assert_refused(result, f"{tmp_path / 'x'}-partial-0010", "cannot be written")
-    assert checkpoint.newest(str(tmp_path / "x")) == ((str(tmp_path / "x"), 1), [])
+    assert store.newest(str(tmp_path / "x")) == ((str(tmp_path / "x"), 1), [])
 
 
 def test_what_failed_is_tried_again_and_the_run_is_the_same(flags, tmp_path, limit):
@@ -152,7 +152,7 @@ def test_what_failed_is_tried_again_and_the_run_is_the_same(flags, tmp_path, lim
     assert result.returncode == 0
     assert all(line.startswith("warning: ") for line in result.stderr.splitlines())
     assert len(result.stderr.splitlines()) == 9
-    assert checkpoint.numbers(str(prefix)) == [2, 3]
+    assert store.numbers(str(prefix)) == [2, 3]
     for name in ("-0003.params", "-0003-optimizer.params"):
         assert_same_arrays(f"{prefix}{name}", f"{whole}{name}")
 

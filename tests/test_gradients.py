@@ -15,8 +15,8 @@ import pytest
 import reference
 
 import symbols
-from common import native
-from common.lower import MANY, lower, lower_native
+from common.graph.lowering import MANY, lower, lower_native
+from common.runtime import native
 
 TOLERANCE = 1e-5
 CLOSEST = 1e-6  # margin of a decision, relative to its layer's largest value

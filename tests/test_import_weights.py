@@ -15,9 +15,11 @@ from pictures import photo
 
 import import_weights
 import symbols
-from common import checkpoint, cli, import_caffe, import_network, import_onnx, onnx_export
-from common.config import load_config
-from common.inference import Classifier
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import load_config
+from common.convert import alexnet_import, caffe_reader, onnx_reader, onnx_writer
+from common.evaluate.classifier import Classifier
 
 CLASSES, SIDE, FEATURES = 10, 64, 256  # at 64 it matters that Caffe rounds map sizes up
 MEAN = "123,117,104"
@@ -95,7 +97,7 @@ def test_the_graph_is_our_own_with_caffes_lrn_and_pooling(imported):
     assert symbol.tojson() == ours.tojson()
     assert sorted(arg_params) == sorted(set(ours.list_arguments()) - {"data", "softmax_label"})
     assert aux_params == {}
-    checkpoint.verify(imported[0], 0)
+    store.verify(imported[0], 0)
 
 
 def test_predict_and_score_take_it_as_any_checkpoint(caffe, imported, tmp_path):
@@ -117,7 +119,7 @@ def test_files_of_2013_give_the_same_weights(caffe, imported, tmp_path):
     files = str(tmp_path / "old.prototxt"), str(tmp_path / "old.caffemodel")
     (tmp_path / "old.prototxt").write_text(sizes + text)
     (tmp_path / "old.caffemodel").write_bytes(bvlc_alexnet.caffemodel(caffe.arrays, legacy=True))
-    assert_same(imported[0], import_caffe.Model(*files))
+    assert_same(imported[0], caffe_reader.Model(*files))
 
 
 @pytest.mark.parametrize("opset", [3, 7, 12])
@@ -125,14 +127,14 @@ def test_onnx_of_any_age_gives_the_same_weights(opset, caffe, imported, tmp_path
     onnx = pytest.importorskip("onnx")
     path = str(tmp_path / "x.onnx")
     onnx.save(bvlc_alexnet.onnx_model(caffe.arrays, SIDE, opset), path)
-    assert_same(imported[0], import_onnx.Model(path))
+    assert_same(imported[0], onnx_reader.Model(path))
 
 
 def test_a_file_of_export_onnx_is_refused_for_its_colours(caffe, tmp_path, monkeypatch):
     onnx = pytest.importorskip("onnx")
     model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 12)
     config = {"args": {name: [3] for name in ("image_shape", "resize", "rgb_mean", "rgb_std")}}
-    for key, value in onnx_export.metadata({**config, "classes": ["x"]}).items():
+    for key, value in onnx_writer.metadata({**config, "classes": ["x"]}).items():
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, str(tmp_path / "x.onnx"))
     assert_refused(monkeypatch, tmp_path, ["--onnx", tmp_path / "x.onnx"], "takes R, G, B")
@@ -140,12 +142,12 @@ def test_a_file_of_export_onnx_is_refused_for_its_colours(caffe, tmp_path, monke
 
 def assert_same(prefix, model):
     """The checkpoint is what ``model`` gives, to the bit, and OpenCV's reading of it agrees."""
-    symbol, weights, _ = checkpoint.load(prefix, 0)
-    again = import_network.build(model)
-    found = import_network.parameters(again, model)
+    symbol, weights, _ = store.load(prefix, 0)
+    again = alexnet_import.build(model)
+    found = alexnet_import.parameters(again, model)
     assert again.tojson() == symbol.tojson() and found.keys() == weights.keys()
     assert all(np.array_equal(found[name].asnumpy(), weights[name].asnumpy()) for name in found)
-    print(f"{model.files[-1]}: {import_network.difference(again, found, model, [120] * 3):.1e}")
+    print(f"{model.files[-1]}: {alexnet_import.difference(again, found, model, [120] * 3):.1e}")
 
 
 def test_the_light_model_of_the_onnx_package(tmp_path, monkeypatch, capsys):
@@ -156,7 +158,7 @@ def test_the_light_model_of_the_onnx_package(tmp_path, monkeypatch, capsys):
         pytest.skip("this onnx package has no light models")
     run(monkeypatch, "--onnx", light, "--out-prefix", tmp_path / "light")
     assert "1000 classes, images 3,224,224" in capsys.readouterr().out
-    symbol, weights, _ = checkpoint.load(str(tmp_path / "light"), 0)
+    symbol, weights, _ = store.load(str(tmp_path / "light"), 0)
     attrs = symbol.attr_dict()
     conventions = [attrs[f"pooling{i}"].get("pooling_convention") for i in range(3)]
     assert conventions == [None, None, "full"]  # its third pooling alone is padded at the end
@@ -242,8 +244,8 @@ def test_what_opencv_computes_otherwise_is_not_written(caffe, tmp_path, monkeypa
         found["conv1_weight"] = found["conv1_weight"][:, ::-1]  # B, G, R
         return found
 
-    parameters = import_network.parameters
-    monkeypatch.setattr(import_network, "parameters", disturbed)
+    parameters = alexnet_import.parameters
+    monkeypatch.setattr(alexnet_import, "parameters", disturbed)
     assert_refused(monkeypatch, tmp_path, flags(caffe), "differs from the checkpoint by .*e-01")
 
 
@@ -291,7 +293,7 @@ def test_full_size(tmp_path, monkeypatch, capsys):
     files = flags(None, tmp_path / "x.prototxt", tmp_path / "x.caffemodel")
     run(monkeypatch, *files, "--out-prefix", tmp_path / "out")
     print(capsys.readouterr().out)
-    _, weights, _ = checkpoint.load(str(tmp_path / "out"), 0)
+    _, weights, _ = store.load(str(tmp_path / "out"), 0)
     assert np.array_equal(weights["fc1_weight"].asnumpy(), arrays["fc6"][0])
 
 

@@ -11,8 +11,13 @@ from conftest import bands, run_script, write_records
 
 import quantize
 import symbols
-from common import checkpoint, cli, inference, int8, records, training
-from common.config import load_config
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import load_config
+from common.convert import quantization
+from common.evaluate import classifier
+from common.records import records
+from common.train import training
 
 
 def flags(prefix, path, *more):
@@ -28,7 +33,7 @@ def assert_refused(monkeypatch, command, words):
 
 def probabilities(network, data, batch_size):
     """What the network says of ``data`` (N, C, H, W), run in batches; (N, classes)."""
-    module = inference.bind(*network, (batch_size, *data.shape[1:]), mx.cpu())
+    module = classifier.bind(*network, (batch_size, *data.shape[1:]), mx.cpu())
     filled = np.concatenate([data, data[: -len(data) % batch_size]])
     said = []
     for start in range(0, len(data), batch_size):
@@ -52,7 +57,7 @@ def lenet(grey, tmp_path_factory):
 
 def test_lenet_says_the_same_in_int8(lenet):
     data = (np.array(bands(101, seed=2)[0], np.float32).transpose(0, 3, 1, 2) - 20) / 200
-    before, after = (probabilities(checkpoint.load(prefix, 1), data, 101) for prefix in lenet[:2])
+    before, after = (probabilities(store.load(prefix, 1), data, 101) for prefix in lenet[:2])
     assert np.mean(before.argmax(axis=1) == after.argmax(axis=1)) >= 0.97
     assert 0 < np.abs(before - after).max() < 0.2  # near, but not the float32 network itself
 
@@ -81,7 +86,7 @@ def coloured(count, seed):
 
 
 def test_alexnet_says_the_same_in_int8_at_any_batch_size(alexnet):
-    quantized = int8.quantize(*alexnet, coloured(40, seed=1)[0], (3, 67, 67))
+    quantized = quantization.quantize(*alexnet, coloured(40, seed=1)[0], (3, 67, 67))
     data, labels = coloured(41, seed=2)
     before = probabilities(alexnet, data, 41)
     assert np.mean(before.argmax(axis=1) == labels) > 0.8
@@ -92,7 +97,7 @@ def test_alexnet_says_the_same_in_int8_at_any_batch_size(alexnet):
 
 
 def test_all_but_lrn_and_softmax_becomes_int8(alexnet):
-    symbol, arg_params, _ = int8.quantize(*alexnet, coloured(2, seed=1)[0], (3, 67, 67))
+    symbol, arg_params, _ = quantization.quantize(*alexnet, coloured(2, seed=1)[0], (3, 67, 67))
     nodes = json.loads(symbol.tojson())["nodes"]
     layers = [node for node in nodes if node["op"].startswith("_sg_mkldnn")]
     assert len(layers) == 8 and all("quantized" in node["attrs"] for node in layers)
@@ -106,14 +111,15 @@ def test_stock_mxnet_runs_the_files(lenet):
     _, quantized, _ = lenet
     code = f"""
 import sys
-import common
+import common.runtime.mxnet
 import mxnet as mx
 symbol, arg_params, aux_params = mx.model.load_checkpoint({quantized!r}, 1)
 module = mx.mod.Module(symbol)
 module.bind([("data", (5, 1, 32, 32))], [("softmax_label", (5,))], for_training=False)
 module.set_params(arg_params, aux_params)
 module.forward(mx.io.DataBatch([mx.nd.ones((5, 1, 32, 32))]), is_train=False)
-assert not {{"common.native", "common.lower", "common.inference"}} & set(sys.modules)
+ours = {{"common.runtime.native", "common.graph.lowering", "common.evaluate.classifier"}}
+assert not ours & set(sys.modules)
 print(module.get_outputs()[0].asnumpy().sum())
 """
     result = run_script("-c", code)
@@ -151,11 +157,11 @@ def test_calibration_reads_all_over_the_file_and_prepares_as_evaluation_does(tmp
     images = [np.full((9, 9, 1), i, np.uint8) for i in range(200)]
     found = records.scan(write_records(tmp_path / "sorted", images, np.arange(200) // 20))
     preparation = {"image_shape": [1, 7, 7], "resize": None, "mean": [10.0], "std": [2.0]}
-    read = [list(inference.sample_images(found, 40, preparation)) for _ in range(2)]
+    read = [list(classifier.sample_images(found, 40, preparation)) for _ in range(2)]
     chosen = [float(image[0, 0, 0]) * 2 + 10 for image in read[0]]
     assert read[0][0].shape == (1, 7, 7) and np.array_equal(read[0], read[1])
     assert len(set(chosen)) == 40 and len({i // 20 for i in chosen}) == 10
-    assert len(list(inference.sample_images(found, 500, preparation))) == 200
+    assert len(list(classifier.sample_images(found, 500, preparation))) == 200
 
 
 def test_what_is_there_is_lost_only_with_overwrite(lenet, grey, monkeypatch):
@@ -164,12 +170,12 @@ def test_what_is_there_is_lost_only_with_overwrite(lenet, grey, monkeypatch):
     assert_refused(monkeypatch, command, "--out-prefix .*--overwrite")
     itself = [*command, "--out-prefix", plain, "--overwrite"]
     assert_refused(monkeypatch, itself, "--out-prefix .*is --model-prefix")
-    checkpoint.load(plain, 1)
+    store.load(plain, 1)
     assert load_config(quantized)["int8"]["num_calib_examples"] == 50
     again = [*command, "--num-calib-examples", "50", "--overwrite"]
     monkeypatch.setattr("sys.argv", ["quantize.py", *again])
     quantize.main()
-    checkpoint.load(quantized, 1)
+    store.load(quantized, 1)
 
 
 def test_bad_input_is_refused_before_anything_is_written(lenet, grey, tmp_path, monkeypatch):
@@ -190,10 +196,10 @@ def test_bad_input_is_refused_before_anything_is_written(lenet, grey, tmp_path, 
 def test_a_process_without_mkldnn_is_refused(monkeypatch):
     monkeypatch.setenv("MXNET_MKLDNN_ENABLED", "0")
     with pytest.raises(cli.UserError, match="MXNET_MKLDNN_ENABLED"):
-        int8.check_build()
+        quantization.check_build()
     monkeypatch.setattr(mx.runtime.Features, "is_enabled", lambda self, name: name != "MKLDNN")
     with pytest.raises(cli.UserError, match="built without MKL-DNN"):
-        int8.check_build()
+        quantization.check_build()
 
 
 def test_a_network_with_nothing_to_quantise_is_refused():
@@ -201,14 +207,14 @@ def test_a_network_with_nothing_to_quantise_is_refused():
     symbol = mx.sym.SoftmaxOutput(mx.sym.Flatten(mx.sym.LRN(data, nsize=3)), name="softmax")
     images = np.random.RandomState(0).rand(4, 3, 5, 5).astype(np.float32)
     with pytest.raises(cli.UserError, match="no convolution or fully connected layer"):
-        int8.quantize(symbol, {}, {}, images, (3, 5, 5))
+        quantization.quantize(symbol, {}, {}, images, (3, 5, 5))
 
 
 def test_mxnet_talks_only_when_asked(lenet, monkeypatch, capfd):
     monkeypatch.setenv("MXNET_QUANTIZATION_VERBOSE", "0")  # MXNet sets it; this puts it back
-    network = checkpoint.load(lenet[0], 1)
+    network = store.load(lenet[0], 1)
     images = np.ones((2, 1, 32, 32), np.float32)
-    int8.quantize(*network, images, (1, 32, 32))
+    quantization.quantize(*network, images, (1, 32, 32))
     assert capfd.readouterr() == ("", "")
-    int8.quantize(*network, images, (1, 32, 32), verbose=True)
+    quantization.quantize(*network, images, (1, 32, 32), verbose=True)
     assert "quantized activation only supports relu" in capfd.readouterr().err

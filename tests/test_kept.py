@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import bands, write_records
 
-from common import records
 from common.cli import UserError
+from common.records import records
 
 
 @pytest.fixture

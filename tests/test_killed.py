@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, bands, write_records
 
 import train_imagenet
-from common import checkpoint
+from common.checkpoint import store
 from common.cli import UserError
 
 KILLS = 200
@@ -101,27 +101,27 @@ class Training:
         batches, prefix, number = max(self._checkpoints(), default=(-1, "", 0))
         if batches < 0 or prefix != self.prefix:
             return "training"
-        reported = checkpoint.load_record(prefix, number)["reported"]
+        reported = store.load_record(prefix, number)["reported"]
         return "training" if reported else "validating"
 
     def _checkpoints(self):
         """(batches, prefix, number) of each; -1 batches where it has no record."""
-        for prefix in (self.prefix, checkpoint.partial(self.prefix)):
-            for number in checkpoint.numbers(prefix):
-                there = os.path.exists(checkpoint.record_path(prefix, number))
-                batches = checkpoint.load_record(prefix, number)["batches"] if there else -1
+        for prefix in (self.prefix, store.partial(self.prefix)):
+            for number in store.numbers(prefix):
+                there = os.path.exists(store.record_path(prefix, number))
+                batches = store.load_record(prefix, number)["batches"] if there else -1
                 yield batches, prefix, number
 
     def check_files(self):
         """Every file under its final name is whole, and none that was further on is lost."""
         furthest = 0
         for batches, prefix, number in self._checkpoints():
-            path = checkpoint.params_path(prefix, number)
+            path = store.params_path(prefix, number)
             version = path, os.stat(path).st_mtime_ns
             if batches < 0:
                 mx.nd.load(path)
             elif version not in self._verified:
-                checkpoint.verify(prefix, number)
+                store.verify(prefix, number)
                 self._verified.add(version)
             furthest = max(furthest, batches)
         assert furthest >= self.done
@@ -135,7 +135,7 @@ class Training:
         for name in (f"x-{EPOCHS:04d}.params", f"x-{EPOCHS:04d}-optimizer.params", "x-symbol.json"):
             paths = os.path.join(self.folder, name), os.path.join(other.folder, name)
             assert filecmp.cmp(*paths, shallow=False), name
-        records = [checkpoint.load_record(run.prefix, EPOCHS) for run in (self, other)]
+        records = [store.load_record(run.prefix, EPOCHS) for run in (self, other)]
         for name in ("batches", "skipped", "scores", "reported", "best"):
             assert records[0][name] == records[1][name], name
         assert figures(self.prefix) == figures(other.prefix)

@@ -1,4 +1,4 @@
-"""One run at a time at a prefix: common/lock.py, with real processes and threads."""
+"""One run at a time at a prefix: common/checkpoint/lock.py, with real processes and threads."""
 
 import contextlib
 import fcntl
@@ -12,11 +12,11 @@ import threading
 import pytest
 from conftest import ROOT
 
+from common.checkpoint.lock import lock
 from common.cli import UserError
-from common.lock import lock
 
 HOLD = """
-import sys, common
+import sys, common.runtime.mxnet
 from common.lock import lock
 with lock(sys.argv[1]):
     open(sys.argv[1] + "-0009.params.tmp1", "w").close()

@@ -11,8 +11,9 @@ from conftest import ROOT
 from mutations import mutate
 from pictures import file, jpeg, photo
 
-from common import native, records
 from common.cli import UserError
+from common.records import records
+from common.runtime import native
 
 SEEDS = range(2000)
 BATCH = 4
@@ -56,7 +57,7 @@ def _heads(content):
 
 def read(folder, first, last):
     """Print what becomes of the files of some seeds, in a process that may die of one."""
-    assert native.load()  # as common/data.py does; without it MXNet dies of some images
+    assert native.load()  # as common/input/pipeline.py does; without it MXNet dies of some images
     for seed in range(first, last):
         print("seed", seed, flush=True)
         path = damage(folder, seed)
@@ -67,7 +68,9 @@ def read(folder, first, last):
         except UserError as refusal:
             assert "\n" not in str(refusal)
             print("refused", flush=True)
-        except mx.base.MXNetError:  # an image that it cannot prepare: common/data.py names the file
+        except (
+            mx.base.MXNetError
+        ):  # an image that it cannot prepare: common/input/pipeline.py names the file
             print("undecodable", flush=True)
 
 
@@ -90,7 +93,8 @@ def outcomes(folder, seeds):
     """{seed: 'read', 'refused', 'undecodable', or the exit code of the process that it killed}."""
     found, first = {}, seeds.start
     while first < seeds.stop:
-        call = f"import common, test_mutations as t; t.read({str(folder)!r}, {first}, {seeds.stop})"
+        read = f"t.read({str(folder)!r}, {first}, {seeds.stop})"
+        call = f"import common.runtime.mxnet, test_mutations as t; {read}"
         done = subprocess.run(
             [sys.executable, "-c", call],
             cwd=os.path.dirname(__file__),

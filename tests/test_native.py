@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT, operators, run_script
 
 import symbols
-from common import native
-from common.lower import lower_native
+from common.graph.lowering import lower_native
+from common.runtime import native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
 LRN = getattr(mx.nd._internal, "_alexnet_lrn", None)
@@ -137,8 +137,8 @@ def test_fused_with_relu_and_max_pooling_it_equals_mxnets_operators(
 
 
 SHARED = """
-import common, hashlib, mxnet as mx, numpy as np
-from common import native
+import common.runtime.mxnet, hashlib, mxnet as mx, numpy as np
+from common.runtime import native
 native.load()
 for images in (1, 2, 5):
     x = mx.nd.array(np.random.RandomState(0).randn(images, 19, 9, 9) * 30)
@@ -265,7 +265,7 @@ def test_without_momentum_it_is_mxnets_own():
     assert weight.asnumpy().tolist() == [0.5, 0.5, 0.5]
 
 
-BUILD = "import common; from common import native; print(native.build())"
+BUILD = "import common.runtime.mxnet; from common.runtime import native; print(native.build())"
 
 
 def test_two_processes_that_build_at_once_both_get_a_whole_library(tmp_path):
@@ -289,7 +289,9 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_library(tmp_path):
 
 
 def test_without_a_compiler_training_goes_on_and_one_line_says_what_is_lost(tmp_path):
-    show = "import common; from common import native; assert not native.load()"
+    show = (
+        "import common.runtime.mxnet; from common.runtime import native; assert not native.load()"
+    )
     result = run_script("-c", show, XDG_CACHE_HOME=str(tmp_path), CXX="no-such-compiler")
     assert result.returncode == 0
     assert result.stderr.count("\n") == 1 and "no no-such-compiler" in result.stderr

@@ -22,8 +22,10 @@ from pictures import photo
 
 import predict
 import symbols
-from common import checkpoint, cli, inference
-from common.config import save_config
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import save_config
+from common.evaluate.classifier import Classifier
 
 CLASSES = ["cat", "dog, hot", 'a "quoted" one', "d", "e", "f", "g"]
 SETTINGS = {
@@ -44,7 +46,7 @@ def save_lenet(prefix, classes):
     module.init_params(mx.init.Xavier(magnitude=6))
     weights = module.get_params()
     save_config(prefix, {**SETTINGS, "num_classes": len(classes)}, classes)
-    checkpoint.save(prefix, 1, symbol, *weights)
+    store.save(prefix, 1, symbol, *weights)
     return {name: value.asnumpy() for name, value in weights[0].items()}
 
 
@@ -111,7 +113,7 @@ def test_it_says_what_numpy_computes(network):
     expected = reference.run(symbols.get_symbol("lenet", 7), values)[0]
     best = np.argsort(-expected, axis=1)[:, :4]
 
-    names, probabilities = inference.Classifier(network.prefix, 1).predict(images, top=4)
+    names, probabilities = Classifier(network.prefix, 1).predict(images, top=4)
     assert names == [[CLASSES[i] for i in row] for row in best]
     assert probabilities.shape == (3, 4) and probabilities.dtype == np.float32
     assert probabilities == pytest.approx(np.take_along_axis(expected, best, 1), abs=1e-5)
@@ -121,19 +123,18 @@ def test_it_says_what_numpy_computes(network):
 def test_every_batch_size_says_the_same(network):
     images = [photo(40 + i, 60, i) for i in range(19)]
     expected = [
-        inference.Classifier(network.prefix, 1, batch_size=1).predict([image], top=7)
-        for image in images
+        Classifier(network.prefix, 1, batch_size=1).predict([image], top=7) for image in images
     ]
     for batch_size, devices in ((1, 1), (3, 1), (8, 1), (18, 1), (19, 1), (64, 1), (4, 2)):
         contexts = [mx.cpu(i) for i in range(devices)]
-        classifier = inference.Classifier(network.prefix, 1, batch_size, contexts)
+        classifier = Classifier(network.prefix, 1, batch_size, contexts)
         names, probabilities = classifier.predict(images, top=7)
         assert names == [row for (row,), _ in expected], batch_size
         assert np.abs(probabilities - [row for _, (row,) in expected]).max() < 1e-6, batch_size
 
 
 def test_a_classifier_is_used_again_and_again(network, folder):
-    classifier = inference.Classifier(network.prefix, 1, batch_size=4)
+    classifier = Classifier(network.prefix, 1, batch_size=4)
     paths, pictures = list(folder.good), list(folder.good.values())
     of_arrays = classifier.predict(pictures)
     assert len(set(map(tuple, of_arrays[0]))) > 1  # else an answer of before would pass
@@ -150,7 +151,7 @@ def test_a_classifier_is_used_again_and_again(network, folder):
 def test_a_network_of_one_class_has_one_guess(tmp_path):
     prefix = str(tmp_path / "one")
     save_lenet(prefix, ["only"])
-    names, probabilities = inference.Classifier(prefix, 1).predict([photo(40, 40)] * 3)
+    names, probabilities = Classifier(prefix, 1).predict([photo(40, 40)] * 3)
     assert names == [["only"]] * 3
     assert np.array_equal(probabilities, np.ones((3, 1)))
 
@@ -160,7 +161,7 @@ def test_a_folder_is_named_in_order_and_what_is_damaged_reported(network, folder
     said = parse_jsonl(result.out)
     assert [line["file"] for line in said] == sorted(folder.good)
     pictures = [folder.good[line["file"]] for line in said]
-    names, probabilities = inference.Classifier(network.prefix, 1).predict(pictures, top=3)
+    names, probabilities = Classifier(network.prefix, 1).predict(pictures, top=3)
     for line, row, values in zip(said, names, probabilities):
         assert [guess["name"] for guess in line["guesses"]] == row
         assert [guess["probability"] for guess in line["guesses"]] == pytest.approx(values, 1e-4)

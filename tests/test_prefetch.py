@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, write_records
 
-from common import augmentation, native, prefetch
+from common.input import augmentation, prefetch
+from common.runtime import native
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -49,13 +50,15 @@ def test_crops_and_mirrors_are_the_seeds_and_in_the_middle_unless_asked_for():
 
 @pytest.mark.parametrize("ending", ["pass", "raise ValueError", "sys.exit(0)"])
 def test_a_reader_at_work_does_not_keep_the_program_from_ending(tmp_path, ending):
-    code = "it = data.training_iterator(args, mx.cpu(), 64); next(it); " + ending
+    code = "it = pipeline.training_iterator(args, mx.cpu(), 64); next(it); " + ending
     process, _ = started(tmp_path, code)
     assert process.wait(30) == (ending == "raise ValueError"), process.stderr.read()
 
 
 def test_ctrl_c_ends_training_at_once(tmp_path):
-    code = "it = data.training_iterator(args, mx.cpu(), 64); print(next(it).label, flush=True)\n"
+    code = (
+        "it = pipeline.training_iterator(args, mx.cpu(), 64); print(next(it).label, flush=True)\n"
+    )
     code += "for _ in it: pass"
     process, first = started(tmp_path, code)
     assert first  # it reads
@@ -71,9 +74,13 @@ def started(folder, code):
     images = [np.random.RandomState(i).randint(0, 255, (300, 300, 3), np.uint8) for i in range(64)]
     path = write_records(folder / "x", images, range(64))
     arguments = f"arguments(path={path!r}, shape=(3, 227, 227), batch_size=32)"
-    code = f"import mxnet as mx, sys; from common import data; args = {arguments}; {code}"
+    code = f"import mxnet as mx, sys; from common.input import pipeline; args = {arguments}; {code}"
     process = subprocess.Popen(
-        [sys.executable, "-c", "import common; from test_data import arguments; " + code],
+        [
+            sys.executable,
+            "-c",
+            "import common.runtime.mxnet; from test_data import arguments; " + code,
+        ],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""common/records.py: record files equal to MXNet's, and every damaged one refused."""
+"""common/records/records.py: record files equal to MXNet's, and every damaged one refused."""
 
 import errno
 import os
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import bands, run_script, write_records
 
-from common import records
 from common.cli import UserError
+from common.records import records
 
 MAGIC = struct.pack("<I", records.MAGIC)
 JPEG = b"\xff\xd8\xff\xe0"  # how one begins
@@ -284,7 +284,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path):
 
 KILLED_AT_A_RENAME = """
 import os, sys
-from common import records
+from common.records import records
 replace, left = os.replace, int(sys.argv[2])
 def dying(*paths):
     global left

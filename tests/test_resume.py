@@ -26,8 +26,10 @@ from conftest import (
 import predict
 import score
 import symbols
-from common import checkpoint, evaluate, fit
-from common.lock import lock
+from common.checkpoint import store
+from common.checkpoint.lock import lock
+from common.evaluate import evaluator
+from common.train import loop
 
 # Seven batches are an epoch here, the last of which goes on with the next epoch's.
 
@@ -98,7 +100,7 @@ def test_stopped_after_every_batch_it_is_the_uninterrupted_run_bit_for_bit(augme
     assert train(*augmented, "--model-prefix", whole).returncode == 0
     stops = 0
     for _ in range(30):
-        with mock.patch.object(fit.Run, "_is_due", stop_now):
+        with mock.patch.object(loop.Run, "_is_due", stop_now):
             result = train(*augmented, "--model-prefix", prefix, "--resume")
         stops += result.returncode == 143
         if result.returncode == 0:
@@ -144,7 +146,7 @@ def test_on_other_devices_it_goes_on_to_the_same_result(flags, finished, tmp_pat
 def test_load_epoch_trains_again_from_there(flags, finished, copied):
     flags = [*flags, "--model-prefix", copied, "--load-epoch", 1]
     assert_refused(train(*flags), f"{copied}-0002.params", "--overwrite")
-    checkpoint.verify(str(copied), 2)
+    store.verify(str(copied), 2)
     result = train(*flags, "--overwrite")
     assert result.returncode == 0, result.stderr
     assert f"going on from {copied}-0001.params" in result.stdout
@@ -170,7 +172,7 @@ def test_resume_with_everything_trained_says_so_and_changes_no_weight(flags, fin
 
 
 def test_checksums_are_computed_once(flags, copied):
-    with mock.patch.object(checkpoint, "sha256", side_effect=checkpoint.sha256) as computed:
+    with mock.patch.object(store, "sha256", side_effect=store.sha256) as computed:
         assert train(*flags, "--model-prefix", copied, "--resume").returncode == 0
     names = sorted(os.path.basename(call[0][0]) for call in computed.call_args_list)
     assert names == ["x-0002-optimizer.params", "x-0002.params", "x-symbol.json"]
@@ -203,7 +205,7 @@ def test_stopped_while_it_validates_it_validates_and_trains_nothing_twice(
 
 
 def validations_that_stop_at(epoch):
-    validate, calls = evaluate.Evaluator.__call__, []
+    validate, calls = evaluator.Evaluator.__call__, []
 
     def stopping(evaluator, *weights):
         calls.append(1)
@@ -211,7 +213,7 @@ def validations_that_stop_at(epoch):
             terminate()
         return validate(evaluator, *weights)
 
-    return mock.patch.object(evaluate.Evaluator, "__call__", stopping)
+    return mock.patch.object(evaluator.Evaluator, "__call__", stopping)
 
 
 # What does not fit.
@@ -314,7 +316,7 @@ def test_with_all_damaged_it_neither_goes_on_nor_begins_anew(flags, copied):
     assert result.stdout.count("not used: ") == 2
     assert before.items() <= contents(copied.parent).items()
     assert train(*flags, "--model-prefix", copied, "--overwrite").returncode == 0
-    checkpoint.verify(str(copied), 2)
+    store.verify(str(copied), 2)
 
 
 def test_a_checkpoint_of_stock_mxnet_is_used_but_not_gone_on_with(flags, small, finished, tmp_path):
@@ -347,7 +349,7 @@ class Judged:
 
 
 def look(seen, number, prefix):
-    seen[number] = checkpoint.numbers(prefix), checkpoint.numbers(checkpoint.partial(prefix))
+    seen[number] = store.numbers(prefix), store.numbers(store.partial(prefix))
 
 
 def test_the_newest_and_the_best_are_kept_even_over_a_stop(flags, tmp_path, monkeypatch):
@@ -355,16 +357,16 @@ def test_the_newest_and_the_best_are_kept_even_over_a_stop(flags, tmp_path, monk
     flags = [*flags, "--num-epochs", 5, "--keep", 2, "--model-prefix", prefix]
     seen = {}
     judged = Judged([0.2, 0.9, 0.1, 0.3, 0.4])
-    monkeypatch.setattr(evaluate, "Evaluator", lambda *_args: judged)
+    monkeypatch.setattr(evaluator, "Evaluator", lambda *_args: judged)
     note = functools.partial(look, seen, 20, prefix)
     with before_batch(20, note), before_batch(23, terminate):
         assert train(*flags).returncode == 143
     assert seen == {20: ([2, 3], [])}
     assert train(*flags, "--resume").returncode == 0
-    assert checkpoint.numbers(prefix) == [2, 4, 5]
-    assert checkpoint.load_record(prefix, 5)["best"] == {"epoch": 2, "top-1": 0.9}
+    assert store.numbers(prefix) == [2, 4, 5]
+    assert store.load_record(prefix, 5)["best"] == {"epoch": 2, "top-1": 0.9}
     for number in (2, 4, 5):
-        checkpoint.verify(prefix, number)
+        store.verify(prefix, number)
 
 
 def test_save_minutes_keeps_one_partial_checkpoint_and_none_after_the_epoch(flags, tmp_path):
@@ -375,7 +377,7 @@ def test_save_minutes_keeps_one_partial_checkpoint_and_none_after_the_epoch(flag
             stack.enter_context(before_batch(number, functools.partial(look, seen, number, prefix)))
         train(*flags, "--model-prefix", prefix, "--save-minutes", 1e-9)
     assert seen == {2: ([], [2]), 6: ([], [6]), 7: ([1], []), 8: ([1], [8])}
-    assert checkpoint.numbers(prefix) == [1, 2]
+    assert store.numbers(prefix) == [1, 2]
     assert not any("partial" in name for name in os.listdir(tmp_path))
 
 
@@ -384,10 +386,10 @@ def test_save_period_numbers_only_each_so_many_epochs_but_loses_none(flags, fini
     flags = [*flags, "--num-epochs", 3, "--save-period", 2, "--model-prefix", prefix]
     with before_batch(7, lambda: signal.raise_signal(signal.SIGINT)):
         assert train(*flags).returncode == 130  # nothing is unsaved then
-    assert checkpoint.numbers(prefix) == []
-    assert checkpoint.newest(prefix)[0] == (checkpoint.partial(prefix), 7)
+    assert store.numbers(prefix) == []
+    assert store.newest(prefix)[0] == (store.partial(prefix), 7)
     assert train(*flags, "--resume").returncode == 0
-    assert checkpoint.numbers(prefix) == [2, 3]
+    assert store.numbers(prefix) == [2, 3]
     assert not any("partial" in name for name in os.listdir(tmp_path))
     assert [line["epoch"] for line in logged(prefix) if line["event"] == "epoch"] == [1, 2, 3]
 
@@ -399,7 +401,7 @@ def test_save_period_numbers_only_each_so_many_epochs_but_loses_none(flags, fini
 def spoil(monkeypatch):
     """spoil(2, 4) makes those batches of every run not-a-number, until spoil()."""
     spoilt = set()
-    step = fit.Run._step
+    step = loop.Run._step
 
     def spoiling(run, batch, title):
         if run.state.batches in spoilt:
@@ -410,7 +412,7 @@ def spoil(monkeypatch):
         spoilt.clear()
         spoilt.update(numbers)
 
-    monkeypatch.setattr(fit.Run, "_step", spoiling)
+    monkeypatch.setattr(loop.Run, "_step", spoiling)
     return choose
 
 
@@ -422,10 +424,10 @@ def test_it_ends_with_the_state_of_before(flags, finished, tmp_path, spoil, batc
     result = train(*flags)
     epoch = 1 + batch // EPOCH
     assert_refused(result, f"epoch {epoch}/2, batch {batch} of the run", "--skip-nonfinite")
-    place = (checkpoint.partial(prefix), batch)
-    assert checkpoint.params_path(*place) in result.stderr
-    assert checkpoint.newest(prefix) == (place, [])
-    weights = checkpoint.load(*place)[1]
+    place = (store.partial(prefix), batch)
+    assert store.params_path(*place) in result.stderr
+    assert store.newest(prefix) == (place, [])
+    weights = store.load(*place)[1]
     assert all(np.isfinite(array.asnumpy()).all() for array in weights.values())
     assert_refused(train(*flags, "--resume"), f"epoch {epoch}/2, batch {batch} of the run")
     spoil()
@@ -446,8 +448,8 @@ def test_as_many_as_allowed_are_left_out_over_a_stop_too(flags, tmp_path, spoil)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("left out, 1 of --skip-nonfinite allowed") == 1
     assert result.stdout.count("left out, 2 of --skip-nonfinite allowed") == 1
-    assert checkpoint.load_record(str(tmp_path / "x"), 2)["skipped"] == 2
-    weights = checkpoint.load(str(tmp_path / "x"), 2)[1]
+    assert store.load_record(str(tmp_path / "x"), 2)["skipped"] == 2
+    weights = store.load(str(tmp_path / "x"), 2)[1]
     assert all(np.isfinite(array.asnumpy()).all() for array in weights.values())
 
     with before_batch(4, terminate):
@@ -466,9 +468,9 @@ def test_weights_that_blow_up_are_never_saved(flags, tmp_path):
         assert train(*flags).returncode == 143
     result = train(*flags, "--resume", "--lr", 1e39)
     assert_refused(result, "weights", "lower --lr")
-    place, damaged = checkpoint.newest(prefix)
-    assert place == (checkpoint.partial(prefix), 3) and damaged == []
-    weights = checkpoint.load(*place)[1]
+    place, damaged = store.newest(prefix)
+    assert place == (store.partial(prefix), 3) and damaged == []
+    weights = store.load(*place)[1]
     assert all(np.isfinite(array.asnumpy()).all() for array in weights.values())
     assert train(*flags, "--resume").returncode == 0
 

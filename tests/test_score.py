@@ -13,8 +13,11 @@ import reference
 from conftest import assert_refused, bands, run_here, run_script, write_records
 
 import symbols
-from common import checkpoint, cli, evaluate, records
-from common.config import save_config
+from common import cli
+from common.checkpoint import store
+from common.checkpoint.config import save_config
+from common.evaluate import evaluator
+from common.records import records
 from score import main
 
 SETTINGS = {
@@ -43,7 +46,7 @@ def save_lenet(prefix, classes, seed):
     module.init_params(mx.init.Xavier())
     weights = module.get_params()
     save_config(prefix, SETTINGS, classes)
-    checkpoint.save(prefix, 1, symbol, *weights)
+    store.save(prefix, 1, symbol, *weights)
     return {name: value.asnumpy() for name, value in weights[0].items()}
 
 
@@ -134,7 +137,7 @@ def test_the_files_hold_all_that_is_printed(network, grey, expected, main_json, 
     assert written["checkpoint"] == f"{network[0]}-0001.params"
     assert (written["data_val"], written["crops"]) == (grey.val, 1)
     assert written["top-1"] == written["right"]["top-1"] / 101
-    assert written["interval95"]["top-1"] == list(evaluate.wilson(written["right"]["top-1"], 101))
+    assert written["interval95"]["top-1"] == list(evaluator.wilson(written["right"]["top-1"], 101))
     assert [row["right"] for row in written["per_class"]] == [matrix[i][i] for i in range(3)]
     assert written["versions"]["mxnet"] == mx.__version__
 
@@ -165,8 +168,8 @@ def test_ten_crops_need_room_around_the_crop(network, grey, monkeypatch):
     for resize, image_shape in ((32, (1, 32, 32)), (32, (1, 40, 32))):
         args = SimpleNamespace(crops=10, resize=resize, image_shape=image_shape)
         with pytest.raises(cli.UserError, match="--crops 10: .* has 32; leave"):
-            evaluate.check_crops(args)
-        evaluate.check_crops(SimpleNamespace(crops=10, resize=41, image_shape=image_shape))
+            evaluator.check_crops(args)
+        evaluator.check_crops(SimpleNamespace(crops=10, resize=41, image_shape=image_shape))
 
 
 def test_files_that_could_not_be_written_are_refused_before_the_work(network, tmp_path):
@@ -189,9 +192,9 @@ def test_fewer_images_than_devices_are_scored_too(network, tmp_path):
     prefix, _ = network
     path = write_records(tmp_path / "two", *bands(2, seed=1))
     args = SimpleNamespace(**{**SETTINGS, "data_nthreads": 1, "verbose": False})
-    symbol, *weights = checkpoint.load(prefix, 1)
+    symbol, *weights = store.load(prefix, 1)
     scores = [
-        evaluate.Evaluator(symbol, contexts, args, records.scan(path))(*weights)
+        evaluator.Evaluator(symbol, contexts, args, records.scan(path))(*weights)
         for contexts in ([mx.cpu(0)], [mx.cpu(0), mx.cpu(1), mx.cpu(2)])
     ]
     assert [score.count for score in scores] == [2, 2]

@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import ROOT, assert_same_arrays, logged, run_script, train
 
-from common import checkpoint
+from common.checkpoint import store
 
 LOOP = """
 import os, signal, sys
@@ -114,11 +114,13 @@ def wait_until_blocked(pid):
 
 # Signals are sent from within, so that they hit the very moment.
 RUN = """
-import common
+import common.runtime.mxnet
 import os, signal
 import mxnet as mx
 import train_imagenet
-from common import cli, data, fit
+from common import cli
+from common.input import pipeline
+from common.train import loop
 
 TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
 
@@ -143,9 +145,9 @@ def send(*numbers):
 {hook}
 cli.run(train_imagenet.main)
 """
-CHECK = "first_do(data, 'open_records', send({}))"
-BATCH = "first_do(fit.Run, '_step', send({}), call=9)"  # the third of the second epoch
-VALIDATION = "first_do(data, 'evaluation_batches', send({}), call=1)"
+CHECK = "first_do(pipeline, 'open_records', send({}))"
+BATCH = "first_do(loop.Run, '_step', send({}), call=9)"  # the third of the second epoch
+VALIDATION = "first_do(pipeline, 'evaluation_batches', send({}), call=1)"
 SAVE = "first_do(mx.nd, 'save', send({}), call=3)"  # the second epoch's optimizer state
 
 
@@ -190,7 +192,7 @@ def test_resume_is_bit_exact_from_wherever_it_was_stopped(
     assert "Traceback" not in result.stderr
     assert words in result.stdout
     expected = place and (f"{prefix}{place[0]}", place[1])
-    assert checkpoint.newest(str(prefix)) == (expected, [])
+    assert store.newest(str(prefix)) == (expected, [])
 
     resumed = train(*flags, "--resume")
     assert resumed.returncode == 0, resumed.stderr
@@ -212,7 +214,7 @@ def cut_off():
     os.close(reader)
     send(INT)()
 
-first_do(fit.Run, '_step', cut_off, call=9)
+first_do(loop.Run, '_step', cut_off, call=9)
 """
 
 
@@ -222,7 +224,7 @@ def test_ctrl_c_saves_though_it_ended_the_reader_of_the_output_too(flags, tmp_pa
     result = run_script("-c", RUN.format(hook=READER_GONE), *flags)
     assert result.returncode == 130, result.stderr
     assert "Traceback" not in result.stderr
-    assert checkpoint.newest(prefix) == ((checkpoint.partial(prefix), 10), [])
+    assert store.newest(prefix) == ((store.partial(prefix), 10), [])
 
 
 def test_a_signal_while_it_starts_is_plain_death(flags, tmp_path):

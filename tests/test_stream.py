@@ -11,7 +11,10 @@ from test_data import arguments
 
 import symbols
 import train_imagenet
-from common import data, devices, evaluate, fit, prefetch, resume
+from common.evaluate import evaluator
+from common.input import pipeline, prefetch
+from common.runtime import devices
+from common.train import loop, resume
 
 
 class Reader:
@@ -95,7 +98,7 @@ def test_real_records_come_exactly_once_an_epoch_over_interruptions(numbered, se
     batches = -(-4 * images // batch_size)
     seen = []
     for first, count in interruptions(rng, batches):
-        stream = data.training_iterator(args, mx.cpu(), images, first)
+        stream = pipeline.training_iterator(args, mx.cpu(), images, first)
         for batch in itertools.islice(stream, int(count)):
             labels = batch.label[0].asnumpy()
             assert (batch.data[0].asnumpy() == 4 * labels[:, None, None, None]).all()
@@ -134,13 +137,13 @@ def live(few, tmp_path, monkeypatch):
         monkeypatch.setattr("sys.argv", ["train_imagenet.py", *map(str, flags)])
         args, _, _ = train_imagenet.parse_args()
         args.num_classes = 50
-        evaluate.resolve_top_k(args)
+        evaluator.resolve_top_k(args)
         resumed = resume.prepare(args, "data")
         contexts = devices.contexts(None, cpus)
         first = resumed.state.batches if resumed else 0
-        stream = data.training_iterator(args, contexts[0], 50, first)
+        stream = pipeline.training_iterator(args, contexts[0], 50, first)
         network = symbols.get_symbol("lenet", 50)
-        run = fit.Run(network, contexts, args, 50, "data", resumed)
+        run = loop.Run(network, contexts, args, 50, "data", resumed)
         given, step = [], run._step
 
         def watched(batch, title):

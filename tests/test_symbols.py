@@ -8,7 +8,6 @@ import pytest
 from conftest import ROOT, assert_refused, run_script
 
 import symbols
-from common.cli import UserError
 from symbols import alexnet, alexnet2012, lenet, summary
 
 GOLDEN = os.path.join(ROOT, "tests", "golden", "alexnet-graph.json")
@@ -171,7 +170,7 @@ def test_multiply_adds_are_those_of_the_loops_over_a_layer():
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="vgg.*alexnet, alexnet2012, lenet"):
+    with pytest.raises(ValueError, match="vgg.*alexnet, alexnet2012, lenet"):
         symbols.get_symbol("vgg")
 
 
@@ -183,7 +182,7 @@ def test_the_smallest_image_is_found_and_named(network, smallest):
     assert symbols.smallest_image(symbol, channels=1) == smallest
     symbols.check_image_shape(symbol, (1, smallest, smallest))
     for shape in [(1, smallest - 1, smallest), (1, smallest, smallest - 1), (1, 1, 1)]:
-        with pytest.raises(UserError, match=f"smallest is 1,{smallest},{smallest}"):
+        with pytest.raises(ValueError, match=f"smallest is 1,{smallest},{smallest}"):
             symbols.check_image_shape(symbol, shape)
 
 

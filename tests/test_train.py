@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, bands, run_script, write_records
 
-from common import training
+from common.train import training
 
 QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
 
@@ -67,7 +67,7 @@ def test_readmes_lines_of_inference_run(trained):
     code = code.replace("checkpoints/alexnet-cifar10", str(prefix)).replace(
         "3, 67, 67", "1, 32, 32"
     )
-    result = run_script("-c", "import common\n" + code)
+    result = run_script("-c", "import common.runtime.mxnet\n" + code)
     assert result.stdout.strip() in ("0", "1", "2"), result.stderr
 
 

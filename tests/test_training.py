@@ -6,8 +6,9 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common import checkpoint, resume, training
+from common.checkpoint import store
 from common.cli import UserError
+from common.train import resume, training
 
 SHAPE, CLASSES = (1, 4, 4), 3
 STATEFUL = {"sgd": 1, "nag": 1, "adam": 2, "rmsprop": 1, "adagrad": 1, "adadelta": 2}
@@ -34,8 +35,8 @@ def module_on(devices, args, prefix=None):
     if prefix:
         state = resume.State()
         state.batches = 4
-        _, *weights = checkpoint.load(prefix, 4)
-        optimizer = checkpoint.load_optimizer(prefix, 4)
+        _, *weights = store.load(prefix, 4)
+        optimizer = store.load_optimizer(prefix, 4)
         resumed = resume.Resumed((prefix, 4), state, *weights, optimizer, [])
     contexts = [mx.cpu(i) for i in range(devices)]
     return training.bind(mlp(), contexts, args, training.schedule(args, 8), resumed)
@@ -55,7 +56,7 @@ def train_module(module, batches):
 
 def save_module(module, prefix):
     state = resume.optimizer_state(module)
-    checkpoint.save(prefix, 4, mlp(), *resume.weights(module), state, batches=4)
+    store.save(prefix, 4, mlp(), *resume.weights(module), state, batches=4)
     return state
 
 

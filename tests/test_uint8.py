@@ -11,8 +11,8 @@ from conftest import assert_same_arrays, bands, logged, train, write_records
 from test_data import arguments
 
 import symbols
-from common import data, prefetch
-from symbols import precision
+from common.graph import precision
+from common.input import pipeline, prefetch
 
 NORMALISATION = ["--rgb-mean=120,110.5,100", "--rgb-std=61.3,0.7,39", "--pca-noise=0.2"]
 LENET = ["--network", "lenet", "--dataset", "mnist", "--image-shape", "3,32,32", "--lr", 0.01]
@@ -70,11 +70,11 @@ def normalised(batch, std):
 @pytest.mark.parametrize("native", [True, False])
 def test_batches_are_the_same_once_normalised(coloured, native, monkeypatch):
     if not native:
-        monkeypatch.setattr("common.native.load", lambda: False)
+        monkeypatch.setattr("common.runtime.native.load", lambda: False)
     read = []
     for dtype in ("float32", "uint8"):
         args = arguments(*NORMALISATION, f"--data-dtype={dtype}", path=coloured, batch_size=7)
-        read.append(itertools.islice(data.training_iterator(args, mx.cpu(), 40), 13))
+        read.append(itertools.islice(pipeline.training_iterator(args, mx.cpu(), 40), 13))
     for floats, bytes_ in zip(*read):  # over the ends of two epochs
         assert np.array_equal(normalised(bytes_, args.rgb_std), floats.data[0].asnumpy())
         assert np.array_equal(bytes_.label[0].asnumpy(), floats.label[0].asnumpy())
@@ -85,7 +85,7 @@ def test_synthetic_images_are_the_same_once_normalised():
     for dtype in ("float32", "uint8"):
         args = arguments(*NORMALISATION, f"--data-dtype={dtype}", shape=(3, 9, 8))
         args.num_classes = 10
-        found[dtype] = next(data.synthetic(args, mx.cpu()))
+        found[dtype] = next(pipeline.synthetic(args, mx.cpu()))
     floats = found["float32"].data[0].asnumpy()
     assert np.array_equal(normalised(found["uint8"], args.rgb_std), floats)
     assert abs(floats.mean(axis=(0, 2, 3)) * args.rgb_std).max() < 40  # the mean is taken off

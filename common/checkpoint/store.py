@@ -1,0 +1,306 @@
+"""Checkpoints: the files ``mx.model.load_checkpoint`` reads, and all that training needs to go on.
+
+``PREFIX-symbol.json``
+    the plain graph, or quantize.py's int8 form of it;
+``PREFIX-NNNN.params``
+    weights after epoch NNNN;
+``PREFIX-NNNN-optimizer.params``
+    the optimizer's state of each weight, such as ``fc1_weight:0``, in the same format;
+``PREFIX-NNNN.json``
+    the record: checksums of the other files and of itself, the position, arguments, versions;
+``PREFIX-config.json``
+    the image preparation and class names that go with the weights (common/checkpoint/config.py).
+
+Each is written under another name, flushed and renamed, the record last: where it is whole and its
+checksums fit, the set is whole. ``PREFIX-partial-UUUU...`` is such a set of its own, after UUUU
+batches: the newest state between two epochs' checkpoints, for mx.model.load_checkpoint
+("PREFIX-partial", UUUU). Nothing is a pickle, so that loading runs no code.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import struct
+from typing import List, Optional, Sequence, Tuple
+
+from common.cli import UserError
+from common.io.files import atomic, checksum_of, sha256
+from common.runtime.mxnet import mx
+
+from . import validation
+from .config import versions
+
+_FORMAT = 1
+
+
+def add_args(parser) -> None:
+    """Add the flags that say which checkpoint to load."""
+    parser.add_argument("--model-prefix", required=True, help="where train_imagenet.py saved it")
+    parser.add_argument("--load-epoch", type=int, required=True, help="which of its checkpoints")
+
+
+def params_path(prefix: str, epoch: int) -> str:
+    """Where the weights after ``epoch`` epochs are."""
+    return f"{prefix}-{epoch:04d}.params"
+
+
+def record_path(prefix: str, epoch: int) -> str:
+    """Where the record of the checkpoint after ``epoch`` epochs is."""
+    return f"{prefix}-{epoch:04d}.json"
+
+
+def partial(prefix: str) -> str:
+    """The prefix of the checkpoints that are numbered by batches."""
+    return f"{prefix}-partial"
+
+
+def _paths(prefix, number):
+    """Role -> path of the files that a record vouches for."""
+    return {
+        "symbol": f"{prefix}-symbol.json",
+        "optimizer": f"{prefix}-{number:04d}-optimizer.params",
+        "params": params_path(prefix, number),
+    }
+
+
+def remove_left_over(prefix: str) -> None:
+    """Delete what a run that was killed while it saved has left: temporary files, half a set."""
+    folder = os.path.dirname(prefix)
+    for name in (prefix, partial(prefix)):
+        for match in _matches(name, r"-(\d{4,})\.json\.tmp\d+"):
+            if not os.path.exists(record_path(name, int(match[1]))):
+                _remove_set(name, int(match[1]))
+        for match in _matches(name, r"-(\d{4,}(-optimizer)?|symbol|config)\.\w+\.tmp\d+"):
+            os.unlink(os.path.join(folder, match[0]))
+
+
+def numbers(prefix: str) -> List[int]:
+    """The epochs whose weights are at ``prefix``, in order."""
+    return sorted(int(match[1]) for match in _matches(prefix, r"-(\d{4,})\.params"))
+
+
+def _matches(prefix, pattern):
+    """The matches of ``pattern`` with what follows ``prefix`` in its folder's file names."""
+    whole = re.compile(re.escape(os.path.basename(prefix)) + pattern)
+    folder = os.path.dirname(os.path.abspath(prefix))
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [match for match in map(whole.fullmatch, names) if match]
+
+
+def check_free(prefix: str, overwrite: bool, flag: str = "--model-prefix", after: int = -1) -> None:
+    """Make sure that saving at ``prefix`` loses no earlier run's checkpoints.
+
+    Args:
+        prefix: where checkpoints will be saved.
+        overwrite: the user means to lose them.
+        flag: what the command line calls ``prefix``.
+        after: those up to this epoch are to stay.
+
+    Raises:
+        UserError: there are some, and ``overwrite`` is false.
+    """
+    there = [params_path(prefix, number) for number in numbers(prefix) if number > after]
+    there += [params_path(partial(prefix), number) for number in numbers(partial(prefix))]
+    if overwrite or not there:
+        return
+    remedy = "choose another prefix, or pass --overwrite to lose it"
+    if flag == "--model-prefix" and newest(prefix)[0]:
+        remedy = "--resume goes on with it, " + remedy
+    raise UserError(f"{flag} {prefix}: {there[-1]} is there from an earlier run; {remedy}")
+
+
+def remove(prefix: str, keep: Sequence[int] = ()) -> None:
+    """Delete the checkpoints at ``prefix``, save for those with the numbers ``keep``."""
+    for number in numbers(prefix):
+        if number not in keep:
+            _remove_set(prefix, number)
+    if not keep:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{prefix}-symbol.json")
+
+
+def _remove_set(prefix, number):
+    # The record first: what is left of a set that has none is never taken for whole.
+    paths = _paths(prefix, number)
+    for path in (record_path(prefix, number), paths["optimizer"], paths["params"]):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def save(
+    prefix: str,
+    number: int,
+    symbol,
+    arg_params: dict,
+    aux_params: dict,
+    optimizer: Optional[dict] = None,
+    **record,
+) -> str:
+    """Write a checkpoint; either all of it is there afterwards, or nothing has changed.
+
+    Args:
+        number: epochs trained, or batches where ``prefix`` is a :func:`partial` one.
+        optimizer: name -> array, its state; None or empty: there is none to keep.
+        record: what the record holds beside the checksums; values that JSON has.
+
+    Returns:
+        The name of the weights' file.
+
+    Raises:
+        UserError: it cannot be written; earlier checkpoints are as they were.
+    """
+    weights = {f"arg:{name}": value for name, value in arg_params.items()}
+    weights.update({f"aux:{name}": value for name, value in aux_params.items()})
+    paths = _paths(prefix, number)
+    if not optimizer:
+        del paths["optimizer"]
+    with atomic(record_path(prefix, number), *paths.values()) as (record_file, *files):
+        files = dict(zip(paths, files))
+        with open(files["symbol"], "w") as file:  # symbol.save is silent about a full disk
+            file.write(symbol.tojson())
+        with _errors_of_mxnet():
+            _save_arrays(files["params"], weights)
+            if optimizer:
+                _save_arrays(files["optimizer"], optimizer)
+        checksums = {role: sha256(path) for role, path in files.items()}
+        _write_record(record_file, {**record, "files": checksums})
+    return paths["params"]
+
+
+def update_record(prefix: str, number: int, **changes) -> None:
+    """Change entries of a checkpoint's record."""
+    record = load_record(prefix, number)
+    with atomic(record_path(prefix, number)) as temporary:
+        _write_record(temporary, {**record, **changes})
+
+
+def _write_record(path, record):
+    record = {**record, "format": _FORMAT, "versions": versions()}
+    record["sha256"] = checksum_of(record)
+    with open(path, "w") as file:
+        json.dump(record, file, indent=1)
+        file.write("\n")
+
+
+def _save_arrays(path, arrays):
+    mx.nd.save(path, arrays)
+    # On a full disk the last write of mx.nd.save can fail without a word. Names end the file.
+    last = list(arrays)[-1].encode()
+    with open(path, "rb") as file:
+        file.seek(-min(len(last), os.path.getsize(path)), os.SEEK_END)
+        if file.read() != last:
+            raise OSError(errno.ENOSPC, "the disk is full, or the file may not be as large")
+
+
+@contextlib.contextmanager
+def _errors_of_mxnet():
+    try:
+        yield
+    except mx.base.MXNetError as error:
+        cause = str(error).strip().splitlines()[-1].rpartition("Check failed: ")[2]
+        raise OSError(
+            errno.ENOSPC, f"the disk may be full, or the folder read-only ({cause[-60:]})"
+        )
+
+
+def load_record(prefix: str, number: int) -> dict:
+    """The record of a checkpoint, once its own checksum is found right.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = record_path(prefix, number)
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        whole = record["sha256"] == checksum_of(record) and record["format"] == _FORMAT
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; without it a checkpoint holds weights only")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: is damaged (its checksum is wrong); take another checkpoint")
+    return record
+
+
+def verify(prefix: str, number: int, *roles: str) -> None:
+    """Compare files of a checkpoint with the checksums in its record; all of them by default.
+
+    Raises:
+        UserError: a file is missing or differs, or the record is missing or damaged.
+    """
+    checksums = load_record(prefix, number)["files"]
+    paths = _paths(prefix, number)
+    for role in roles or checksums:
+        if not os.path.isfile(paths[role]):
+            raise UserError(f"{paths[role]}: is missing; take another checkpoint")
+        if sha256(paths[role]) != checksums.get(role):
+            raise UserError(
+                f"{paths[role]}: is damaged (its checksum is not the one in"
+                f" {record_path(prefix, number)}); take another checkpoint"
+            )
+
+
+def newest(prefix: str) -> Tuple[Optional[Tuple[str, int]], List[str]]:
+    """The whole checkpoint at ``prefix`` that is furthest on: its prefix and number, or None.
+
+    Returns:
+        It, and a line on each that is further on but not whole.
+    """
+    found = [(name, number) for name in (prefix, partial(prefix)) for number in numbers(name)]
+    damaged, whole = [], []
+    for name, number in found:
+        if not os.path.exists(record_path(name, number)):
+            continue  # a kill between two renames leaves it so
+        try:
+            whole.append((load_record(name, number).get("batches", -1), name, number))
+        except UserError as error:
+            damaged.append(str(error))
+    for batches, name, number in sorted(whole, reverse=True):
+        if batches < 0:
+            continue  # not a training run's, but such as quantize.py writes
+        try:
+            verify(name, number)
+        except UserError as error:
+            damaged.append(str(error))
+            continue
+        return (name, number), damaged
+    return None, damaged
+
+
+def load(prefix: str, number: int, verified: bool = False):
+    """``mx.model.load_checkpoint`` with a user's mistakes named: (symbol, arg_params, aux_params).
+
+    Where the checkpoint has a record, its checksums are compared first, unless it is ``verified``
+    already.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    for path in (f"{prefix}-symbol.json", params_path(prefix, number)):
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: no such checkpoint; check --model-prefix and --load-epoch")
+    if not verified and os.path.exists(record_path(prefix, number)):
+        verify(prefix, number, "symbol", "params")
+    try:
+        validation.check_arrays(params_path(prefix, number))
+        symbol, *weights = mx.model.load_checkpoint(prefix, number)
+        validation.check_graph(symbol)
+        return (symbol, *weights)
+    except (mx.base.MXNetError, ValueError, KeyError, struct.error) as error:
+        if "is not registered" in str(error):
+            raise UserError(
+                f"{prefix}-symbol.json: has an operator that this MXNet lacks; int8 checkpoints"
+                " need a build with MKL-DNN"
+            )
+        raise UserError(
+            f"{prefix}: the checkpoint of epoch {number} is damaged; take another epoch"
+        )
+
+
+def load_optimizer(prefix: str, number: int) -> dict:
+    """Name -> array, the optimizer's state; empty where it has none."""
+    path = _paths(prefix, number)["optimizer"]
+    return mx.nd.load(path) if "optimizer" in load_record(prefix, number)["files"] else {}

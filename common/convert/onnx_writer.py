@@ -1,0 +1,158 @@
+"""A network -> ONNX by MXNet's own converter, and the engines that a file is tried in.
+
+What ``mx.onnx.export_model`` of MXNet 1.9.1 writes is put right:
+
+- It takes a FullyConnected that leaves ``flatten`` at its default, True, for one with False. The
+  reshaping that follows makes OpenCV compute wrong with a dynamic batch, without a word.
+- It turns weights into Python lists, which takes gigabytes. So they are converted as inputs, and
+  made constants here.
+- It stamps the newest opset that the onnx package knows on operators of opset 13, and servers
+  refuse what is newer than they are.
+- It leaves a constant that nothing uses, of which ONNX Runtime complains.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import tempfile
+from typing import Dict, Optional, Sequence
+
+import cv2
+import numpy as np
+
+from common.cli import UserError
+from common.evaluate import classifier
+from common.runtime.mxnet import mx
+
+from . import compare
+
+_OPSET, _IR_VERSION = 13, 7  # from 2020; ONNX Runtime reads them from 1.7 on
+
+
+def check_packages() -> None:
+    """Make sure that the packages are there with which this works.
+
+    Raises:
+        UserError: one is missing, or onnx is too old or too new for MXNet's converter.
+    """
+    for name in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"{name}: is not installed; pip install '.[onnx]'")
+    version = importlib.metadata.version("onnx")
+    if not (1, 13, 1) <= tuple(map(int, re.findall(r"\d+", version)[:3])) < (1, 19):
+        raise UserError(
+            f"onnx {version}: MXNet's converter works with 1.13.1 to 1.18.0; pip install '.[onnx]'"
+        )
+
+
+def convert(
+    symbol: mx.sym.Symbol,
+    arg_params: dict,
+    aux_params: dict,
+    image_shape: Sequence[int],
+    batch_size: Optional[int],
+):
+    """The network as an onnx.ModelProto: ``data`` (N, C, H, W) -> ``softmax`` (N, classes).
+
+    Args:
+        symbol: of :func:`export.without_training`, float32.
+        image_shape: (C, H, W).
+        batch_size: N; None leaves it open.
+    """
+    import onnx
+    from onnx import checker, numpy_helper
+
+    weights = {**arg_params, **aux_params}
+    images = (batch_size or 1, *image_shape)
+    shapes = [weights[name].shape if name in weights else images for name in symbol.list_inputs()]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "graph.onnx")
+        mx.onnx.export_model(_with_flatten(symbol), {}, shapes, np.float32, path)
+        model = onnx.load(path)
+
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input}
+    _keep(graph.initializer, lambda value: value.name in used)
+    _keep(graph.input, lambda value: value.name not in weights)
+    for name in sorted(used & weights.keys()):
+        graph.initializer.append(numpy_helper.from_array(weights[name].asnumpy(), name))
+    if batch_size is None:
+        for value in (*graph.input, *graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    model.ir_version = _IR_VERSION
+    model.opset_import[0].version = _OPSET
+    checker.check_model(model)
+    return model
+
+
+def _with_flatten(symbol):
+    graph = json.loads(symbol.tojson())
+    for node in graph["nodes"]:
+        if node["op"] == "FullyConnected":
+            node["attrs"].setdefault("flatten", "True")
+    return mx.sym.load_json(json.dumps(graph))
+
+
+def _keep(values, wanted):
+    kept = [value for value in values if wanted(value)]
+    del values[:]
+    values.extend(kept)
+
+
+def metadata(config: dict) -> Dict[str, str]:
+    """What the file says of itself, each value as JSON, from a checkpoint's config.
+
+    ``image_shape`` [C, H, W], ``resize`` (short side, or null), ``mean`` and ``std`` (C numbers
+    each), ``channel_order`` ("RGB" or "grey") and ``classes`` (names, in the order of the output).
+    """
+    trained = config["args"]
+    said = classifier.preparation(trained)
+    said["channel_order"] = "grey" if trained["image_shape"][0] == 1 else "RGB"
+    said["classes"] = config["classes"] or [str(i) for i in range(trained["num_classes"])]
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()}
+
+
+def _onnxruntime(content):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(None, {"data": batch})[0]
+
+
+def _opencv(content):
+    network = cv2.dnn.readNetFromONNX(np.frombuffer(content, np.uint8))
+
+    def run(batch):
+        network.setInput(batch, "data")
+        return network.forward()
+
+    return run
+
+
+_ENGINES = {"ONNX Runtime": _onnxruntime, "OpenCV": _opencv}
+
+
+def differences(
+    content: bytes, images: np.ndarray, expected: np.ndarray, batch_sizes: Sequence[int]
+) -> Dict[str, float]:
+    """Engine -> the largest difference from ``expected`` of what it makes of an ONNX file.
+
+    Args:
+        content: of the file.
+        images: (N, C, H, W) float32.
+        expected: (N, classes) probabilities.
+        batch_sizes: to run it with, one after the other.
+
+    Raises:
+        UserError: one differs by more than may be neglected.
+    """
+    largest = {}
+    for engine, load in _ENGINES.items():
+        run = load(content)
+        largest[engine] = max(
+            compare.difference(engine, compare.in_batches(run, images, size), expected)
+            for size in batch_sizes
+        )
+    return largest

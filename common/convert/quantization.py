@@ -1,0 +1,92 @@
+"""Post-training quantisation: a float32 network -> one that computes in int8 on the CPU.
+
+MXNet's MKL-DNN backend fuses each convolution and fully connected layer with its relu and runs
+them, and max pooling between them, in 8-bit integers. LRN, tanh and softmax have no int8 form and
+stay float32. What an integer step is worth is fixed beforehand, for each tensor, by its range over
+real images: the calibration. These ranges are part of the graph, so a quantised symbol belongs to
+one epoch's weights.
+"""
+
+import json
+import logging
+import os
+from typing import Iterable, Sequence, Tuple
+
+import numpy as np
+from mxnet.contrib.quantization import quantize_model_mkldnn
+
+from common.cli import UserError
+from common.io.log import quiet
+from common.runtime.mxnet import mx
+
+
+def check_build() -> None:
+    """Make sure that this MXNet has int8 operators.
+
+    Raises:
+        UserError: it is built without MKL-DNN, or MKL-DNN is switched off.
+    """
+    if not mx.runtime.Features().is_enabled("MKLDNN"):
+        raise UserError("int8: this MXNet is built without MKL-DNN; install mxnet==1.9.1 from PyPI")
+    if os.environ.get("MXNET_MKLDNN_ENABLED", "1") == "0":
+        raise UserError("MXNET_MKLDNN_ENABLED=0: switches off what int8 needs; unset it")
+
+
+def is_quantized(symbol: mx.sym.Symbol) -> bool:
+    """Whether any layer of the network computes in int8."""
+    nodes = json.loads(symbol.tojson())["nodes"]
+    return any(node.get("attrs", {}).get("quantized", "").lower() == "true" for node in nodes)
+
+
+class _Batches(mx.io.DataIter):
+    """Images, one a batch, as the iterator that MXNet calibrates with.
+
+    Larger batches would need filling, and a fixed batch size is all that its monitor survives.
+    """
+
+    def __init__(self, images, image_shape):
+        super().__init__(batch_size=1)
+        self._images = iter(images)
+        self.provide_data = [mx.io.DataDesc("data", (1, *image_shape))]
+        self.provide_label = [mx.io.DataDesc("softmax_label", (1,))]
+
+    def next(self):
+        return mx.io.DataBatch([mx.nd.array(next(self._images)[None])])
+
+
+def quantize(
+    symbol: mx.sym.Symbol,
+    arg_params: dict,
+    aux_params: dict,
+    images: Iterable[np.ndarray],
+    image_shape: Sequence[int],
+    verbose: bool = False,
+) -> Tuple[mx.sym.Symbol, dict, dict]:
+    """The same network in int8, calibrated on ``images``.
+
+    Args:
+        symbol, arg_params, aux_params: the plain float32 network.
+        images: (C, H, W) float32 arrays, as the network gets them.
+        image_shape: their (C, H, W).
+        verbose: let MXNet say what it does.
+
+    Returns:
+        symbol, arg_params and aux_params, for any batch size. The weights of fully connected layers
+        are int8; those of convolutions are float32 and become int8 when the first batch runs.
+
+    Raises:
+        UserError: the network has no layer that can be quantised.
+    """
+    with quiet(verbose):
+        network = quantize_model_mkldnn(
+            symbol,
+            arg_params,
+            aux_params,
+            calib_mode="naive",  # the whole range; "entropy" needs scipy
+            calib_data=_Batches(images, image_shape),
+            quantized_dtype="auto",  # unsigned after a relu, else signed
+            logger=logging.getLogger(__name__) if verbose else None,
+        )
+    if not is_quantized(network[0]):
+        raise UserError("the network has no convolution or fully connected layer to quantise")
+    return network

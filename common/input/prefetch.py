@@ -1,0 +1,198 @@
+"""Batches prepared while the network runs: cut, normalised, in memory that is used again."""
+
+import ctypes
+import itertools
+import queue
+import sys
+import threading
+import weakref
+from typing import Callable, Iterator, List, NamedTuple, Optional
+
+import numpy as np
+
+from common.runtime import native
+from common.runtime.mxnet import mx
+
+
+class Ahead:
+    """The items of an iterator that are not None, taken at most two ahead by a daemon thread.
+
+    An exception in the thread, such as StopIteration, is raised where the item is asked for.
+    ``stop()`` ends the thread after the item it is at; dropping the object and the program's exit
+    do so too, so that no thread is inside MXNet while the process goes down.
+    """
+
+    def __init__(self, items):
+        room, ready, stopped = threading.Semaphore(2), queue.SimpleQueue(), threading.Event()
+
+        def fill():  # without a reference to self, which would keep it from being dropped
+            while room.acquire() and not stopped.is_set():
+                try:
+                    item = next(items)
+                except BaseException as error:
+                    ready.put(error)
+                    return
+                if item is None:
+                    room.release()
+                else:
+                    ready.put(item)
+
+        def stop():
+            stopped.set()
+            room.release()
+            thread.join()
+
+        thread = threading.Thread(target=fill, daemon=True)
+        self._room, self._ready, self.stop = room, ready, weakref.finalize(self, stop)
+        thread.start()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            self._ready.put(item)  # for whoever asks again
+            raise item
+        self._room.release()
+        return item
+
+
+def memory(array: mx.nd.NDArray) -> np.ndarray:
+    """A numpy array of the same memory, once the engine is through with it."""
+    pointer = ctypes.c_void_p()
+    mx.base.check_call(mx.base._LIB.MXNDArrayWaitToWrite(array.handle))
+    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+    items = ctypes.cast(pointer, ctypes.POINTER(np.ctypeslib.as_ctypes_type(array.dtype)))
+    return np.ctypeslib.as_array(items, array.shape)
+
+
+class Chunk(NamedTuple):
+    """Consecutive images of an epoch, as a reader hands them out."""
+
+    labels: np.ndarray  # (N,) float32
+    images: np.ndarray  # (N, C, H, W) uint8
+    shift: np.ndarray  # (N, C) float32: added to them
+    std: np.ndarray  # (C,) float32: they are then divided by it
+
+    def write(self, start: int, stop: int, out: np.ndarray, shift: np.ndarray) -> None:
+        """Put images ``start`` to ``stop`` into ``out``, normalised if it is float32.
+
+        If it is uint8, what remains to be added to them goes into ``shift`` (N, C).
+        """
+        if out.dtype == np.uint8:
+            out[:], shift[:] = self.images[start:stop], self.shift[start:stop]
+        else:
+            normalise(self.images[start:stop], self.shift[start:stop], self.std, out)
+
+
+def normalise(images: np.ndarray, shift: np.ndarray, std: np.ndarray, out: np.ndarray) -> None:
+    """``out`` = (images + shift) / std, of uint8 (N, C, H, W), float32 (N, C) and (C,).
+
+    It runs in the calling thread and not through MXNet's engine: there it would compete with the
+    network, whose training took 10% longer.
+    """
+    if native.load():
+        sizes = images.shape[0], images.shape[1], images[0, 0].size
+        _call(native.library().alexnet_normalize, (images, shift, std, out), sizes)
+    else:
+        np.add(images, shift[:, :, None, None], out=out, dtype=np.float32)
+        np.divide(out, std[:, None, None], out=out)
+
+
+def crop(images: List[np.ndarray], corners: np.ndarray, mirrored: np.ndarray, size) -> np.ndarray:
+    """Crops of ``size`` (height, width) of uint8 images (rows, columns, C): (N, C, H, W) uint8.
+
+    Args:
+        corners: (N, 2), row and column of each crop's upper left corner; it fits into the image.
+        mirrored: (N,) booleans: which are turned left to right.
+    """
+    out = np.empty((len(images), images[0].shape[2], *size), np.uint8)
+    cuts = [image[y:, x:] for image, (y, x) in zip(images, corners)]
+    if native.load():
+        starts = np.array([cut.__array_interface__["data"][0] for cut in cuts], np.uintp)
+        rows = np.array([image.strides[0] for image in images], np.int64)
+        arrays = starts, rows, mirrored.astype(np.uint8), out
+        _call(native.library().alexnet_crop, arrays, out.shape)
+    else:
+        for cut, mirror, to in zip(cuts, mirrored, out):
+            cut = cut[: size[0], : size[1]]
+            to[:] = np.moveaxis(cut[:, ::-1] if mirror else cut, 2, 0)
+    return out
+
+
+def _call(function, arrays, sizes):
+    """Call one of native/pixels.h's functions, which take the arrays' memory, then integers."""
+    pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+    function(*pointers, *map(ctypes.c_int64, sizes))
+
+
+def batches(
+    read: Callable[[int], Iterator[Chunk]], images: int, batch_size: int, buffers, first: int
+) -> Iterator[Optional[mx.io.DataBatch]]:
+    """Cut the endless sequence of epochs into batches, one after the other.
+
+    A batch that an epoch's end does not fill goes on with the next epoch's beginning, so that each
+    image is there exactly once an epoch.
+
+    Args:
+        read: number of an epoch, from 0 -> its images, always the same ones in the same order.
+        images: how many images make an epoch.
+        buffers: where the memory for a batch comes from.
+        first: how many batches to leave out: where an earlier run stopped.
+
+    Yields:
+        Batches of data and softmax_label, and where data is uint8 of precision.SHIFT, too; None
+        after what is left out, so that whoever waits can stop waiting.
+    """
+    start, skip = divmod(first * batch_size, images)
+    data, labels, filled = None, np.empty(batch_size, np.float32), 0
+    shift = np.empty(buffers.shape[:2], np.float32)
+    for epoch in itertools.count(start):
+        seen = 0
+        for chunk in read(epoch):
+            rows = min(len(chunk.labels), images - seen)
+            at = min(rows, max(0, skip - seen))
+            seen += rows
+            if at == rows:
+                yield None
+            while at < rows:
+                if filled == 0:
+                    data = None  # or this frame would keep the last batch's memory from use
+                    data = buffers.take()
+                stop = min(rows, at + batch_size - filled)
+                place = slice(filled, filled + stop - at)
+                chunk.write(at, stop, memory(data)[place], shift[place])
+                labels[place] = chunk.labels[at:stop]
+                at, filled = stop, place.stop % batch_size
+                if filled == 0:
+                    yield _batch(data, shift, labels)
+            if seen == images:
+                break
+        skip = 0
+
+
+def _batch(data, shift, labels):
+    inputs = [data, mx.nd.array(shift)] if data.dtype == np.uint8 else [data]
+    return mx.io.DataBatch(inputs, [mx.nd.array(labels)], pad=0)
+
+
+class Buffers:
+    """Memory for batches, used again once nobody holds it: to fill fresh memory takes longer.
+
+    For a GPU it is pinned, so that the copy there overlaps with what the GPU computes.
+    """
+
+    def __init__(self, args, context: mx.Context, dtype: str = "float32"):
+        self.shape, self._dtype = (args.batch_size, *args.image_shape), dtype
+        gpu = context.device_type == "gpu"
+        self._context = mx.cpu_pinned(context.device_id) if gpu else mx.cpu()
+        self._arrays = []
+
+    def take(self) -> mx.nd.NDArray:
+        """An array (N, C, H, W) of ``dtype``; its values are what was there before."""
+        for i in range(len(self._arrays)):
+            if sys.getrefcount(self._arrays[i]) == 2:  # the list's, and that of this very call
+                return self._arrays[i]
+        self._arrays.append(mx.nd.empty(self.shape, self._context, self._dtype))
+        return self._arrays[-1]

@@ -1,0 +1,125 @@
+"""What MXNet 1.9.1 needs before it is imported: old numpy names, threads, quiet, CUDA's libraries.
+
+MXNet was retired in 2023; its last release uses names that numpy 1.24 and numpy 2 removed, and it
+starts only half as many OpenMP threads as there are cores. :func:`prepare` supplies both, without
+touching what is already there; a user's own environment variable always wins.
+"""
+
+import ctypes
+import importlib.util
+import os
+import sys
+
+from common.cli import UserError
+
+from . import cuda
+
+# What ``import mxnet`` (or mxnet.numpy's fallback table) reads from numpy, and what numpy >= 1.24
+# or >= 2 no longer has. The financial functions left numpy in 1.20: mxnet only lists them.
+_ALIASES = {
+    "PZERO": 0.0,
+    "NZERO": -0.0,
+    "NINF": float("-inf"),
+    "PINF": float("inf"),
+    "Inf": float("inf"),
+    "NAN": float("nan"),
+    "NaN": float("nan"),
+}
+_RENAMED = {
+    "alltrue": "all",
+    "sometrue": "any",
+    "round_": "round",
+    "product": "prod",
+    "in1d": "isin",
+    "trapz": "trapezoid",
+}
+_LISTED_ONLY = ("mirr", "npv", "pmt", "ppmt", "pv", "rate")
+
+
+def _gone(name):
+    def function(*_args, **_kwargs):
+        raise NotImplementedError(f"numpy.{name} was removed from numpy")
+
+    return function
+
+
+def _supply_numpy_names():
+    try:
+        import numpy as np
+    except ImportError as error:
+        cause = str(error).strip().splitlines()[0]
+        _refuse(f"numpy: cannot be imported ({cause}); pip install --force-reinstall numpy")
+    wanted = dict(_ALIASES, bool=bool, int=int, float=float, object=object)
+    wanted["msort"] = lambda a: np.sort(a, axis=0)
+    wanted.update({old: getattr(np, new, None) for old, new in _RENAMED.items()})
+    wanted.update({name: _gone(name) for name in _LISTED_ONLY})
+    old = tuple(int(part) for part in np.__version__.split(".")[:2]) < (1, 24)
+    for name, value in wanted.items():
+        # np.__dict__, not hasattr: numpy 1.20 to 1.23 warn when a deprecated name is looked up.
+        if name not in np.__dict__ and not (old and name in ("bool", "int", "float", "object")):
+            setattr(np, name, value)
+    if not hasattr(np, "compat"):
+        np.compat = type(sys)("numpy.compat")
+    if not hasattr(np.compat, "basestring"):
+        np.compat.basestring = (str, bytes)
+
+
+def physical_cores():
+    """Cores this process may run on, hyper-threads of one core counted once."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+    siblings = set()
+    for cpu in allowed:
+        try:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
+                siblings.add(file.read())
+        except OSError:
+            siblings.add(cpu)
+    return len(siblings)
+
+
+def prepare():
+    """Make ``import mxnet`` work and fast; safe to call more than once."""
+    if importlib.util.find_spec("mxnet") is None:
+        _refuse("mxnet: not installed for this Python; run . .venv/bin/activate (after make demo)")
+    if sys.version_info >= (3, 12) and importlib.util.find_spec("distutils") is None:
+        _refuse("distutils: MXNet imports it and this Python has none; pip install setuptools")
+    _supply_numpy_names()
+    os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+    # How long a waiting thread spins before it sleeps. GNU OpenMP's default, some milliseconds,
+    # makes small networks ten times slower as soon as another process wants the cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if "--verbose" not in sys.argv:
+        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+        os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
+        os.environ.setdefault("MXNET_CUDNN_LIB_CHECKING", "0")
+    _check_openmp()  # after the settings above: GNU OpenMP reads them when it is loaded
+    if cuda.is_needed():
+        _prepare_cuda()
+
+
+def _prepare_cuda():
+    # --gpus counts as nvidia-smi does; CUDA's own order begins with the fastest card.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    # MXNet's fusion of element-wise layers compiles PTX of CUDA 11.8, which drivers before 520
+    # refuse, and finds nothing to fuse in AlexNet.
+    os.environ.setdefault("MXNET_USE_FUSION", "0")
+    try:
+        cuda.load_libraries()
+    except UserError as error:
+        _refuse(str(error))
+
+
+def _check_openmp():
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL("libgomp.so.1")
+        except OSError:
+            _refuse("libgomp.so.1: not found, and MXNet needs it; apt-get install libgomp1")
+
+
+def _refuse(message):
+    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+    sys.exit(2)
