@@ -15,7 +15,7 @@ What differs from the paper, and why:
 
 How its numbers are checked: tests/golden/alexnet-graph.json is the graph node by node, the layer
 table (``python -m symbols alexnet``) meets the article's neuron counts at 227, and
-tests/test_gradients.py compares outputs and gradients with an implementation in numpy.
+tests/graph/test_gradients.py compares outputs and gradients with an implementation in numpy.
 """
 
 from common.runtime.mxnet import mx

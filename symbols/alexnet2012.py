@@ -11,7 +11,7 @@ option or two: Caffe's bvlc_alexnet ``knorm=1`` (its LRN's k) and ``pooling_conv
 (Caffe rounds map sizes up, which shows at 224 but not at 227).
 
 How its numbers are checked: the layer table (``python -m symbols alexnet2012``) meets the
-article's, row by row; tests/test_gradients.py compares outputs and gradients with numpy.
+article's, row by row; tests/graph/test_gradients.py compares outputs and gradients with numpy.
 """
 
 from common.runtime.mxnet import mx

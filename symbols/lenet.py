@@ -17,8 +17,8 @@ What differs from the paper, and why:
 With these, 61,706 parameters for the paper's 60,000. Digits of 28x28 are to be padded to 32x32,
 as the paper does, so that the end of a stroke can lie in the middle of what a C5 unit sees.
 
-How its numbers are checked: tests/test_symbols.py holds the paper's map sizes and counts, and
-tests/test_gradients.py compares outputs and gradients with an implementation in numpy.
+How its numbers are checked: tests/symbols/test_symbols.py holds the paper's map sizes and
+counts; tests/graph/test_gradients.py compares outputs and gradients with numpy.
 """
 
 from common.runtime.mxnet import mx

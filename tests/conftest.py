@@ -13,6 +13,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import pytest
+from drivers import Driver
 
 import common.runtime.mxnet  # noqa: F401  readies the process for MXNet, so it comes first
 
@@ -171,3 +172,23 @@ def assert_same_arrays(path, other):
     assert arrays.keys() == others.keys()
     for name in arrays:
         assert np.array_equal(arrays[name].asnumpy(), others[name].asnumpy()), name
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Call it to have a CUDA build and this driver: ``machine(["Tesla T4"], free=...)``."""
+
+    def install(*args, features=("CUDA", "NCCL"), **options):
+        driver = Driver(*args, **options)
+
+        class Features:
+            def is_enabled(self, name):
+                return name in features
+
+        monkeypatch.setattr(mx.runtime, "Features", Features)
+        monkeypatch.setattr(mx.context, "num_gpus", driver.nvmlDeviceGetCount)
+        monkeypatch.setitem(sys.modules, "pynvml", driver)
+        return driver
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return install

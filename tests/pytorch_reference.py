@@ -1,4 +1,4 @@
-"""The same AlexNet in PyTorch: the other side of tests/test_against_pytorch.py.
+"""The same AlexNet in PyTorch: the other side of tests/graph/test_against_pytorch.py.
 
     python tests/pytorch_reference.py gradients|train alexnet|alexnet2012 DTYPE IN.npz OUT.npz
 

@@ -167,6 +167,21 @@ def lrn(attrs, x):
     return x * scale**-beta, back
 
 
+def lrn_reference(x, gradient, nsize, alpha, beta, knorm):
+    """Output and input gradient of LRN over axis 1, in float64, and what it is a difference of."""
+    x, half = x.astype(np.float64), (nsize - 1) // 2
+
+    def over_window(values):
+        channels = range(x.shape[1])
+        sums = [values[:, max(0, c - half) : c + half + 1].sum(axis=1) for c in channels]
+        return np.stack(sums, axis=1)
+
+    scale = knorm + alpha / nsize * over_window(x**2)
+    terms = over_window(gradient * x * scale ** (-beta - 1))
+    back = gradient * scale**-beta - 2 * alpha * beta / nsize * x * terms
+    return x * scale**-beta, back, gradient * scale**-beta
+
+
 def activation(attrs, x):
     """relu or tanh."""
     if attrs["act_type"] == "relu":

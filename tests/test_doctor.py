@@ -7,7 +7,7 @@ import venv
 
 import pytest
 from conftest import ROOT, run_script
-from test_devices import GIB, machine  # noqa: F401
+from drivers import GIB
 
 from common import doctor
 from common.runtime import cuda
@@ -102,7 +102,7 @@ def told(monkeypatch, capsys, build):
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_each_gpu_is_told_with_why_it_cannot_be_used(machine, monkeypatch, capsys):  # noqa: F811
+def test_each_gpu_is_told_with_why_it_cannot_be_used(machine, monkeypatch, capsys):
     machine(["Tesla T4", "NVIDIA B200", "NVIDIA L4"], free=15 * GIB)
     said = told(monkeypatch, capsys, build=True)
     assert "GPU 0 Tesla T4, compute capability 7.5, 15.0 GiB free: usable GPU 1" in said
@@ -112,7 +112,7 @@ def test_each_gpu_is_told_with_why_it_cannot_be_used(machine, monkeypatch, capsy
     assert said.endswith("result usable on the CPU, and with --gpus 0,2")
 
 
-def test_a_cpu_build_is_told_what_its_gpus_need(machine, monkeypatch, capsys):  # noqa: F811
+def test_a_cpu_build_is_told_what_its_gpus_need(machine, monkeypatch, capsys):
     machine(["Tesla T4"])
     said = told(monkeypatch, capsys, build=False)
     assert "free: needs pip install '.[cuda]'" in said

@@ -2,10 +2,10 @@
 
 In MXNet 1.9.1's MKL-DNN build the gradient of LRN is wrong wherever another layer follows it: the
 incoming gradient is read in the wrong memory layout (mkldnn_lrn-inl.h has an open TODO on it,
-MXNET-846). In AlexNet that puts the gradient of conv1 off by 2 to 24%; tests/test_gradients.py
-shows it. The forward pass is right. Convolutions and fully connected layers are right, too; ours
-are faster with many images, in training and inference. GPUs and builds without MKL-DNN run other
-code: bind the plain symbol there.
+MXNET-846). In AlexNet that puts the gradient of conv1 off by 2 to 24%;
+tests/graph/test_gradients.py shows it. The forward pass is right. Convolutions and fully connected
+layers are right, too; ours are faster with many images, in training and inference. GPUs and builds
+without MKL-DNN run other code: bind the plain symbol there.
 
 The lowered symbol is for binding only. It has the arguments, auxiliary states and outputs of the
 plain one, so parameters move freely between the two; save the plain one.

@@ -7,7 +7,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from conftest import bands, write_records
-from test_data import arguments
+from test_pipeline import arguments
 
 import symbols
 import train_imagenet

@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from conftest import assert_same_arrays, bands, logged, train, write_records
-from test_data import arguments
+from test_pipeline import arguments
 
 import symbols
 from common.graph import precision

@@ -102,7 +102,7 @@ def test_each_layer_is_replaced_and_nothing_else_changes(network):
         for name, op in operators(plain).items()
     }
     if network != "lenet":
-        expected["conv2"] = "_alexnet_convolution"  # tests/test_convolution.py
+        expected["conv2"] = "_alexnet_convolution"  # tests/native/test_convolution.py
     assert operators(lowered) == expected
     assert lowered.list_arguments() == plain.list_arguments()
     assert lowered.list_outputs() == plain.list_outputs()

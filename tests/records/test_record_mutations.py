@@ -94,11 +94,11 @@ def outcomes(folder, seeds):
     found, first = {}, seeds.start
     while first < seeds.stop:
         read = f"t.read({str(folder)!r}, {first}, {seeds.stop})"
-        call = f"import common.runtime.mxnet, test_mutations as t; {read}"
+        call = f"import common.runtime.mxnet, test_record_mutations as t; {read}"
         done = subprocess.run(
             [sys.executable, "-c", call],
             cwd=os.path.dirname(__file__),
-            env={**os.environ, "PYTHONPATH": ROOT},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
             capture_output=True,
             text=True,
             timeout=300,  # a hang

@@ -79,9 +79,9 @@ def started(folder, code):
         [
             sys.executable,
             "-c",
-            "import common.runtime.mxnet; from test_data import arguments; " + code,
+            "import common.runtime.mxnet; from test_pipeline import arguments; " + code,
         ],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/input"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -21,7 +21,6 @@ import pytest
 import reference
 from conftest import ROOT
 from test_gradients import draw, error, mkldnn, train_step, without_dropout
-from test_native import lrn_reference
 
 import symbols
 from common.graph import lowering
@@ -234,7 +233,7 @@ def test_lrn_and_its_gradient_are_right_from_denormal_to_huge_values(magnitude):
     with mx.autograd.record():
         output = mx.nd._internal._alexnet_lrn(array, nsize=5)
     output.backward(mx.nd.array(gradient))
-    expected, back, minuend = lrn_reference(x, gradient, 5, 1e-4, 0.75, 2)
+    expected, back, minuend = reference.lrn_reference(x, gradient, 5, 1e-4, 0.75, 2)
     smallest = 1.5e-45  # float32's, as far apart as denormal values are
     assert abs(output.asnumpy() - expected).max() < 1e-6 * abs(expected).max() + smallest
     assert abs(array.grad.asnumpy() - back).max() < 1e-6 * abs(minuend).max()

@@ -11,6 +11,7 @@ import time
 import mxnet as mx
 import numpy as np
 import pytest
+import reference
 from conftest import ROOT, operators, run_script
 
 import symbols
@@ -20,21 +21,6 @@ from common.runtime import native
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
 LRN = getattr(mx.nd._internal, "_alexnet_lrn", None)
 IMAGES = (2, 3, 9, 9)
-
-
-def lrn_reference(x, gradient, nsize, alpha, beta, knorm):
-    """Output and input gradient of LRN over axis 1, in float64, and what it is a difference of."""
-    x, half = x.astype(np.float64), (nsize - 1) // 2
-
-    def over_window(values):
-        channels = range(x.shape[1])
-        sums = [values[:, max(0, c - half) : c + half + 1].sum(axis=1) for c in channels]
-        return np.stack(sums, axis=1)
-
-    scale = knorm + alpha / nsize * over_window(x**2)
-    terms = over_window(gradient * x * scale ** (-beta - 1))
-    back = gradient * scale**-beta - 2 * alpha * beta / nsize * x * terms
-    return x * scale**-beta, back, gradient * scale**-beta
 
 
 @pytest.mark.parametrize("nsize", [1, 3, 4, 5, 7])
@@ -53,7 +39,7 @@ def test_lrn_equals_a_float64_reference(shape, nsize, beta, magnitude):
     with mx.autograd.record():
         output = LRN(array, **settings)
     output.backward(mx.nd.array(gradient))
-    expected, back, minuend = lrn_reference(x, gradient, **settings)
+    expected, back, minuend = reference.lrn_reference(x, gradient, **settings)
     assert np.abs(output.asnumpy() - expected).max() < 1e-6 * np.abs(expected).max()
     assert np.abs(array.grad.asnumpy() - back).max() < 1e-6 * np.abs(minuend).max()
 
@@ -65,7 +51,7 @@ def test_lrn_of_huge_tiny_and_zero_values_is_finite(value):
     with mx.autograd.record():
         y = LRN(x, nsize=5)
     y.backward()
-    expected, _, _ = lrn_reference(x.asnumpy(), np.ones(x.shape), 5, 1e-4, 0.75, 2)
+    expected, _, _ = reference.lrn_reference(x.asnumpy(), np.ones(x.shape), 5, 1e-4, 0.75, 2)
     assert y.asnumpy() == pytest.approx(expected, rel=1e-5, abs=1.5e-45)  # float32's smallest step
     assert np.isfinite(x.grad.asnumpy()).all()
 

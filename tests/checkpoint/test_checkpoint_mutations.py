@@ -204,7 +204,7 @@ def test_no_damage_crashes_hangs_or_goes_unnoticed(folder, faults, check, count)
                 "-c",
                 f"import common.runtime.mxnet; from test_checkpoint_mutations import *; {code}",
             ],
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/checkpoint"},
             capture_output=True,
             text=True,
         )

@@ -7,7 +7,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from conftest import assert_same_arrays, run_script, write_records
-from test_data import arguments
+from test_pipeline import arguments
 
 from common.cli import UserError
 from common.input import pipeline
