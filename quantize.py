@@ -16,8 +16,8 @@ from common.checkpoint.config import load_config, save_config
 from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.convert import quantization
-from common.evaluate import classifier
 from common.input import pipeline
+from common.input.preparation import Preparation, sample_images
 
 
 def parse_args():
@@ -61,7 +61,7 @@ def main():
     origin = {"quantized_from": source, "data_calib": args.data_calib, "num_calib_examples": count}
     with lock(args.out_prefix, "--out-prefix"):
         store.check_free(args.out_prefix, args.overwrite, "--out-prefix")
-        images = classifier.sample_images(found, count, classifier.preparation(trained))
+        images = sample_images(found, count, Preparation.from_args(trained))
         network = quantization.quantize(*network, images, trained["image_shape"], args.verbose)
         save_config(args.out_prefix, trained, classes, int8=origin)
         saved = store.save(args.out_prefix, args.load_epoch, *network)

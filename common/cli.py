@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import math
 import os
 import sys
+from typing import Callable, Optional
 
 
 class UserError(Exception):
@@ -58,15 +60,40 @@ def image_shape(text):
     return channels, height, width
 
 
-def positive_int(text):
-    """An argparse type: an integer of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
-    return value
+def number(
+    kind: type = float,
+    *,
+    least: Optional[float] = None,
+    above: Optional[float] = None,
+    most: Optional[float] = None,
+    below: Optional[float] = None,
+) -> Callable[[str], float]:
+    """An argparse type: a finite ``kind``, int or float, within these bounds."""
+    bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
+    said = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+    noun = "an integer" if kind is int else "a number"
+
+    def parse(text):
+        try:
+            value = kind(text)
+            finite = math.isfinite(value)
+        except (ValueError, OverflowError):
+            value, finite = math.nan, False
+        fits = (
+            finite
+            and (least is None or value >= least)
+            and (above is None or value > above)
+            and (most is None or value <= most)
+            and (below is None or value < below)
+        )
+        if not fits:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {noun} {said}".rstrip())
+        return value
+
+    return parse
+
+
+positive_int = number(int, least=1)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ import numpy as np
 
 from common.checkpoint import store
 from common.cli import UserError
-from common.evaluate import classifier
 from common.graph.graph import rewrite
 from common.input import pipeline
+from common.input.preparation import Preparation, sample_images
 from common.runtime.mxnet import mx
 
 _IMAGES = 8  # that a copy is compared on, at most
@@ -53,23 +53,16 @@ def real_images(args, config: dict) -> np.ndarray:
         UserError: there are none, or they cannot be read.
     """
     trained = config["args"]
-    preparation = classifier.preparation(trained)
+    preparation = Preparation.from_args(trained)
     if args.images:
-        images = [_picture(path, preparation) for path in args.images[:_IMAGES]]
-        return np.stack(images)
+        return np.stack([preparation.load(path) for path in args.images[:_IMAGES]])
     path = args.data_val or trained.get("data_val")
     if not args.data_val and not os.path.isfile(path or ""):
         raise UserError(
             f"--data-val: is needed, since the training's own ({path}) is not here; or --images"
         )
     found = pipeline.open_records(path, trained["num_classes"], classes=config["classes"])
-    return np.stack(list(classifier.sample_images(found, _IMAGES, preparation)))
-
-
-def _picture(path, preparation):
-    with open(path, "rb") as file:
-        image = classifier.decode(file.read(), preparation["image_shape"][0], path)
-    return classifier.prepare(image, **preparation)
+    return np.stack(list(sample_images(found, _IMAGES, preparation)))
 
 
 def probabilities(symbol, arg_params: dict, aux_params: dict, images: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ What ``mx.onnx.export_model`` of MXNet 1.9.1 writes is put right:
 - It leaves a constant that nothing uses, of which ONNX Runtime complains.
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -23,7 +24,7 @@ import cv2
 import numpy as np
 
 from common.cli import UserError
-from common.evaluate import classifier
+from common.input.preparation import Preparation
 from common.runtime.mxnet import mx
 
 from . import compare
@@ -108,7 +109,7 @@ def metadata(config: dict) -> Dict[str, str]:
     each), ``channel_order`` ("RGB" or "grey") and ``classes`` (names, in the order of the output).
     """
     trained = config["args"]
-    said = classifier.preparation(trained)
+    said = dataclasses.asdict(Preparation.from_args(trained))
     said["channel_order"] = "grey" if trained["image_shape"][0] == 1 else "RGB"
     said["classes"] = config["classes"] or [str(i) for i in range(trained["num_classes"])]
     return {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()}

@@ -1,17 +1,19 @@
-"""What may be done at random to training images: the flags, ImageRecordIter's names, lighting.
+"""Random augmentation of training images: the flags, ImageRecordIter's names for them, lighting.
 
-Lighting is drawn here and not by ImageRecordIter: added while a batch becomes float32 it costs
-nothing, and it is repeatable. All else is ImageRecordIter's; DALI's crops are drawn here, too.
+Lighting is drawn here and not by ImageRecordIter: it costs nothing when it is added while a batch
+becomes float32, and it is repeatable. ImageRecordIter does the rest. For DALI the crops are drawn
+here, too.
 """
 
-from typing import NamedTuple, Optional, Set, Tuple
+import dataclasses
+from typing import Any, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
 from common.cli import UserError
 
-# Principal components of ImageNet's colours, those of MXNet's image_aug_default.cc: a row for each
-# of R, G, B, a column for each component; and the components' deviations in grey levels.
+# Principal components of ImageNet's colours, as in MXNet's image_aug_default.cc: a row for each of
+# R, G, B, a column for each component; and the components' standard deviations in grey levels.
 _EIGENVECTORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
@@ -75,56 +77,78 @@ def add_args(parser) -> None:
         group.add_argument(entry.flag, type=kind, default=entry.off, help=entry.help)
 
 
-def options(args) -> dict:
-    """ImageRecordIter's keyword arguments for the flags in ``args``."""
-    values = {entry.argument: _value(args, entry.flag) for entry in _TABLE if entry.argument}
-    return {name: value for name, value in values.items() if value is not None}
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied, and the seed of all that is drawn at random.
+
+    Attributes:
+        seed: of the order of images, crops, mirrors and lighting.
+        random_crop: crop at a random place, else at the centre.
+        random_mirror: mirror half of the images.
+        pca_noise: standard deviation of the weights of the PCA lighting; 0 for none.
+        options: ImageRecordIter's keyword arguments for these and for all other flags.
+    """
+
+    seed: int
+    random_crop: bool
+    random_mirror: bool
+    pca_noise: float
+    options: Mapping[str, Any]
+
+    @classmethod
+    def from_args(cls, args) -> "Augmentation":
+        """From the parsed flags of :func:`add_args` and --seed."""
+        values = {entry.argument: _value(args, entry.flag) for entry in _TABLE if entry.argument}
+        options = {name: value for name, value in values.items() if value is not None}
+        return cls(
+            args.seed, bool(args.random_crop), bool(args.random_mirror), args.pca_noise, options
+        )
+
+    def epoch_seed(self, epoch: int) -> int:
+        """The seed of an epoch's order: different for each epoch and each --seed."""
+        return int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0] >> 1)
+
+    def lighting(self, shape: Tuple[int, int], epoch: int, batch: int) -> np.ndarray:
+        """PCA lighting of one batch: what is added to every pixel of each image, in grey levels.
+
+        Each image draws a weight for each component from N(0, pca_noise). The generator is seeded
+        with (seed, ``epoch``, ``batch``), so a batch's lighting does not depend on what was read
+        before.
+
+        Args:
+            shape: (images, channels).
+
+        Returns:
+            float32 of that shape, in R, G, B order; zeros without lighting.
+        """
+        if not self.pca_noise:
+            return np.zeros(shape, np.float32)
+        rng = np.random.RandomState([self.seed, epoch, batch])
+        weights = rng.normal(0, self.pca_noise, (shape[0], 3))
+        return (weights * _EIGENVALUES @ _EIGENVECTORS.T).astype(np.float32)
+
+    def crops(self, epoch: int, batch: int, margins: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Where to crop each image of a batch, and whether to mirror it, for DALI's images.
+
+        Drawn as `lighting` is. The centre crop leaves an odd pixel out below and at the right, as
+        ImageRecordIter does.
+
+        Args:
+            margins: (N, 2), by how many rows and columns each image is larger than the crop.
+
+        Returns:
+            Row and column of the upper left corner, (N, 2) integers, each place equally likely, and
+            (N,) booleans.
+        """
+        rng = np.random.RandomState([self.seed, epoch, batch, 1])  # not the one of `lighting`
+        corners = rng.randint(margins + 1) if self.random_crop else margins // 2
+        mirrored = rng.randint(2, size=len(margins)).astype(bool) & self.random_mirror
+        return corners, mirrored
 
 
 def active(args) -> Set[str]:
     """The augmentation flags that change something."""
     return {entry.flag for entry in _TABLE if _value(args, entry.flag) != entry.off}
-
-
-def epoch_seed(args, epoch: int) -> int:
-    """The seed of an epoch's order: neither another epoch's nor that of another --seed."""
-    return int(np.random.SeedSequence([args.seed, epoch]).generate_state(1)[0] >> 1)
-
-
-def lighting(args, epoch: int, batch: int) -> np.ndarray:
-    """PCA lighting of one batch: what is added to every pixel of each image, in grey levels.
-
-    The components' weights are drawn from N(0, --pca-noise) for each image, by a generator seeded
-    with (--seed, ``epoch``, ``batch``), so that a batch's lighting does not depend on what was read
-    before.
-
-    Returns:
-        (N, C) float32 for --batch-size N, in R, G, B order; zeros without --pca-noise.
-    """
-    if not args.pca_noise:
-        return np.zeros((args.batch_size, args.image_shape[0]), np.float32)
-    rng = np.random.RandomState([args.seed, epoch, batch])
-    weights = rng.normal(0, args.pca_noise, (args.batch_size, 3))
-    return (weights * _EIGENVALUES @ _EIGENVECTORS.T).astype(np.float32)
-
-
-def crops(args, epoch: int, batch: int, spare: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Where to crop each image of a batch, and whether to mirror it, for readers that do not draw.
-
-    Drawn like `lighting`. Without --random-crop it is the centre, and an odd pixel is left out
-    below and at the right, as ImageRecordIter does.
-
-    Args:
-        spare: (N, 2), by how many rows and columns each image is larger than the crop.
-
-    Returns:
-        Row and column of the upper left corner, (N, 2) integers, each place equally likely, and
-        (N,) booleans.
-    """
-    rng = np.random.RandomState([args.seed, epoch, batch, 1])  # another than `lighting` has
-    corners = rng.randint(spare + 1) if args.random_crop else spare // 2
-    mirrored = rng.randint(2, size=len(spare)).astype(bool) & bool(args.random_mirror)
-    return corners, mirrored
 
 
 def check_args(args) -> None:

@@ -13,7 +13,6 @@ Last come quick checks of LRN alone, by finite differences and at extreme values
 
 import os
 import subprocess
-from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -25,7 +24,8 @@ from test_gradients import draw, error, mkldnn, train_step, without_dropout
 import symbols
 from common.graph import lowering
 from common.runtime import native
-from common.train import training
+from common.train import binding
+from common.train.schedule import LearningRate
 
 PEERS = os.path.join(ROOT, ".venv-bench", "bin", "python")
 CLOSEST = 1.5e-7
@@ -99,17 +99,14 @@ SETTINGS = {"lr": 0.01, "mom": 0.9, "wd": 5e-4}
 
 def bind(network, batch_size, side):
     """The module that train_imagenet.py would train, but without dropout."""
-    args = SimpleNamespace(
-        seed=0,
-        batch_size=batch_size,
-        image_shape=(3, side, side),
+    settings = binding.ModuleSettings(
+        LearningRate(SETTINGS["lr"]),
+        momentum=SETTINGS["mom"],
+        weight_decay=SETTINGS["wd"],
         initializer="normal",
-        optimizer="sgd",
-        kv_store="device",
-        **SETTINGS,
     )
     symbol = without_dropout(symbols.get_symbol(network, 10))
-    return training.bind(symbol, [mx.cpu()], args, None)
+    return binding.bind(symbol, [mx.cpu()], (batch_size, 3, side, side), settings)
 
 
 def train(module, start, data, label):

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, operators, output_and_gradients, run_script
 
 import symbols
-from common.evaluate import classifier
+from common.evaluate.network import bind
 from common.graph.lowering import MANY, lower_layers, lower_native
 from common.runtime import native
 
@@ -308,7 +308,7 @@ def test_inference_gives_what_the_plain_network_gives(network):
     plain = mx.mod.Module(symbols.get_symbol(network, 10))
     plain.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     plain.init_params(mx.init.Xavier())
-    ours = classifier.bind(plain.symbol, *plain.get_params(), shape, mx.cpu())
+    ours = bind(plain.symbol, *plain.get_params(), shape, [mx.cpu()])
     assert list(operators(ours.symbol).values()).count("_alexnet_convolution") == 4
     batch = mx.io.DataBatch([mx.nd.random.normal(0, 60, shape)])
     outputs = []

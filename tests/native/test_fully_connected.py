@@ -8,7 +8,7 @@ import pytest
 from conftest import operators, output_and_gradients, run_script
 
 import symbols
-from common.evaluate import classifier
+from common.evaluate.network import bind
 from common.graph.lowering import MANY, lower_layers
 from common.runtime import native
 
@@ -170,7 +170,7 @@ def test_inference_gives_what_the_plain_network_gives(images, contexts):
     plain = mx.mod.Module(symbols.get_symbol("alexnet", 10))
     plain.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     plain.init_params(mx.init.Xavier())
-    ours = classifier.bind(plain.symbol, *plain.get_params(), shape, contexts)
+    ours = bind(plain.symbol, *plain.get_params(), shape, contexts)
     replaced = "_alexnet_fully_connected" in operators(ours.symbol).values()
     assert replaced == (images >= 2 * MANY)
     data = np.random.RandomState(0).normal(0, 60, shape)
@@ -181,11 +181,11 @@ def test_inference_gives_what_the_plain_network_gives(images, contexts):
 def test_without_a_compiler_inference_is_mxnets(tmp_path):
     show = """
 import common.runtime.mxnet, mxnet as mx, symbols
-from common.evaluate import classifier
+from common.evaluate.network import bind
 plain = mx.mod.Module(symbols.get_symbol("lenet"))
 plain.bind([("data", (8, 1, 32, 32))], [("softmax_label", (8,))], for_training=False)
 plain.init_params()
-ours = classifier.bind(plain.symbol, *plain.get_params(), (8, 1, 32, 32), mx.cpu())
+ours = bind(plain.symbol, *plain.get_params(), (8, 1, 32, 32), [mx.cpu()])
 assert "_alexnet" not in ours.symbol.tojson()
 """
     result = run_script("-c", show, XDG_CACHE_HOME=str(tmp_path), CXX="no-such-compiler")

@@ -2,7 +2,6 @@
 
 import json
 import time
-from types import SimpleNamespace
 
 import cv2
 import mxnet as mx
@@ -32,14 +31,7 @@ def source(tmp_path_factory):
 
 
 def load(prefix, *freeze, classes=3):
-    args = SimpleNamespace(
-        pretrained=prefix,
-        pretrained_epoch=2,
-        freeze=list(freeze),
-        new_lr_mult=1.0,
-        image_shape=(1, 32, 32),
-    )
-    return finetune.load(args, symbols.get_symbol("lenet", classes))
+    return finetune.load(symbols.get_symbol("lenet", classes), (1, 32, 32), prefix, 2, freeze)
 
 
 def test_what_fits_is_taken_and_the_rest_is_named(source):
