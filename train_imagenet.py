@@ -18,7 +18,7 @@ from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.evaluate import evaluator
 from common.input import pipeline
-from common.records import records
+from common.records.identity import records_fingerprint
 from common.runtime import devices
 from common.train import finetune, loop, recipes, resume
 
@@ -75,7 +75,7 @@ def main():
         return
 
     devices.check_memory(symbol, contexts, args)
-    fingerprint = training and records.fingerprint(training.path)
+    fingerprint = training and records_fingerprint(training.path)
     with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext():
         resumed = resume.prepare(args, fingerprint)
         if args.model_prefix:

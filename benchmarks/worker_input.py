@@ -14,7 +14,7 @@ import time
 
 from common import cli
 from common.input import pipeline
-from common.records import records
+from common.records.scan import scan_records
 from common.runtime.mxnet import mx
 from common.train import recipes
 
@@ -28,7 +28,7 @@ def main():
     parser.set_defaults(data_train=os.path.join(folder, "photos.rec"), seed=0, verbose=False)
     args = parser.parse_args([f"--data-backend={backend}", f"--data-nthreads={threads}"])
     pipeline.check_data_args(args)
-    images = len(records.scan(args.data_train))
+    images = len(scan_records(args.data_train))
     batches = pipeline.training_iterator(args, mx.cpu(), images)
     steps = images // args.batch_size
     _read(batches, steps)

@@ -8,7 +8,8 @@ import numpy as np
 
 from common.cli import ArgumentParser, UserError
 from common.io.files import cache_folder
-from common.records import records
+from common.records.scan import scan_records
+from common.records.writer import create_records
 from data import pack
 
 # Images, (N, H, W, 3) BGR or (N, H, W) grey, uint8; and their labels, (N,).
@@ -65,7 +66,7 @@ def _is_whole(prefix, count, classes):
     if not os.path.exists(f"{prefix}.rec"):
         return False
     try:
-        found = records.scan(f"{prefix}.rec")
+        found = scan_records(f"{prefix}.rec")
     except UserError:
         print(f"{prefix}.rec: is damaged; making it again")
         return False
@@ -89,7 +90,7 @@ def _write(prefix, images, labels, classes, shuffle):
     order = np.arange(len(images))
     if shuffle:  # RandomState: its stream is the same in every numpy
         np.random.RandomState(_SHUFFLE_SEED).shuffle(order)
-    with records.create(prefix, classes) as writer:
+    with create_records(prefix, classes) as writer:
         for i in pack.progress(order, os.path.basename(prefix), len(order)):
             writer.write(float(labels[i]), cv2.imencode(".png", images[i], _PNG)[1].tobytes())
     print(f"{prefix}.rec: {len(order):,} images, {os.path.getsize(prefix + '.rec') / 1e6:.1f} MB")

@@ -25,8 +25,13 @@ from tqdm import tqdm
 
 from common import cli
 from common.cli import ArgumentParser, UserError, run
-from common.records import picture, records
-from common.runtime.bootstrap import physical_cores
+from common.io import cpus
+from common.records import picture
+from common.records.classes import is_class, read_class_names
+from common.records.format import read_image
+from common.records.index import index_path, read_index
+from common.records.walk import open_records, walk_records
+from common.records.writer import create_records
 from data import pack
 
 _CHUNK = 64  # images a task
@@ -49,18 +54,18 @@ def structure(content, listed=(), num_classes: Optional[int] = None) -> Iterator
     """Yield every record of a file.
 
     Args:
-        content: of the file, from :func:`common.records.records.view`.
+        content: of the file, from :func:`common.records.walk.open_records`.
         listed: the sorted offsets in its index.
         num_classes: labels are below it; None if unknown.
     """
-    for number, (at, _, label, fault) in enumerate(records.walk(content, listed)):
+    for number, (at, _, label, fault) in enumerate(walk_records(content, listed)):
         yield Record(number, at, label, fault or _label_fault(label, num_classes))
 
 
 def _label_fault(label, num_classes):
-    if records.is_class(label, num_classes):
+    if is_class(label, num_classes):
         return None
-    if records.is_class(label):
+    if is_class(label):
         return f"its label is not one of {num_classes} classes, 0 to {num_classes - 1}"
     return "its label is not a class number"
 
@@ -92,8 +97,8 @@ def _begin():
 
 
 def _judge(path, chunk):
-    with records.view(path) as content:
-        return [picture.fault(records.read_image(content, record.at)) for record in chunk]
+    with open_records(path) as content:
+        return [picture.fault(read_image(content, record.at)) for record in chunk]
 
 
 def index_faults(path: str, listed: np.ndarray, found: List[Record]) -> Iterator[str]:
@@ -107,22 +112,22 @@ def index_faults(path: str, listed: np.ndarray, found: List[Record]) -> Iterator
         (np.setdiff1d(good, offsets), "good records have no entry"),
     ):
         if len(wrong):
-            yield f"{records.index_path(path)}: {len(wrong)} {what}; the first at byte {wrong[0]}"
+            yield f"{index_path(path)}: {len(wrong)} {what}; the first at byte {wrong[0]}"
 
 
 def repair(content, good: List[Record], prefix: str, classes: Optional[List[str]]) -> None:
     """Write the ``good`` records to ``prefix.rec`` with an index, and the names of the classes."""
     if not good:
         raise UserError(f"{prefix}.rec: there is no good record to write")
-    with records.create(prefix, classes) as writer:
+    with create_records(prefix, classes) as writer:
         for record in pack.progress(good, os.path.basename(prefix), len(good)):
-            writer.write(record.label, records.read_image(content, record.at))
+            writer.write(record.label, read_image(content, record.at))
 
 
 def _check_output(args):
     """The prefix to write to; refuse the input, and output that is there unless --overwrite."""
     prefix = args.repair[:-4] if args.repair.endswith(".rec") else args.repair
-    inputs = [os.path.realpath(path) for path in (args.rec, records.index_path(args.rec))]
+    inputs = [os.path.realpath(path) for path in (args.rec, index_path(args.rec))]
     for path in (f"{prefix}.rec", f"{prefix}.idx", f"{prefix}-classes.txt"):
         if os.path.realpath(path) in inputs:
             raise UserError(f"--repair {args.repair}: is what is checked; choose another name")
@@ -140,7 +145,7 @@ def _parse(argv):
     add("--repair", metavar="OUT", help="write OUT.rec, .idx and so on, of the good records")
     add("--overwrite", action="store_true", help="replace output that is there already")
     add("--num-classes", type=cli.positive_int, help="default: as X-classes.txt has")
-    add("--data-nthreads", type=cli.positive_int, default=physical_cores(), help="for --decode")
+    add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="for --decode")
     return parser.parse_args(argv)
 
 
@@ -148,8 +153,8 @@ def main(argv=None) -> int:
     """Check, say what is wrong, repair; return the exit code."""
     args = _parse(argv)
     prefix = _check_output(args) if args.repair else None
-    classes = records.class_names(args.rec)
-    with records.view(args.rec) as content:
+    classes = read_class_names(args.rec)
+    with open_records(args.rec) as content:
         listed, wrong = _read_index(args.rec)
         count = args.num_classes or (len(classes) if classes else None)
         found, good = [], []
@@ -177,10 +182,10 @@ def main(argv=None) -> int:
 def _read_index(path):
     """The offsets in the index of ``path``, None if it has none; and lines with what is wrong."""
     try:
-        listed = records.index_offsets(path)
+        listed = read_index(path)
     except UserError as error:
         return None, [str(error)]
-    return listed, [f"{records.index_path(path)}: is missing"] if listed is None else []
+    return listed, [f"{index_path(path)}: is missing"] if listed is None else []
 
 
 def _decodable(path, found, workers):

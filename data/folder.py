@@ -18,7 +18,7 @@ import sys
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from common.cli import ArgumentParser, UserError, run
-from common.records import records
+from common.records.writer import create_records
 from data import pack
 
 # What OpenCV decodes. ImageNet's files end in .JPEG: case does not matter.
@@ -175,7 +175,7 @@ def write(wanted: Dict[str, List[pack.Item]], classes: List[str], skip_bad=False
     bad, written = [], {}
     with contextlib.ExitStack() as stack:
         for prefix, listed in wanted.items():
-            writer = stack.enter_context(records.create(prefix, classes))
+            writer = stack.enter_context(create_records(prefix, classes))
             unreadable = _fill(writer, listed, os.path.basename(prefix), how)
             written[prefix] = writer.count
             bad += unreadable

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.io.files import atomic
-from common.records import records
+from common.records.writer import create_records
 from data import pack
 
 # Images that join() holds in memory, to read each part once and in its order: about 300 MB.
@@ -118,7 +118,7 @@ def join(
         order = sorted(range(len(images)), key=lambda n: found[images[n][0]].names[images[n][1]])
     _check_room(prefix, sum(int(part.offsets[-1]) + 64 * len(part.names) for part in found))
     title = os.path.basename(prefix)
-    with records.create(prefix, classes) as writer:
+    with create_records(prefix, classes) as writer:
         for n, image in pack.progress(_windows(found, images, order), title, len(images)):
             i, j = images[n]
             writer.write(label(found[i].name, found[i].names[j]), image)

@@ -17,7 +17,7 @@ from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import save_config
 from common.evaluate import evaluator
-from common.records import records
+from common.records.scan import scan_records
 from score import main
 
 SETTINGS = {
@@ -194,7 +194,7 @@ def test_fewer_images_than_devices_are_scored_too(network, tmp_path):
     args = SimpleNamespace(**{**SETTINGS, "data_nthreads": 1, "verbose": False})
     symbol, *weights = store.load(prefix, 1)
     scores = [
-        evaluator.Evaluator(symbol, contexts, args, records.scan(path))(*weights)
+        evaluator.Evaluator(symbol, contexts, args, scan_records(path))(*weights)
         for contexts in ([mx.cpu(0)], [mx.cpu(0), mx.cpu(1), mx.cpu(2)])
     ]
     assert [score.count for score in scores] == [2, 2]

@@ -14,7 +14,8 @@ from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.graph.lowering import MANY, lower_native
-from common.records import records
+from common.records.index import index_path
+from common.records.scan import Records
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -82,7 +83,7 @@ def _scaled(image, factor):
     return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
-def sample_images(found: records.Records, count: int, prepared: dict) -> Iterator[np.ndarray]:
+def sample_images(found: Records, count: int, prepared: dict) -> Iterator[np.ndarray]:
     """``count`` of the records, prepared as for evaluation.
 
     They are drawn from the whole file, since it may be sorted by class, and are the same each time.
@@ -97,7 +98,7 @@ def sample_images(found: records.Records, count: int, prepared: dict) -> Iterato
         UserError: a record's image cannot be decoded.
     """
     chosen = np.random.RandomState(0).permutation(len(found))[:count]
-    reader = mx.recordio.MXIndexedRecordIO(records.index_path(found.path), found.path, "r")
+    reader = mx.recordio.MXIndexedRecordIO(index_path(found.path), found.path, "r")
     with contextlib.closing(reader):
         for i in sorted(chosen):
             _, encoded = mx.recordio.unpack(reader.read_idx(reader.keys[i]))

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.input import pipeline
-from common.records import records
+from common.records.scan import Records
 from common.runtime.mxnet import mx
 
 from . import classifier
@@ -133,7 +133,7 @@ class Evaluator:
     the probabilities are averaged over ten crops of the square in the middle of the resized image.
     """
 
-    def __init__(self, symbol, contexts, args, found: records.Records, crops: int = 1):
+    def __init__(self, symbol, contexts, args, found: Records, crops: int = 1):
         self._symbol, self._contexts, self._args, self._found = symbol, contexts, args, found
         self._crops = crops
 

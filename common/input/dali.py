@@ -19,7 +19,7 @@ from typing import Iterator, Optional
 import numpy as np
 
 from common.cli import UserError
-from common.records import records
+from common.records.index import index_path
 from common.runtime import native
 
 from . import augmentation, prefetch
@@ -96,7 +96,7 @@ def _graph(args, gpu, count):
 
     encoded, labels = fn.readers.mxnet(
         path=[args.data_train],
-        index_path=[records.index_path(args.data_train)],
+        index_path=[index_path(args.data_train)],
         random_shuffle=True,
         initial_fill=count,
     )

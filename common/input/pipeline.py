@@ -15,7 +15,9 @@ import numpy as np
 from common import cli
 from common.cli import UserError
 from common.io.log import quiet
-from common.records import records
+from common.records.classes import is_class
+from common.records.index import index_path
+from common.records.scan import Records, scan_records
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -76,19 +78,19 @@ def check_data_args(args) -> None:
 
 def open_records(
     path: str, num_classes: Optional[int] = None, least: int = 1, classes: Optional[list] = None
-) -> records.Records:
+) -> Records:
     """Check the record file ``path``: structure, labels, and names against ``classes`` if known.
 
     Raises:
         UserError: a damaged file, a label that is no class number, or under ``least`` images.
     """
-    found = records.scan(path)
+    found = scan_records(path)
     labels = found.labels
-    whole = records.is_class(labels)
+    whole = is_class(labels)
     if not whole.all():
         bad = int(np.argmin(whole))
         raise UserError(f"{path}: record {bad} has the label {labels[bad]:g}, not a class number")
-    among = records.is_class(labels, num_classes)
+    among = is_class(labels, num_classes)
     if not among.all():
         bad = int(np.argmin(among))
         raise UserError(
@@ -104,7 +106,7 @@ def open_records(
     return found
 
 
-def count_classes(found: records.Records, wanted: Optional[int] = None) -> int:
+def count_classes(found: Records, wanted: Optional[int] = None) -> int:
     """The number of classes in the training records; ``wanted`` is --num-classes.
 
     Raises:
@@ -118,7 +120,7 @@ def count_classes(found: records.Records, wanted: Optional[int] = None) -> int:
     return present
 
 
-def count_examples(found: records.Records, wanted: Optional[int] = None) -> int:
+def count_examples(found: Records, wanted: Optional[int] = None) -> int:
     """How many images make an epoch; ``wanted`` is --num-examples.
 
     Raises:
@@ -150,7 +152,7 @@ def training_iterator(
         the next.
     """
     if count is None:
-        with open(records.index_path(args.data_train)) as index:
+        with open(index_path(args.data_train)) as index:
             count = sum(1 for _ in index)
     if args.data_backend == "dali":
         gpu = context.device_id if context.device_type == "gpu" else None
@@ -237,7 +239,7 @@ def _record_iterator(args, path, threads, **options):
         ctx="cpu",  # decodes with every core; without it, each iterator leaks 23 MB
         device_id=-1,
         path_imgrec=path,
-        path_imgidx=records.index_path(path),
+        path_imgidx=index_path(path),
         data_shape=args.image_shape,
         verbose=args.verbose,
     )

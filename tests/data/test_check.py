@@ -13,10 +13,15 @@ from mutations import mutate
 from pictures import BAD, CUT, KINDS, file, jpeg, photo
 
 from common.cli import UserError
-from common.records import records
+from common.records.classes import read_class_names
+from common.records.format import MAGIC_BYTES as MAGIC
+from common.records.format import read_image
+from common.records.index import index_path, read_index
+from common.records.scan import scan_records
+from common.records.walk import open_records
+from common.records.writer import create_records
 from data import check
 
-MAGIC = struct.pack("<I", records.MAGIC)
 COUNT = 10
 # Every second one has a comment that holds the magic number: such a record is stored in parts.
 IMAGES = [
@@ -33,21 +38,21 @@ def path(tmp_path):
 
 
 def write(prefix, images, labels):
-    with records.create(str(prefix), ["a", "b", "c"]) as writer:
+    with create_records(str(prefix), ["a", "b", "c"]) as writer:
         for image, label in zip(images, labels):
             writer.write(label, image)
     return f"{prefix}.rec"
 
 
 def offsets(path):
-    return records.index_offsets(path).tolist()
+    return read_index(path).tolist()
 
 
 def contents(path):
     """[(label, image)] of a whole file."""
-    found = records.scan(path)
-    with records.view(path) as content:
-        images = [records.read_image(content, at) for at in found.offsets.tolist()]
+    found = scan_records(path)
+    with open_records(path) as content:
+        images = [read_image(content, at) for at in found.offsets.tolist()]
     return list(zip(found.labels.tolist(), images))
 
 
@@ -125,7 +130,7 @@ def test_two_faults_are_named_and_the_other_records_kept(path, tmp_path, capsys,
     damage, cause = FAULTS[fault]
     good, starts = contents(path), offsets(path)
     if not with_index:
-        os.unlink(records.index_path(path))
+        os.unlink(index_path(path))
     size = os.path.getsize(path)
     for number in (6, 2):  # the later one first: the offset of the earlier stays
         damage(path, starts[number])
@@ -142,7 +147,7 @@ def test_two_faults_are_named_and_the_other_records_kept(path, tmp_path, capsys,
         assert len(lines) == 4 + (not with_index)
     kept = [pair for number, pair in enumerate(good) if number not in (2, 6)]
     assert contents(str(tmp_path / "out.rec")) == kept
-    assert records.class_names(str(tmp_path / "out.rec")) == ["a", "b", "c"]
+    assert read_class_names(str(tmp_path / "out.rec")) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_two_faults_are_named_and_the_other_records_kept(path, tmp_path, capsys,
 def test_a_record_without_an_image_is_a_fault(path, capsys, length, cause):
     start, end = offsets(path)[2:4]
     splice(path, start + 4, end - start - 4, struct.pack("<I", length) + bytes(length))
-    os.unlink(records.index_path(path))
+    os.unlink(index_path(path))
     code, lines = run(capsys, path)
     assert code == 1
     assert lines[0].startswith(f"record 2 at byte {start}") and f": {cause}" in lines[0]
@@ -176,7 +181,7 @@ def test_the_number_of_classes_can_be_given(path, capsys):
 
 def test_a_damaged_middle_part_is_the_fault_of_its_record(path, capsys):
     start = offsets(path)[3]
-    with records.view(path) as content:
+    with open_records(path) as content:
         second = content.find(MAGIC, start + 4)
     assert second < offsets(path)[4]
     edit(path, second, b"\0")
@@ -239,7 +244,7 @@ TWICE = "offsets are there more than once"
     ],
 )
 def test_a_wrong_index_is_a_fault_and_repaired(path, tmp_path, capsys, change, line):
-    good, starts, index = contents(path), offsets(path), records.index_path(path)
+    good, starts, index = contents(path), offsets(path), index_path(path)
     with open(index, "rb") as lines:
         listed = lines.readlines()
     os.unlink(index)
@@ -308,7 +313,7 @@ def test_a_jpeg_is_found_wherever_it_is_cut(tmp_path, capsys):
 
 def test_a_killed_process_is_an_error_and_not_a_hang(tmp_path):
     path = write(tmp_path / "x", [CUT, *[jpeg(300, 400)] * 999], [0] * 1000)
-    with records.view(path) as content:
+    with open_records(path) as content:
         found = list(check.structure(content))
     faults = check.undecodable(path, found, workers=1)
     assert next(faults).number == 0
@@ -324,7 +329,7 @@ def test_of_mutated_files_a_repair_keeps_each_undamaged_record(path, tmp_path, c
     whole = read(path, 0, starts[-1])
     heads = [at + word for at in starts[:-1] for word in range(0, 36, 4)]
     if not with_index:
-        os.unlink(records.index_path(path))
+        os.unlink(index_path(path))
     repaired = 0
     for seed in range(200):
         content = mutate(whole, seed, heads)

@@ -13,8 +13,8 @@ from conftest import ROOT, run_script
 from pictures import KINDS, jpeg, write_tree
 
 from common.cli import UserError
-from common.records import records
 from common.records.picture import encode
+from common.records.writer import create_records
 from data import pack
 
 
@@ -65,7 +65,7 @@ def test_a_killed_process_is_an_error_and_not_a_hang(tmp_path):
             yield item
 
     refusal = pytest.raises(UserError, match=r"a process died \(killed\? out of memory\?\).* \d+")
-    with refusal, records.create(str(tmp_path / "out"), ["a"]) as writer:
+    with refusal, create_records(str(tmp_path / "out"), ["a"]) as writer:
         for _, label, image in pack.encode_all(killing(), workers=2):
             writer.write(label, image)
     assert os.listdir(tmp_path) == ["x.jpg"]

@@ -10,7 +10,7 @@ from conftest import bands, write_records
 import symbols
 from common.evaluate import classifier
 from common.evaluate.evaluator import Evaluator, Scores, wilson
-from common.records import records
+from common.records.scan import scan_records
 
 
 def test_figures_equal_those_counted_one_by_one():
@@ -73,7 +73,7 @@ def test_ten_crops_are_the_average_over_those_cut_by_hand(tmp_path, sides):
             batch_size=batch_size, image_shape=(3, 36, 32), top_k=2, resize=40, data_nthreads=1,
             rgb_mean=[100.0] * 3, rgb_std=[60.0] * 3, verbose=False,
         )  # fmt: skip
-        evaluator = Evaluator(symbol, [mx.cpu()], args, records.scan(path), crops=10)
+        evaluator = Evaluator(symbol, [mx.cpu()], args, scan_records(path), crops=10)
         scores = evaluator(*weights.get_params())
         assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
         assert scores.right() == expected.right() and scores.count == 5
@@ -95,7 +95,7 @@ def test_other_weights_give_their_own_scores(tmp_path):
         module.init_params(mx.init.MSRAPrelu())
         return module.get_params()
 
-    evaluators = [Evaluator(symbol, [mx.cpu()], args, records.scan(path)) for _ in range(2)]
+    evaluators = [Evaluator(symbol, [mx.cpu()], args, scan_records(path)) for _ in range(2)]
     first, second = draw(1), draw(2)
     evaluators[0](*first)
     assert evaluators[0](*second).loss == evaluators[1](*second).loss

@@ -11,7 +11,8 @@ from test_pipeline import arguments
 
 from common.cli import UserError
 from common.input import pipeline
-from common.records import records
+from common.records.scan import scan_records
+from common.records.writer import create_records
 
 pytest.importorskip("nvidia.dali", reason="pip install '.[dali]' brings it")
 
@@ -21,7 +22,7 @@ SIDE = 20
 def batches(path, *flags, backend="dali", first=0, **options):
     args = arguments(f"--data-backend={backend}", *flags, path=path, **options)
     pipeline.check_data_args(args)
-    images = len(records.scan(path))
+    images = len(scan_records(path))
     return pipeline.epoch(pipeline.training_iterator(args, mx.cpu(), images, first), path, None)
 
 
@@ -167,7 +168,7 @@ def test_flags_dali_does_not_do_are_refused_by_name(numbered, flag):
 
 
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
-    with records.create(str(tmp_path / "bad")) as writer:
+    with create_records(str(tmp_path / "bad")) as writer:
         for _ in range(8):
             writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     with pytest.raises(UserError, match="bad.rec: DALI cannot prepare"):

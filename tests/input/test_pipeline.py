@@ -12,7 +12,7 @@ from common import cli
 from common.cli import UserError
 from common.evaluate.classifier import prepare
 from common.input import augmentation, pipeline, prefetch
-from common.records import records
+from common.records.writer import create_records
 
 
 def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4, seed=0):
@@ -303,7 +303,7 @@ def test_a_batch_larger_than_the_data_is_refused(numbered):
 
 @pytest.mark.parametrize("flags", [[], ["--resize=24"]], ids=str)
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path, flags):
-    with records.create(str(tmp_path / "bad")) as writer:
+    with create_records(str(tmp_path / "bad")) as writer:
         for _ in range(8):
             writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     args = arguments(*flags, path=str(tmp_path / "bad.rec"))

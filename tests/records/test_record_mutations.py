@@ -12,7 +12,11 @@ from mutations import mutate
 from pictures import file, jpeg, photo
 
 from common.cli import UserError
-from common.records import records
+from common.records.format import MAGIC
+from common.records.index import index_path
+from common.records.scan import scan_records
+from common.records.walk import walk_records
+from common.records.writer import create_records
 from common.runtime import native
 
 SEEDS = range(2000)
@@ -21,7 +25,7 @@ IMAGES = [
     jpeg(30, 40),
     jpeg(30, 40, cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
     # A comment that holds the magic number: this record is stored in parts.
-    b"\xff\xd8\xff\xfe\0\x0axx" + records.MAGIC.to_bytes(4, "little") + b"xx" + jpeg(25, 30)[2:],
+    b"\xff\xd8\xff\xfe\0\x0axx" + MAGIC.to_bytes(4, "little") + b"xx" + jpeg(25, 30)[2:],
     file(".png", photo(24, 28)),
     file(".bmp", photo(22, 22)),
     file(".tiff", photo(22, 22)),
@@ -30,7 +34,7 @@ IMAGES = [
 
 def make(folder):
     """Twelve good records, of every format and one of two in parts; the path of the .rec."""
-    with records.create(os.path.join(folder, "whole"), ["a", "b"]) as writer:
+    with create_records(os.path.join(folder, "whole"), ["a", "b"]) as writer:
         for i in range(12):
             writer.write(i % 2, IMAGES[i % len(IMAGES)])
     return os.path.join(folder, "whole.rec")
@@ -51,7 +55,7 @@ def damage(folder, seed):
 
 def _heads(content):
     """The offsets of all that is no picture: of the words of each record's head."""
-    starts = [at for at, *_ in records.walk(content)]
+    starts = [at for at, *_ in walk_records(content)]
     return [at + word for at in starts for word in range(0, 32, 4)]
 
 
@@ -62,7 +66,7 @@ def read(folder, first, last):
         print("seed", seed, flush=True)
         path = damage(folder, seed)
         try:
-            steps = -(-len(records.scan(path)) // BATCH)
+            steps = -(-len(scan_records(path)) // BATCH)
             whole = steps == sum(1 for _ in batches(path))
             print("read" if whole else "read in part", flush=True)
         except UserError as refusal:
@@ -78,7 +82,7 @@ def batches(path):
     return mx.io.ImageRecordIter(
         ctx="cpu",
         path_imgrec=path,
-        path_imgidx=records.index_path(path),
+        path_imgidx=index_path(path),
         data_shape=(3, 20, 20),
         batch_size=BATCH,
         resize=24,
