@@ -16,13 +16,18 @@ def is_class(
     return (labels >= 0) & (labels < limit) & (labels == np.floor(labels))
 
 
+def class_names_path(path: str) -> str:
+    """'X.rec' -> 'X-classes.txt'."""
+    return os.path.splitext(path)[0] + "-classes.txt"
+
+
 def read_class_names(path: str) -> Optional[List[str]]:
     """The names in the ``-classes.txt`` of the record file ``path``; None if it has none.
 
     Raises:
         UserError: it is not text.
     """
-    names = os.path.splitext(path)[0] + "-classes.txt"
+    names = class_names_path(path)
     if not os.path.exists(names):
         return None
     try:

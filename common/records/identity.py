@@ -4,6 +4,7 @@ import hashlib
 import os
 from typing import Optional
 
+from .checksums import checksums_path
 from .index import index_path
 
 _ENDS = 1 << 16  # bytes at the start and at the end of a file that are hashed
@@ -26,9 +27,15 @@ def records_fingerprint(path: str) -> str:
 
 
 def current_state(path: str) -> Optional[str]:
-    """What changes when the record file ``path`` or its index does; None if one is missing."""
+    """What changes when the record file ``path``, its index or its checksums do.
+
+    None if the records or the index are missing.
+    """
+    names = [path, index_path(path)]
+    if os.path.exists(checksums_path(path)):
+        names.append(checksums_path(path))
     try:
-        states = [os.stat(name) for name in (path, index_path(path))]
+        states = [os.stat(name) for name in names]
     except FileNotFoundError:
         return None
     times = [(state.st_ino, state.st_mtime_ns) for state in states]

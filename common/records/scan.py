@@ -8,6 +8,7 @@ import numpy as np
 from common.cli import UserError
 
 from . import scan_cache
+from .checksums import compare_labels
 from .classes import read_class_names
 from .identity import current_state
 from .index import index_path, read_index, write_index
@@ -15,7 +16,7 @@ from .walk import HEAD, open_records, walk_records
 
 _SPARSE = 1 << 14  # mean bytes a record from which on a disk reads the heads alone faster
 _LARGE = 10000  # records from which on the result of a scan is cached
-_RULES = 1  # to be raised when scan_records() refuses more, so that no earlier result counts
+_RULES = 2  # to be raised when scan_records() refuses more, so that no earlier result counts
 
 
 class Records(NamedTuple):
@@ -34,11 +35,13 @@ def scan_records(path: str) -> Records:
     """Check the structure of the record file ``path`` and of its index.
 
     That is every record's magic number, length, header and kind of picture, and that each line of
-    the index points at a record. A missing index is made. For a large file that has not changed
-    since it passed, the result is read from the cache.
+    the index points at a record. Labels are compared with ``X-checksums.npy`` if it is there, but
+    pictures are not: that would read the whole file. A missing index is made. For a large file
+    that has not changed since it passed, the result is read from the cache.
 
     Raises:
-        UserError: no such file, not a record file, cut or damaged, or an index of another file.
+        UserError: no such file, not a record file, cut or damaged, or an index or checksums of
+            another file.
     """
     state = current_state(path)
     state = state and f"{_RULES} {state}"
@@ -64,7 +67,8 @@ def _scan(path):
                 )
             offsets.append(at)
             labels.append(label)
-    offsets = np.asarray(offsets, np.int64)
+    offsets, labels = np.asarray(offsets, np.int64), np.asarray(labels, np.float32)
+    compare_labels(path, labels)
     if listed is None:
         write_index(path, offsets)
     elif not np.array_equal(listed, offsets):
@@ -72,7 +76,7 @@ def _scan(path):
             f"{index_path(path)}: does not fit {path} ({len(listed)} entries for {len(offsets)}"
             " records, or other offsets); delete it and it is made again"
         )
-    return offsets, np.asarray(labels, np.float32)
+    return offsets, labels
 
 
 def _prefetch_heads(content, listed):
@@ -81,7 +85,8 @@ def _prefetch_heads(content, listed):
     This is only a hint, for a file that is not in memory yet: a disk answers many requests sooner
     than one after the other, and its read-ahead would fetch the whole file.
     """
-    if listed is None or len(content) < len(listed) * _SPARSE:
+    mapped = isinstance(content, mmap.mmap)
+    if not mapped or listed is None or len(content) < len(listed) * _SPARSE:
         return
     for at in listed[listed < len(content)].tolist():
         into_page = at % mmap.PAGESIZE

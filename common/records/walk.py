@@ -5,7 +5,7 @@ import contextlib
 import mmap
 import os
 import struct
-from typing import Iterator, NamedTuple, Optional, Sequence
+from typing import Iterator, Optional, Sequence, Tuple, Union
 
 from common.cli import UserError
 
@@ -27,30 +27,47 @@ HEAD = struct.Struct("<IIIf16x8s")  # PART and HEADER, without the ids, and a pi
 _ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # of a whole JPEG, of a PNG
 
 
-class Stretch(NamedTuple):
-    """A record, or a damaged stretch of the file where one should be."""
-
-    at: int  # offset in bytes
-    end: int
-    label: Optional[float]  # None if unknown
-    fault: Optional[str]  # a predicate; None if MXNet reads the record
+# A record, or a damaged stretch where one should be: its first byte and the one after its last, its
+# label if known, and its fault (a predicate), None if MXNet reads the record.
+Stretch = Tuple[int, int, Optional[float], Optional[str]]
 
 
 @contextlib.contextmanager
-def open_records(path: str) -> Iterator[mmap.mmap]:
+def open_records(path: str) -> Iterator[Union[mmap.mmap, bytes]]:
     """Yield the bytes of the record file ``path``; they can be read while the block lasts.
 
+    The file is mapped into memory, or read whole where its file system cannot map files.
+
     Raises:
-        UserError: no such file, or no record in it.
+        UserError: no such file, or no record in it, or it can be neither mapped nor read whole.
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such record file; data/README.md says how to make one")
     if os.path.getsize(path) == 0:
         raise UserError(f"{path}: is empty; make it again")
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open(path, "rb") as file, _contents(file, path) as content:
         if content[:4] != MAGIC_BYTES and _next_start(content, 0) == len(content):
             raise UserError(f"{path}: is not an MXNet record file (no magic number at its start)")
         yield content
+
+
+@contextlib.contextmanager
+def _contents(file, path):
+    try:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as refusal:  # some shared folders refuse: ENODEV, EINVAL
+        try:
+            whole = file.read()
+        except (OSError, MemoryError):
+            cause = getattr(refusal, "strerror", None) or refusal
+            raise UserError(
+                f"{path}: cannot be mapped into memory ({cause}) and is too large to be read whole;"
+                " copy it to a disk of this machine"
+            )
+        yield whole
+        return
+    with mapped:
+        yield mapped
 
 
 def walk_records(content: bytes, listed: Sequence[int] = ()) -> Iterator[Stretch]:
@@ -69,7 +86,7 @@ def walk_records(content: bytes, listed: Sequence[int] = ()) -> Iterator[Stretch
             fault = f"ends at byte {end}, where no record begins"
         if fault:
             end = _next_start(content, at + 4, listed)
-        yield Stretch(at, end, label, fault)
+        yield at, end, label, fault
         at = end
 
 
@@ -145,9 +162,9 @@ def _is_border(content, end):
 
 
 def _next_start(content, at, listed=()):
-    """The first offset from ``at`` on where a record can begin, or where a plausible index has one.
+    """The first offset from ``at`` on where a record can begin, or an earlier one that is listed.
 
-    An index is plausible if it lists that first offset, too.
+    An earlier one counts only if the index also lists the first offset that can be seen.
     """
     start = content.find(MAGIC_BYTES, at)
     while start >= 0 and (start % 4 or not _can_start(content, start)):

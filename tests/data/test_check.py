@@ -349,6 +349,62 @@ def test_of_mutated_files_a_repair_keeps_each_undamaged_record(path, tmp_path, c
     assert repaired > 100
 
 
+def test_a_changed_label_is_named_and_left_out(path, tmp_path, capsys):
+    good, at = contents(path), offsets(path)[4]
+    edit(path, at + 12, struct.pack("<f", (good[4][0] + 1) % 3))
+    code, lines = run(capsys, path, "--repair", tmp_path / "out")
+    assert code == 1
+    assert lines[0].startswith(f"record 4 at byte {at}, label {(good[4][0] + 1) % 3:g}: ")
+    assert lines[0].endswith(f"has another checksum: label {good[4][0]:g} was written")
+    assert contents(str(tmp_path / "out.rec")) == good[:4] + good[5:]
+    assert run(capsys, tmp_path / "out.rec")[0] == 0
+
+
+def test_every_flipped_bit_of_a_picture_is_named(path, tmp_path, capsys):
+    whole, starts = read(path, 0, -1), [*offsets(path), os.path.getsize(path)]
+    for seed in range(60):
+        number = seed % 10
+        picture = read_image(whole, starts[number])
+        at = whole.index(picture[-60:], starts[number]) + seed  # unpadded, and not its beginning
+        flipped = bytes([whole[at] ^ 1 << seed % 8])
+        edit(path, at, flipped)
+        code, lines = run(capsys, path)
+        assert code == 1 and len(lines) == 2
+        assert lines[0].startswith(f"record {number} at byte {starts[number]}, label ")
+        assert lines[0].endswith("has another checksum: its picture was changed")
+        edit(path, at, whole[at : at + 1])
+
+
+def test_a_record_that_was_moved_keeps_its_checksum(path, tmp_path, capsys):
+    good, starts = contents(path), offsets(path)
+    splice(path, starts[2], starts[3] - starts[2])
+    os.unlink(index_path(path))
+    code, lines = run(capsys, path, "--repair", tmp_path / "out")
+    assert code == 1
+    assert lines[:2] == [
+        f"{index_path(path)}: is missing",
+        f"{path[:-4]}-checksums.npy: has 1 rows more than there are records",
+    ]
+    assert contents(str(tmp_path / "out.rec")) == good[:2] + good[3:]
+
+
+def test_checksums_of_another_file_condemn_no_record(path, tmp_path, capsys):
+    other = write(tmp_path / "y", [jpeg(40, 41)] * 10, [1] * 10)
+    os.replace(f"{other[:-4]}-checksums.npy", f"{path[:-4]}-checksums.npy")
+    code, lines = run(capsys, path)
+    assert code == 1
+    assert "x-checksums.npy: does not fit" in lines[0] and "10 records good" in lines[1]
+
+
+def test_damaged_checksums_are_a_fault_and_repaired(path, tmp_path, capsys):
+    good = contents(path)
+    with open(f"{path[:-4]}-checksums.npy", "wb") as file:
+        file.write(b"\x93NUMPY")
+    code, lines = run(capsys, path, "--repair", tmp_path / "out")
+    assert code == 1 and "x-checksums.npy: is damaged" in lines[0]
+    assert contents(str(tmp_path / "out.rec")) == good
+
+
 def test_the_input_is_never_written_to(path, tmp_path):
     before = read(path, 0, -1)
     os.symlink(path, tmp_path / "link.rec")

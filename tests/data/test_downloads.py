@@ -110,7 +110,7 @@ def test_every_source_of_cifar10_gives_identical_records(small_cifar, tmp_path):
         out = tmp_path / archive.__name__
         cifar10.main(["--source", str(source), "--out", str(out)])
         outputs.append(made(out))
-    assert len(outputs[0]) == 6
+    assert len(outputs[0]) == 8
     assert outputs[0] == outputs[1] == outputs[2]
 
 

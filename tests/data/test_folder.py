@@ -132,7 +132,9 @@ def test_one_command_makes_a_training_and_a_validation_set(tree, tmp_path):
 
     assert result.returncode == 0, result.stderr
     assert left_in(tmp_path / "new") == sorted(
-        f"set-{part}{end}" for part in ("train", "val") for end in (".rec", ".idx", "-classes.txt")
+        f"set-{part}{end}"
+        for part in ("train", "val")
+        for end in (".rec", ".idx", "-checksums.npy", "-classes.txt")
     )
     training, validation = (scan_records(f"{out}-{part}.rec") for part in ("train", "val"))
     assert np.bincount(training.labels.astype(int)).tolist() == [8, 10, 1]

@@ -117,7 +117,12 @@ def test_every_training_image_is_there_once_with_its_label(train_images, train_o
     scanned = scan_records(str(train_out / "train.rec"))
     assert len(scanned) == len(WNIDS) * EACH
     assert scanned.classes == [row.name for row in TABLE]
-    assert sorted(made(train_out)) == ["train-classes.txt", "train.idx", "train.rec"]
+    assert sorted(made(train_out)) == [
+        "train-checksums.npy",
+        "train-classes.txt",
+        "train.idx",
+        "train.rec",
+    ]
 
 
 def test_a_png_and_a_cmyk_image_called_jpeg_come_out_as_jpeg(train_out):

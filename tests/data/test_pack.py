@@ -15,7 +15,7 @@ from pictures import KINDS, jpeg, write_tree
 from common.cli import UserError
 from common.records.picture import encode
 from common.records.writer import create_records
-from data import pack
+from data import pack, workers
 
 
 def test_the_packing_processes_do_not_import_mxnet():
@@ -88,7 +88,7 @@ def die_within_an_answer(pipe, _encoding):
 
 
 def test_a_process_killed_while_it_answers_is_an_error_and_not_a_hang(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "_serve", die_within_an_answer)
+    monkeypatch.setattr(workers, "_serve", die_within_an_answer)
     with pytest.raises(UserError, match="a process died"):
         list(pack.encode_all(many(tmp_path / "x.jpg", 100), workers=2))
 
