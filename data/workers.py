@@ -88,11 +88,18 @@ def _processes(count, function, flag):
                 process, pipe = _start(function, flag)
                 processes.append(process)
                 idle.put(pipe)
-            yield functools.partial(threads.submit, _call, idle)
+            yield functools.partial(_submit, threads, idle, flag)
         finally:
             for process in processes:
                 process.terminate()  # whatever a thread still waits for ends with its process
                 process.join()
+
+
+def _submit(threads, idle, flag, chunk):
+    try:
+        return threads.submit(_call, idle, chunk)
+    except RuntimeError as error:  # can't start new thread
+        raise UserError(f"{flag}: {error}; lower it, or raise ulimit -u")
 
 
 def _start(function, flag):

@@ -85,8 +85,7 @@ def _prefetch_heads(content, listed):
     This is only a hint, for a file that is not in memory yet: a disk answers many requests sooner
     than one after the other, and its read-ahead would fetch the whole file.
     """
-    mapped = isinstance(content, mmap.mmap)
-    if not mapped or listed is None or len(content) < len(listed) * _SPARSE:
+    if isinstance(content, bytes) or listed is None or len(content) < len(listed) * _SPARSE:
         return
     for at in listed[listed < len(content)].tolist():
         into_page = at % mmap.PAGESIZE

@@ -113,8 +113,8 @@ def running(tmp_path):
     process = subprocess.Popen(
         command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    written = tmp_path / f"x.rec.tmp{process.pid}"
-    wait_for(lambda: written.exists() and written.stat().st_size)
+    written = f"x.rec.tmp{process.pid}-*"
+    wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob(written)))
     yield process
     process.kill()
     process.communicate()

@@ -1,6 +1,7 @@
 """common/records/: record files equal to MXNet's, and every damaged one refused."""
 
 import errno
+import io
 import os
 import struct
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import bands, run_script, write_records
 
 from common.cli import UserError
-from common.records import scan
+from common.records import scan, walk
 from common.records.classes import is_class
 from common.records.format import MAGIC_BYTES as MAGIC
 from common.records.format import read_image
@@ -362,3 +363,36 @@ def test_the_fingerprint_is_that_of_size_ends_and_index(tmp_path):
         assert records_fingerprint(str(tmp_path / f"{name[0]}.rec")) != made[name[0]]
         content[at] ^= 1
         rewrite(tmp_path / name, content)
+
+
+@pytest.mark.parametrize("code", [errno.ENODEV, errno.EINVAL])
+def test_a_file_that_cannot_be_mapped_is_read(made, monkeypatch, code):
+    expected = scan_records(made)
+
+    def refuse(*_args, **_options):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(walk.mmap, "mmap", refuse)
+    monkeypatch.setattr(scan, "_SPARSE", 0)
+    found = scan_records(made)
+    assert found.offsets.tolist() == expected.offsets.tolist()
+    with open_records(made) as content:
+        assert read_image(content, 0) == JPEG + b"picture!!"
+
+
+def test_a_file_that_can_be_neither_mapped_nor_read_is_named(made, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(errno.ENODEV, "No such device")
+
+    class File(io.BytesIO):
+        def read(self, *_args):
+            raise MemoryError
+
+        def fileno(self):
+            return 0
+
+    monkeypatch.setattr(walk.mmap, "mmap", refuse)
+    monkeypatch.setattr("builtins.open", lambda *_args: File())
+    refusal = pytest.raises(UserError, match="x.rec: cannot be mapped into memory .*No such device")
+    with refusal, open_records(made):
+        pass
