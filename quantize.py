@@ -55,7 +55,7 @@ def main():
             f"--model-prefix {args.model_prefix}: is int8 already; give the float32 one"
         )
     trained, classes = config["args"], config["classes"]
-    found = pipeline.open_records(args.data_calib, trained["num_classes"], classes=classes)
+    found = pipeline.checked_records(args.data_calib, trained["num_classes"], classes=classes)
     count = min(args.num_calib_examples, len(found))
     source = store.params_path(args.model_prefix, args.load_epoch)
     origin = {"quantized_from": source, "data_calib": args.data_calib, "num_calib_examples": count}

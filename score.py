@@ -127,7 +127,7 @@ def main():
     check_crops(args.crops, preparation)
     classes = network.class_names(config)
     top_k = resolve_top_k(args.top_k, len(classes))
-    found = pipeline.open_records(args.data_val, len(classes), classes=config["classes"])
+    found = pipeline.checked_records(args.data_val, len(classes), classes=config["classes"])
 
     started = time.monotonic()
     reading = preparation, args.batch_size, args.data_nthreads, args.crops, args.verbose

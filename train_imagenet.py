@@ -59,12 +59,12 @@ def open_data(args):
     """The training data and the validation records, None without --data-val."""
     if args.benchmark:
         return TrainingData.from_args(args), None
-    training = pipeline.open_records(args.data_train, least=args.batch_size)
+    training = pipeline.checked_records(args.data_train, least=args.batch_size)
     data = TrainingData.from_args(args, training)
     if not args.data_val:
         return data, None
     classes = training.classes
-    return data, pipeline.open_records(args.data_val, data.num_classes, classes=classes)
+    return data, pipeline.checked_records(args.data_val, data.num_classes, classes=classes)
 
 
 def build(args, source):

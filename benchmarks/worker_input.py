@@ -15,7 +15,7 @@ import time
 from common import cli
 from common.input import flags, pipeline
 from common.input.training_data import TrainingData
-from common.records import records
+from common.records.scan import scan_records
 from common.runtime.mxnet import mx
 from common.train import recipes
 
@@ -29,7 +29,7 @@ def main():
     parser.set_defaults(data_train=os.path.join(folder, "photos.rec"), seed=0, verbose=False)
     args = parser.parse_args([f"--data-backend={backend}", f"--data-nthreads={threads}"])
     flags.check_data_args(args)
-    data = TrainingData.from_args(args, records.scan(args.data_train))
+    data = TrainingData.from_args(args, scan_records(args.data_train))
     batches = pipeline.training_iterator(data, mx.cpu())
     steps = data.images // data.batch_size
     _read(batches, steps)

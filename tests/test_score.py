@@ -19,7 +19,7 @@ from common.checkpoint.config import save_config
 from common.evaluate.evaluator import Evaluator, check_crops
 from common.evaluate.scores import Scores, wilson
 from common.input.preparation import Preparation
-from common.records import records
+from common.records.scan import scan_records
 from score import main
 
 SETTINGS = {
@@ -194,7 +194,7 @@ def test_fewer_images_than_devices_are_scored_too(network, tmp_path):
     prefix, _ = network
     path = write_records(tmp_path / "two", *bands(2, seed=1))
     symbol, *weights = store.load(prefix, 1)
-    reading = records.scan(path), Preparation.from_args(SETTINGS), SETTINGS["batch_size"], 1
+    reading = scan_records(path), Preparation.from_args(SETTINGS), SETTINGS["batch_size"], 1
     scores = [
         Evaluator(symbol, contexts, *reading).evaluate(*weights, Scores(SETTINGS["top_k"]))
         for contexts in ([mx.cpu(0)], [mx.cpu(0), mx.cpu(1), mx.cpu(2)])

@@ -26,7 +26,7 @@ import struct
 from typing import List, Optional, Sequence, Tuple
 
 from common.cli import UserError
-from common.io.files import atomic, checksum_of, sha256
+from common.io.files import TEMPORARY, atomic, checksum_of, sha256
 from common.runtime.mxnet import mx
 
 from . import validation
@@ -69,10 +69,10 @@ def remove_left_over(prefix: str) -> None:
     """Delete what a run that was killed while it saved has left: temporary files, half a set."""
     folder = os.path.dirname(prefix)
     for name in (prefix, partial(prefix)):
-        for match in _matches(name, r"-(\d{4,})\.json\.tmp\d+"):
+        for match in _matches(name, r"-(\d{4,})\.json" + TEMPORARY):
             if not os.path.exists(record_path(name, int(match[1]))):
                 _remove_set(name, int(match[1]))
-        for match in _matches(name, r"-(\d{4,}(-optimizer)?|symbol|config)\.\w+\.tmp\d+"):
+        for match in _matches(name, r"-(\d{4,}(-optimizer)?|symbol|config)\.\w+" + TEMPORARY):
             os.unlink(os.path.join(folder, match[0]))
 
 

@@ -61,7 +61,7 @@ def real_images(args, config: dict) -> np.ndarray:
         raise UserError(
             f"--data-val: is needed, since the training's own ({path}) is not here; or --images"
         )
-    found = pipeline.open_records(path, trained["num_classes"], classes=config["classes"])
+    found = pipeline.checked_records(path, trained["num_classes"], classes=config["classes"])
     return np.stack(list(sample_images(found, _IMAGES, preparation)))
 
 

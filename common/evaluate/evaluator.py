@@ -6,7 +6,7 @@ from typing import Iterator, List
 from common.cli import UserError
 from common.input import pipeline
 from common.input.preparation import Preparation
-from common.records import records
+from common.records.scan import Records
 from common.runtime.mxnet import mx
 
 from . import network
@@ -58,7 +58,7 @@ class Evaluator:
 
     symbol: mx.sym.Symbol
     contexts: List[mx.Context]
-    records: records.Records
+    records: Records
     preparation: Preparation
     batch_size: int
     threads: int

@@ -19,7 +19,7 @@ from typing import Iterator, Optional
 import numpy as np
 
 from common.cli import UserError
-from common.records import records
+from common.records.index import index_path
 from common.runtime import native
 
 from . import augmentation, prefetch
@@ -98,7 +98,7 @@ def _graph(data, gpu):
 
     encoded, labels = fn.readers.mxnet(
         path=[data.records.path],
-        index_path=[records.index_path(data.records.path)],
+        index_path=[index_path(data.records.path)],
         random_shuffle=True,
         initial_fill=len(data.records),
     )

@@ -12,7 +12,9 @@ import numpy as np
 
 from common.cli import UserError
 from common.io.log import quiet
-from common.records import records
+from common.records.classes import is_class
+from common.records.index import index_path
+from common.records.scan import Records, scan_records
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -21,9 +23,9 @@ from .preparation import Preparation
 from .training_data import TrainingData
 
 
-def open_records(
+def checked_records(
     path: str, num_classes: Optional[int] = None, least: int = 1, classes: Optional[list] = None
-) -> records.Records:
+) -> Records:
     """Check the record file ``path``: its structure, its labels and its class names.
 
     Args:
@@ -35,7 +37,7 @@ def open_records(
         UserError: a damaged file, a label that is no class number, other class names, or fewer than
             ``least`` images.
     """
-    found = records.scan(path)
+    found = scan_records(path)
     if classes and found.classes and classes != found.classes:
         raise UserError(f"{path}: its -classes.txt has other names than the training records' one")
     _check_labels(found, num_classes)
@@ -52,7 +54,7 @@ def _check_labels(found, num_classes):
         num_classes = len(found.classes)
         remedy = "its -classes.txt lacks names, or is of another file"
     for limit in (None, num_classes):
-        fits = records.is_class(found.labels, limit)
+        fits = is_class(found.labels, limit)
         if fits.all():
             continue
         number = int(np.argmin(fits))
@@ -121,7 +123,7 @@ def _read(data, epoch):
 
 
 def evaluation_batches(
-    found: records.Records,
+    found: Records,
     preparation: Preparation,
     batch_size: int,
     threads: int,
@@ -174,7 +176,7 @@ def _record_iterator(path, preparation, threads, verbose, **options):
         ctx="cpu",  # decodes with every core; without it, each iterator leaks 23 MB
         device_id=-1,
         path_imgrec=path,
-        path_imgidx=records.index_path(path),
+        path_imgidx=index_path(path),
         data_shape=preparation.image_shape,
         verbose=verbose,
     )

@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 
 from common.cli import UserError
-from common.records import records
+from common.records.format import read_image
+from common.records.scan import Records
+from common.records.walk import open_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +111,7 @@ def _scaled(image, factor):
     return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
-def sample_images(
-    found: records.Records, count: int, preparation: Preparation
-) -> Iterator[np.ndarray]:
+def sample_images(found: Records, count: int, preparation: Preparation) -> Iterator[np.ndarray]:
     """Up to ``count`` images of a record file, prepared, the same ones each time.
 
     They are drawn from the whole file, which may be sorted by class.
@@ -123,7 +123,7 @@ def sample_images(
         UserError: a record's image cannot be decoded.
     """
     chosen = np.random.RandomState(0).permutation(len(found))[:count]
-    with records.view(found.path) as content:
+    with open_records(found.path) as content:
         for i in sorted(chosen):
-            encoded = records.read_image(content, int(found.offsets[i]))
+            encoded = read_image(content, int(found.offsets[i]))
             yield preparation.apply(preparation.decode(encoded, f"{found.path}: record {i}"))

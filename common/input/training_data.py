@@ -4,7 +4,8 @@ import dataclasses
 from typing import Optional, Tuple
 
 from common.cli import UserError
-from common.records import records
+from common.records.identity import records_fingerprint
+from common.records.scan import Records
 
 from .augmentation import Augmentation
 from .preparation import Preparation
@@ -25,7 +26,7 @@ class TrainingData:
         verbose: let MXNet write to stderr.
     """
 
-    records: Optional[records.Records]
+    records: Optional[Records]
     images: int
     num_classes: int
     batch_size: int
@@ -37,7 +38,7 @@ class TrainingData:
     verbose: bool = False
 
     @classmethod
-    def from_args(cls, args, found: Optional[records.Records] = None) -> "TrainingData":
+    def from_args(cls, args, found: Optional[Records] = None) -> "TrainingData":
         """From the parsed flags; ``found`` are the records of --data-train.
 
         Raises:
@@ -75,7 +76,7 @@ class TrainingData:
     @property
     def fingerprint(self) -> Optional[str]:
         """Of the records, for checkpoints; None for synthetic images."""
-        return self.records and records.fingerprint(self.records.path)
+        return self.records and records_fingerprint(self.records.path)
 
 
 def _count_classes(found, wanted):

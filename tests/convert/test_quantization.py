@@ -16,7 +16,8 @@ from common.checkpoint.config import load_config
 from common.convert import quantization
 from common.evaluate.network import bind
 from common.input.preparation import Preparation, sample_images
-from common.records import records
+from common.records.scan import scan_records
+from common.records.writer import create_records
 from common.train import binding
 from common.train.schedule import LearningRate
 
@@ -153,7 +154,7 @@ def test_score_and_predict_take_it_as_any_checkpoint(lenet, grey, tmp_path):
 
 def test_calibration_reads_all_over_the_file_and_prepares_as_evaluation_does(tmp_path):
     images = [np.full((9, 9, 1), i, np.uint8) for i in range(200)]
-    found = records.scan(write_records(tmp_path / "sorted", images, np.arange(200) // 20))
+    found = scan_records(write_records(tmp_path / "sorted", images, np.arange(200) // 20))
     preparation = Preparation((1, 7, 7), None, (10.0,), (2.0,))
     read = [list(sample_images(found, 40, preparation)) for _ in range(2)]
     chosen = [float(image[0, 0, 0]) * 2 + 10 for image in read[0]]
@@ -178,7 +179,7 @@ def test_what_is_there_is_lost_only_with_overwrite(lenet, grey, monkeypatch):
 
 def test_bad_input_is_refused_before_anything_is_written(lenet, grey, tmp_path, monkeypatch):
     plain, quantized, _ = lenet
-    with records.create(str(tmp_path / "broken")) as writer:
+    with create_records(str(tmp_path / "broken")) as writer:
         writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     for prefix, path, words in [
         (quantized, grey.train, "is int8 already"),

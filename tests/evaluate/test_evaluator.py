@@ -10,7 +10,7 @@ from common.evaluate import network
 from common.evaluate.evaluator import Evaluator
 from common.evaluate.scores import Scores, wilson
 from common.input.preparation import Preparation
-from common.records import records
+from common.records.scan import scan_records
 
 
 def test_figures_equal_those_counted_one_by_one():
@@ -69,7 +69,7 @@ def test_ten_crops_are_the_average_over_those_cut_by_hand(tmp_path, sides):
     assert np.std(said, axis=0).max() > 0.01  # the crops differ
 
     preparation = Preparation((3, 36, 32), 40, (100.0,) * 3, (60.0,) * 3)
-    found = records.scan(path)
+    found = scan_records(path)
     for batch_size in (1, 2, 5, 8):
         evaluator = Evaluator(symbol, [mx.cpu()], found, preparation, batch_size, 1, crops=10)
         scores = evaluator.evaluate(*weights.get_params(), Scores(top_k=2))
@@ -90,7 +90,7 @@ def test_other_weights_give_their_own_scores(tmp_path):
         module.init_params(mx.init.MSRAPrelu())
         return module.get_params()
 
-    found, first, second = records.scan(path), draw(1), draw(2)
+    found, first, second = scan_records(path), draw(1), draw(2)
     evaluators = [Evaluator(symbol, [mx.cpu()], found, preparation, 4, 1) for _ in range(2)]
     evaluators[0].evaluate(*first, Scores(2))
     losses = [evaluator.evaluate(*second, Scores(2)).loss for evaluator in evaluators]

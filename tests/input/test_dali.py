@@ -12,7 +12,7 @@ from test_pipeline import arguments, training_data
 from common.cli import UserError
 from common.input import pipeline
 from common.input.flags import check_data_args
-from common.records import records
+from common.records.writer import create_records
 
 pytest.importorskip("nvidia.dali", reason="pip install '.[dali]' brings it")
 
@@ -168,7 +168,7 @@ def test_flags_dali_does_not_do_are_refused_by_name(numbered, flag):
 
 
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
-    with records.create(str(tmp_path / "bad")) as writer:
+    with create_records(str(tmp_path / "bad")) as writer:
         for _ in range(8):
             writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     with pytest.raises(UserError, match="bad.rec: DALI cannot prepare"):

@@ -15,7 +15,8 @@ from common.input import pipeline, prefetch
 from common.input.augmentation import Augmentation
 from common.input.preparation import Preparation
 from common.input.training_data import TrainingData
-from common.records import records
+from common.records.scan import scan_records
+from common.records.writer import create_records
 
 
 def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4, seed=0):
@@ -38,7 +39,7 @@ def training_data(*flags, images=None, **options):
     """What train_imagenet.py makes of these flags and of the record file ``path``."""
     args = arguments(*flags, **options)
     args.num_examples = images
-    return TrainingData.from_args(args, records.scan(args.data_train))
+    return TrainingData.from_args(args, scan_records(args.data_train))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def numbered(tmp_path_factory):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 12, 13, 14, 64])
 def test_evaluation_counts_each_image_exactly_once(numbered, batch_size):
-    found = records.scan(numbered)
+    found = scan_records(numbered)
     preparation = training_data(path=numbered).preparation
     for _ in range(3):  # MXNet's own counts go wrong from the second pass on
         seen = []
@@ -236,7 +237,7 @@ def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize
     image = np.random.RandomState(1).randint(0, 255, (*size, 3)).astype(np.uint8)
     path = write_records(tmp_path / "one", [image], [0])
     preparation = Preparation((3, 20, 20), resize, (10, 20, 30), (2, 3, 4))
-    batch, _ = next(pipeline.evaluation_batches(records.scan(path), preparation, 1, threads=1))
+    batch, _ = next(pipeline.evaluation_batches(scan_records(path), preparation, 1, threads=1))
     ours = preparation.apply(image)
     assert np.abs(batch.data[0].asnumpy()[0] - ours).max() <= 0.5 + 1e-6  # one grey level / std
 
@@ -277,12 +278,12 @@ def test_an_option_mxnet_does_not_know_cannot_reach_it(numbered):
 def test_a_label_that_is_no_class_number_is_refused(tmp_path, labels):
     path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 3, labels)
     with pytest.raises(UserError, match="record 2 has the label"):
-        pipeline.open_records(path)
+        pipeline.checked_records(path)
 
 
 def test_a_label_beyond_the_classes_is_refused(numbered):
     with pytest.raises(UserError, match="record 12 has the label 12"):
-        pipeline.open_records(numbered, num_classes=12)
+        pipeline.checked_records(numbered, num_classes=12)
 
 
 def test_more_classes_than_the_records_have_are_refused(numbered):
@@ -294,19 +295,19 @@ def test_more_classes_than_the_records_have_are_refused(numbered):
 
 def test_validation_records_of_other_classes_are_refused(tmp_path):
     path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 2, [0, 1], ["a", "b"])
-    assert len(pipeline.open_records(path, 2, classes=["a", "b"])) == 2
+    assert len(pipeline.checked_records(path, 2, classes=["a", "b"])) == 2
     with pytest.raises(UserError, match="x.rec: its -classes.txt has other names"):
-        pipeline.open_records(path, 2, classes=["b", "a"])
+        pipeline.checked_records(path, 2, classes=["b", "a"])
 
 
 def test_a_batch_larger_than_the_data_is_refused(numbered):
     with pytest.raises(UserError, match="--batch-size 14"):
-        pipeline.open_records(numbered, least=14)
+        pipeline.checked_records(numbered, least=14)
 
 
 @pytest.mark.parametrize("flags", [[], ["--resize=24"]], ids=str)
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path, flags):
-    with records.create(str(tmp_path / "bad")) as writer:
+    with create_records(str(tmp_path / "bad")) as writer:
         for _ in range(8):
             writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     data = training_data(*flags, path=str(tmp_path / "bad.rec"))

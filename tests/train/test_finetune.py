@@ -12,7 +12,7 @@ from conftest import assert_refused, run_script, write_records
 import symbols
 from common.checkpoint import store
 from common.cli import UserError
-from common.records import records
+from common.records.scan import scan_records
 from common.train import finetune
 from data import cifar10
 
@@ -134,7 +134,7 @@ def test_cifar10_features_beat_training_from_nothing_for_the_same_time(tmp_path)
 
 def subset(path, prefix, classes, most):
     """Records of the first ``most`` pictures of each of ``classes``, numbered anew."""
-    found = records.scan(str(path))
+    found = scan_records(str(path))
     content = path.read_bytes()
     images, labels = [], []
     for label, wanted in enumerate(classes):
