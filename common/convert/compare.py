@@ -8,7 +8,7 @@ import numpy as np
 from common.checkpoint import store
 from common.cli import UserError
 from common.evaluate import classifier
-from common.graph.graph import rewrite
+from common.graph.graph import Graph
 from common.input import pipeline
 from common.runtime.mxnet import mx
 
@@ -35,15 +35,13 @@ def without_training(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     A softmax of the same name stands in place of SoftmaxOutput and its label; Dropout is left out.
     """
 
-    def put(node, nodes):
-        if node["op"] == "Dropout":
-            return node["inputs"][0][0]
-        if node["op"] == "SoftmaxOutput":
-            node.update(op="softmax", inputs=node["inputs"][:1], attrs={})
-        nodes.append(node)
-        return len(nodes) - 1
-
-    return rewrite(symbol, put)
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        if node.op == "Dropout":
+            graph.replace(node, node.inputs[0])
+        if node.op == "SoftmaxOutput":
+            node.op, node.inputs, node.attrs = "softmax", node.inputs[:1], {}
+    return graph.symbol()
 
 
 def real_images(args, config: dict) -> np.ndarray:

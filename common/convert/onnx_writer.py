@@ -24,6 +24,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.evaluate import classifier
+from common.graph.graph import Graph
 from common.runtime.mxnet import mx
 
 from . import compare
@@ -88,11 +89,11 @@ def convert(
 
 
 def _with_flatten(symbol):
-    graph = json.loads(symbol.tojson())
-    for node in graph["nodes"]:
-        if node["op"] == "FullyConnected":
-            node["attrs"].setdefault("flatten", "True")
-    return mx.sym.load_json(json.dumps(graph))
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        if node.op == "FullyConnected":
+            node.attrs.setdefault("flatten", "True")
+    return graph.symbol()
 
 
 def _keep(values, wanted):
@@ -110,7 +111,7 @@ def metadata(config: dict) -> Dict[str, str]:
     trained = config["args"]
     said = classifier.preparation(trained)
     said["channel_order"] = "grey" if trained["image_shape"][0] == 1 else "RGB"
-    said["classes"] = config["classes"] or [str(i) for i in range(trained["num_classes"])]
+    said["classes"] = classifier.class_names(config)
     return {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()}
 
 

@@ -7,7 +7,6 @@ real images: the calibration. These ranges are part of the graph, so a quantised
 one epoch's weights.
 """
 
-import json
 import logging
 import os
 from typing import Iterable, Sequence, Tuple
@@ -16,6 +15,7 @@ import numpy as np
 from mxnet.contrib.quantization import quantize_model_mkldnn
 
 from common.cli import UserError
+from common.graph.graph import Graph
 from common.io.log import quiet
 from common.runtime.mxnet import mx
 
@@ -34,8 +34,7 @@ def check_build() -> None:
 
 def is_quantized(symbol: mx.sym.Symbol) -> bool:
     """Whether any layer of the network computes in int8."""
-    nodes = json.loads(symbol.tojson())["nodes"]
-    return any(node.get("attrs", {}).get("quantized", "").lower() == "true" for node in nodes)
+    return any(node.attrs.get("quantized", "").lower() == "true" for node in Graph(symbol).nodes)
 
 
 class _Batches(mx.io.DataIter):

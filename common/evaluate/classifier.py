@@ -13,7 +13,7 @@ import numpy as np
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
-from common.graph.lowering import MANY, lower_native
+from common.graph.native_operators import MIN_IMAGES, use_native_operators
 from common.records import records
 from common.runtime import native
 from common.runtime.mxnet import mx
@@ -116,8 +116,8 @@ def bind(symbol, arg_params: dict, aux_params: dict, data_shape, context) -> mx.
     """
     contexts = context if isinstance(context, list) else [context]
     images = data_shape[0] // len(contexts)
-    if contexts[0].device_type == "cpu" and images >= MANY and native.load():
-        symbol = lower_native(symbol, (images, *data_shape[1:]), for_training=False)
+    if contexts[0].device_type == "cpu" and images >= MIN_IMAGES and native.load():
+        symbol = use_native_operators(symbol, (images, *data_shape[1:]), for_training=False)
     labels = None  # what export_mxnet.py writes has none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]

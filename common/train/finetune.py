@@ -1,10 +1,10 @@
 """Begin from another checkpoint's weights: ``--pretrained``, on another class count perhaps."""
 
-import json
 from typing import Dict, List, NamedTuple
 
 from common.checkpoint import store
 from common.cli import UserError
+from common.graph.graph import Graph
 from common.runtime.mxnet import mx
 
 
@@ -90,8 +90,8 @@ def with_lr_mult(symbol, names, factor: float):
 
     MXNet's optimizers read that from the variables' attributes.
     """
-    graph = json.loads(symbol.tojson())
-    for node in graph["nodes"]:
-        if node["op"] == "null" and node["name"] in names:
-            node.setdefault("attrs", {})["__lr_mult__"] = str(factor)
-    return mx.sym.load_json(json.dumps(graph))
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        if node.is_variable and node.name in names:
+            node.attrs["__lr_mult__"] = str(factor)
+    return graph.symbol()

@@ -1,7 +1,6 @@
 """The training loop around ``mx.mod.Module``."""
 
 import contextlib
-import json
 import logging
 import sys
 import time
@@ -13,6 +12,7 @@ from common import cli
 from common.checkpoint import store
 from common.cli import UserError
 from common.evaluate.evaluator import Scores
+from common.graph.graph import Graph
 from common.input import pipeline
 from common.io.log import Progress, RunLog, describe
 from common.io.signals import Stop
@@ -185,7 +185,7 @@ class Run:
         std = args.rgb_std if args.data_dtype == "uint8" else None
         self.module = training.bind(symbol, contexts, args, schedule, resumed, pretrained, std)
         self.monitor = _monitor(self.module, args.monitor)
-        self.draws = any(node["op"] == "Dropout" for node in json.loads(symbol.tojson())["nodes"])
+        self.draws = any(node.op == "Dropout" for node in Graph(symbol).nodes)
 
     def train(self, batches, validate: Optional[Callable] = None) -> None:
         """Train all epochs that are left.

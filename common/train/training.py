@@ -5,7 +5,8 @@ from typing import Optional, Sequence
 import numpy as np
 
 from common.graph import precision
-from common.graph.lowering import lower, lower_native
+from common.graph.native_operators import use_native_operators
+from common.graph.stock_lrn import decompose_lrn
 from common.runtime import devices, native
 from common.runtime.mxnet import mx
 
@@ -55,7 +56,7 @@ def bind(
     fast = on_cpu and native.load()
     if on_cpu:
         seen = (shape[0] // len(contexts), *shape[1:])  # by one of them
-        symbol = lower_native(symbol, seen) if fast else lower(symbol, shape)
+        symbol = use_native_operators(symbol, seen) if fast else decompose_lrn(symbol, shape)
     else:
         devices.set_cudnn(args)
     half = not on_cpu and args.dtype == "float16"
