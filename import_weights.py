@@ -1,4 +1,4 @@
-"""Make an alexnet2012 checkpoint of Caffe's bvlc_alexnet, or of a network fine-tuned from it.
+"""Convert Caffe's bvlc_alexnet, or a network fine-tuned from it, to an alexnet2012 checkpoint.
 
     python import_weights.py --prototxt deploy.prototxt --caffemodel bvlc_alexnet.caffemodel \
         --out-prefix checkpoints/bvlc --class-names data/imagenet_classes.txt
@@ -10,7 +10,6 @@ compute from it the probabilities that OpenCV computes from the file itself.
 """
 
 import os
-import re
 import sys
 
 import symbols
@@ -21,8 +20,7 @@ from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.convert import alexnet_import, caffe_reader, onnx_reader
 
-_EPOCH = 0  # of training here
-_NAMES = re.compile(r"(?:n\d{8}\s+(?:\d+\t)?)?(.*)")  # Caffe's synset_words.txt has WordNet ids
+_EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
 
 
 def parse_args():
@@ -61,20 +59,8 @@ def parse_args():
     return args
 
 
-def class_names(path, count):
-    """The first name on each line, without its WordNet id, as data.imagenet's records have it."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            names = [_NAMES.fullmatch(line.strip())[1].split(", ")[0] for line in file]
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; write a class name a line")
-    if len(names) != count:
-        raise UserError(f"{path}: has {len(names)} names, but the network has {count} classes")
-    return names
-
-
 def main():
-    """Read, convert, compare, save."""
+    """Read the files, convert the weights, compare with OpenCV, save."""
     args = parse_args()
     if args.onnx:
         source = onnx_reader.read(args.onnx)
@@ -83,7 +69,7 @@ def main():
     symbol = alexnet_import.build(source, symbols.get_symbol)
     weights = alexnet_import.weights(source, symbol)
     classes = len(weights["fc3_bias"])
-    names = class_names(args.class_names, classes) if args.class_names else None
+    names = caffe_reader.class_names(args.class_names, classes) if args.class_names else None
     largest = alexnet_import.difference(symbol, weights, source, args.mean)
 
     settings = {

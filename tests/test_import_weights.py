@@ -273,9 +273,13 @@ def test_caffenet_and_networks_with_layers_more_or_less_are_refused(caffe, tmp_p
         (text + again, "layer again is Softmax where alexnet2012 ends"),
         (text[: soft - 9], "is not a prototxt, or is cut"),
         ("<html>404 Not Found</html>", "is not a prototxt, or is cut"),
+        (
+            text.replace("conv1", "conv\udc8d"),
+            "is not a prototxt, or is cut",
+        ),  # a byte that is no UTF-8
         ("", "give deploy.prototxt"),
     ]:
-        (tmp_path / "x.prototxt").write_text(changed)
+        (tmp_path / "x.prototxt").write_bytes(changed.encode("utf-8", "surrogateescape"))
         assert_refused(monkeypatch, tmp_path, flags(caffe, tmp_path / "x.prototxt"), words)
 
 
@@ -342,7 +346,7 @@ def test_what_is_there_is_lost_only_with_overwrite(caffe, imported, monkeypatch)
 )
 def test_class_names_are_those_of_the_record_files(text, name, tmp_path):
     (tmp_path / "names.txt").write_text(text)
-    assert import_weights.class_names(tmp_path / "names.txt", 1) == [name]
+    assert caffe_reader.class_names(str(tmp_path / "names.txt"), 1) == [name]
 
 
 @pytest.mark.slow

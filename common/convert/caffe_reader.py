@@ -14,6 +14,8 @@ from common.io.log import quiet
 
 from .alexnet_import import SourceNetwork, layers_of
 
+_NAMES = re.compile(r"(?:n\d{8}\s+(?:\d+\t)?)?(.*)")  # synset_words.txt has WordNet ids
+
 # Caffe's name of an LRN setting -> MXNet's, and Caffe's default.
 _LRN = {
     "local_size": ("nsize", 5),
@@ -35,22 +37,31 @@ def read(prototxt: str, caffemodel: str) -> SourceNetwork:
             f"OpenCV {cv2.__version__}: reads no Caffe models, as 4 does; pip install"
             " 'opencv-python-headless<5'"
         )
-    for path in (prototxt, caffemodel):  # OpenCV does not say which is missing
-        open(path, "rb").close()
-    _open(f"{prototxt}: is not a prototxt, or is cut", prototxt)
+    text = _text(prototxt)
+    open(caffemodel, "rb").close()  # OpenCV does not say that it is missing
     net = _open(
         f"{caffemodel}: OpenCV cannot read it with {prototxt}; it may be cut, damaged or no"
         " caffemodel",
         prototxt,
         caffemodel,
     )
-    with open(prototxt, encoding="utf-8", errors="replace") as file:
-        text = re.sub(r"#.*", "", file.read())
     image_shape = _image_shape(prototxt, text)
     lrn = _lrn_settings(prototxt, text)
     layers = layers_of(net, caffemodel)
     poolings = ["full"] * len(layers)  # Caffe rounds map sizes up
     return SourceNetwork((prototxt, caffemodel), image_shape, net, layers, lrn, poolings)
+
+
+def _text(path):
+    """The prototxt without its comments."""
+    message = f"{path}: is not a prototxt, or is cut"
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except UnicodeDecodeError:
+        raise UserError(message)
+    _open(message, path)
+    return re.sub(r"#.*", "", text)
 
 
 def _open(message, *files):
@@ -89,3 +100,21 @@ def _lrn_settings(path, text) -> List[Dict[str, float]]:
             )
         found.append(settings)
     return found
+
+
+def class_names(path: str, count: int) -> List[str]:
+    """The names in Caffe's synset_words.txt, or in a file of one name a line.
+
+    Of a line's synonyms the first is taken, without its WordNet id, as data.imagenet does.
+
+    Raises:
+        UserError: the file is not text, or has another number of names than ``count``.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            names = [_NAMES.fullmatch(line.strip())[1].split(", ")[0] for line in file]
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; write one class name a line")
+    if len(names) != count:
+        raise UserError(f"{path}: has {len(names)} names, but the network has {count} classes")
+    return names
