@@ -5,7 +5,7 @@ from typing import List, Sequence, Tuple
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
-from common.graph.lowering import MANY, lower_native
+from common.graph.native_operators import MIN_IMAGES, use_native_operators
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -24,8 +24,8 @@ def bind(
     keeps its own copy of the weights and ignores, without a word, what is set later.
     """
     images = data_shape[0] // len(contexts)
-    if contexts[0].device_type == "cpu" and images >= MANY and native.load():
-        symbol = lower_native(symbol, (images, *data_shape[1:]), for_training=False)
+    if contexts[0].device_type == "cpu" and images >= MIN_IMAGES and native.load():
+        symbol = use_native_operators(symbol, (images, *data_shape[1:]), for_training=False)
     labels = None  # export_mxnet.py's copies have none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]

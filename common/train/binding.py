@@ -6,7 +6,8 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 
 from common.graph import precision
-from common.graph.lowering import lower, lower_native
+from common.graph.native_operators import use_native_operators
+from common.graph.stock_lrn import decompose_lrn
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -116,9 +117,9 @@ def bind(
 def _for_devices(symbol, contexts, shape, settings, fast):
     """The graph that these devices run in place of the plain one."""
     if fast:
-        return lower_native(symbol, (shape[0] // len(contexts), *shape[1:]))
+        return use_native_operators(symbol, (shape[0] // len(contexts), *shape[1:]))
     if contexts[0].device_type == "cpu":
-        return lower(symbol, shape)
+        return decompose_lrn(symbol, shape)
     if settings.dtype == "float16":
         return precision.cast(symbol, settings.dtype, settings.loss_scale)
     return symbol

@@ -4,7 +4,6 @@ The source's preparation of images and, for the same network, its graph come wit
 mean nothing without them.
 """
 
-import json
 import os
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -12,6 +11,7 @@ from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
+from common.graph.graph import Graph
 from common.runtime.mxnet import mx
 
 # The training arguments that say how images are prepared.
@@ -89,16 +89,16 @@ def graph(prefix: str, epoch: int, num_classes: int) -> mx.sym.Symbol:
         UserError: it does not end in a fully connected layer and a SoftmaxOutput.
     """
     symbol, _, _ = store.load(prefix, epoch)
-    graph = json.loads(symbol.tojson())
-    last = graph["nodes"][graph["heads"][0][0]]
-    before = graph["nodes"][last["inputs"][0][0]] if last["op"] == "SoftmaxOutput" else last
-    if before["op"] != "FullyConnected":
+    graph = Graph(symbol)
+    last = graph.outputs[0].node
+    before = last.inputs[0].node if last.op == "SoftmaxOutput" else last
+    if before.op != "FullyConnected":
         raise UserError(
             f"--pretrained {prefix}: does not end in a fully connected layer and SoftmaxOutput;"
             " give the checkpoint of a training run or an import, not an exported or int8 one"
         )
-    before["attrs"]["num_hidden"] = str(num_classes)
-    return mx.sym.load_json(json.dumps(graph))
+    before.attrs["num_hidden"] = str(num_classes)
+    return graph.symbol()
 
 
 def load(
@@ -168,8 +168,8 @@ def with_lr_mult(symbol: mx.sym.Symbol, names: Sequence[str], factor: float) -> 
 
     MXNet's optimizers read that from the variables' attributes.
     """
-    graph = json.loads(symbol.tojson())
-    for node in graph["nodes"]:
-        if node["op"] == "null" and node["name"] in names:
-            node.setdefault("attrs", {})["__lr_mult__"] = str(factor)
-    return mx.sym.load_json(json.dumps(graph))
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        if node.is_variable and node.name in names:
+            node.attrs["__lr_mult__"] = str(factor)
+    return graph.symbol()

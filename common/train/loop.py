@@ -1,7 +1,6 @@
 """The training loop around ``mx.mod.Module``."""
 
 import dataclasses
-import json
 import logging
 import time
 from typing import Iterator, Optional
@@ -11,6 +10,7 @@ import numpy as np
 from common.cli import UserError
 from common.evaluate.evaluator import Evaluator
 from common.evaluate.scores import Scores
+from common.graph.graph import Graph
 from common.input import pipeline
 from common.input.training_data import TrainingData
 from common.io.log import Progress, RunLog, describe
@@ -72,8 +72,7 @@ class Run:
     ):
         self.module, self.data, self.length, self.settings = module, data, length, settings
         self.checkpoints, self.log, self.state = checkpoints, log, state
-        nodes = json.loads(module.symbol.tojson())["nodes"]
-        self.has_dropout = any(node["op"] == "Dropout" for node in nodes)
+        self.has_dropout = any(node.op == "Dropout" for node in Graph(module.symbol).nodes)
         self.scores = Scores(settings.top_k)
         if state.scores:
             self.scores.restore(state.scores)

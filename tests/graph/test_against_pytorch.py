@@ -22,7 +22,8 @@ from conftest import ROOT
 from test_gradients import draw, error, mkldnn, train_step, without_dropout
 
 import symbols
-from common.graph import lowering
+from common.graph import native_operators
+from common.graph.stock_lrn import decompose_lrn
 from common.runtime import native
 from common.train import binding
 from common.train.schedule import LearningRate
@@ -73,9 +74,13 @@ def gradient_errors(tmp_path, network, seed, *forms):
 @needs_pytorch
 @draws
 def test_gradients_of_every_layer_equal_pytorchs(tmp_path, network, seed):
-    forms = [lambda plain: lowering.lower(plain, (2, 3, 227, 227))]
+    forms = [lambda plain: decompose_lrn(plain, (2, 3, 227, 227))]
     if native.load():
-        forms.append(lambda plain: lowering.lower_native(plain, (lowering.MANY, 3, 227, 227)))
+        forms.append(
+            lambda plain: native_operators.use_native_operators(
+                plain, (native_operators.MIN_IMAGES, 3, 227, 227)
+            )
+        )
     for errors in gradient_errors(tmp_path, network, seed, *forms):
         assert len(errors) == 18
         assert max(errors.values()) < TOLERANCE, errors
@@ -160,7 +165,7 @@ def test_training_equals_pytorchs(
         pytest.skip("no C++ compiler")
     elif operators != "native":
         # Winograd's method rounds more than the margin that ten steps leave with any seed.
-        monkeypatch.setattr(lowering, "_suits", lambda *_: False)
+        monkeypatch.setattr(native_operators, "_winograd_pays", lambda *_: False)
     shape = (batch_size, 3, side, side)
     start = draw(symbols.get_symbol(network, 10), shape, seed=seed)
     del start["data"], start["softmax_label"]
@@ -214,7 +219,9 @@ def finite_differences(symbol, values, name, step=1e-4):
 def test_gradients_through_lrn_equal_finite_differences(channels, nsize, side):
     plain = lrn_between_1x1_convolutions(channels, nsize)
     values = draw(plain, (2, 3, side, side), scale=3, classes=3 * side * side)
-    _, gradients = train_step(lowering.lower_native(plain, values["data"].shape), values)
+    _, gradients = train_step(
+        native_operators.use_native_operators(plain, values["data"].shape), values
+    )
     for name in ("data", "a_weight", "a_bias", "b_weight"):
         assert error(gradients[name], finite_differences(plain, values, name)) < TOLERANCE, name
 
