@@ -14,6 +14,7 @@ import sys
 
 import symbols
 from common import cli
+from common.checkpoint import store
 from common.checkpoint.config import save_config
 from common.checkpoint.lock import lock
 from common.cli import UserError
@@ -98,15 +99,15 @@ def main():
         loop.test_io(data, pipeline.training_iterator(data, contexts[0]), args.disp_batches)
         return
     devices.check_memory(symbol, contexts, args)
-    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext():
-        train(args, contexts, data, validation, symbol, pretrained)
+    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext() as locked:
+        train(args, contexts, data, validation, symbol, pretrained, locked)
     if args.model_prefix:
         python = os.path.relpath(sys.executable)
         checkpoint_flags = f"--model-prefix {args.model_prefix} --load-epoch {args.num_epochs}"
         print(f"Name a picture with it: {python} predict.py {checkpoint_flags} PICTURE")
 
 
-def train(args, contexts, data, validation, symbol, pretrained):
+def train(args, contexts, data, validation, symbol, pretrained, locked):
     """Plan up to the first batch; then commit: delete, write, train."""
     length = Length(data.images, args.batch_size, args.num_epochs)
     resumed = resume.find(args, data.fingerprint)
@@ -123,6 +124,8 @@ def train(args, contexts, data, validation, symbol, pretrained):
 
     # Nothing has been deleted or written so far.
     if args.model_prefix:
+        if locked:  # otherwise another run may be using its temporary files
+            store.remove_left_over(args.model_prefix)
         resume.clear(args, resumed)
         classes = data.records and data.records.classes
         save_config(args.model_prefix, vars(args), classes)

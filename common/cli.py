@@ -42,7 +42,10 @@ def integers(text):
 def numbers(text):
     """'123.68,116.779,103.939' -> list of floats; an argparse type."""
     try:
-        return [float(part) for part in text.split(",")]
+        values = [float(part) for part in text.split(",")]
+        if not all(map(math.isfinite, values)):
+            raise ValueError(text)
+        return values
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 0.5,1")
 

@@ -11,33 +11,48 @@ from typing import Iterator
 from common.cli import UserError
 from common.io.limits import limit_reached
 
-from . import store
-
 
 @contextlib.contextmanager
-def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[None]:
+def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[bool]:
     """Keep other runs from writing at ``prefix``; its folder is made if need be.
+
+    Afterwards a folder that was made and is still empty is removed again.
 
     The lock ends with its process, however that ends, so none is ever stale. Where the file system
     has no locks, a warning says so.
 
+    Yields:
+        Whether the file system could lock it.
+
     Raises:
         UserError: another run has it, or its file cannot be opened.
     """
-    os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
+    made = _make_folder(os.path.dirname(os.path.abspath(prefix)))
     path = f"{prefix}.lock"
     file, locked = _lock(path, f"{flag} {prefix}")
     try:
         with contextlib.suppress(OSError):  # on a full disk the owner stays unknown
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        if locked:  # else another run may be using its temporary files
-            store.remove_left_over(prefix)
-        yield
+        yield locked
     finally:
         with contextlib.suppress(OSError):  # the folder may be gone, or the file another user's
             os.unlink(path)
         file.close()
+        for folder in made:
+            with contextlib.suppress(OSError):  # it is not empty
+                os.rmdir(folder)
+
+
+def _make_folder(folder):
+    """Make ``folder``; return what was not there before, the deepest first."""
+    missing = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for one in reversed(missing):
+        os.makedirs(one, exist_ok=True)
+    return missing
 
 
 def _lock(path, what):

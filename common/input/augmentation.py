@@ -10,6 +10,7 @@ from typing import Any, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
+from common import cli
 from common.cli import UserError
 
 # Principal components of ImageNet's colours, as in MXNet's image_aug_default.cc: a row for each of
@@ -24,34 +25,36 @@ class _Entry(NamedTuple):
     flag: str
     argument: Optional[str]  # ImageRecordIter's name for it; None: not done there
     off: object  # the value that changes nothing
+    least: float
+    most: Optional[float]  # None: any
     help: str
     colour: bool = False
 
 
 # The flags of MXNet's example/image-classification, all of them.
 _TABLE = [
-    _Entry("--random-crop", "rand_crop", 0, "1: crop at a random place, 0: at the centre"),
-    _Entry("--random-mirror", "rand_mirror", 0, "1: mirror half of the images, 0: none"),
-    _Entry("--pca-noise", None, 0.0, "deviation of the PCA lighting", True),
-    _Entry("--random-resized-crop", "random_resized_crop", 0, "1: crop by area and aspect"),
-    _Entry("--min-random-area", "min_random_area", 1.0, "least area of a resized crop"),
-    _Entry("--max-random-area", "max_random_area", 1.0, "largest area of a resized crop"),
-    _Entry("--min-crop-size", "min_crop_size", -1, "least side of a random crop, px"),
-    _Entry("--max-crop-size", "max_crop_size", -1, "largest side of a random crop, px"),
-    _Entry("--min-random-scale", "min_random_scale", 1.0, "least random scale"),
-    _Entry("--max-random-scale", "max_random_scale", 1.0, "largest random scale"),
-    _Entry("--min-random-aspect-ratio", "min_aspect_ratio", None, "least width / height"),
-    _Entry("--max-random-aspect-ratio", "max_aspect_ratio", 0.0, "largest width / height"),
-    _Entry("--max-random-rotate-angle", "max_rotate_angle", 0, "largest rotation, degrees"),
-    _Entry("--max-random-shear-ratio", "max_shear_ratio", 0.0, "largest shear"),
-    _Entry("--max-random-h", "random_h", 0, "largest change of hue, 0 to 180", True),
-    _Entry("--max-random-s", "random_s", 0, "largest change of saturation, 0 to 255", True),
-    _Entry("--max-random-l", "random_l", 0, "largest change of lightness, 0 to 255", True),
-    _Entry("--brightness", "brightness", 0.0, "largest relative change", True),
-    _Entry("--contrast", "contrast", 0.0, "largest relative change", True),
-    _Entry("--saturation", "saturation", 0.0, "largest relative change", True),
-    _Entry("--pad-size", "pad", 0, "pixels added on each side before the crop"),
-    _Entry("--fill-value", "fill_value", 127, "grey value of what is added"),
+    _Entry("--random-crop", "rand_crop", 0, 0, 1, "1: crop at a random place, 0: at the centre"),
+    _Entry("--random-mirror", "rand_mirror", 0, 0, 1, "1: mirror half of the images, 0: none"),
+    _Entry("--pca-noise", None, 0.0, 0, None, "deviation of the PCA lighting", True),
+    _Entry("--random-resized-crop", "random_resized_crop", 0, 0, 1, "1: crop by area and aspect"),
+    _Entry("--min-random-area", "min_random_area", 1.0, 0.001, 1, "least area of a resized crop"),
+    _Entry("--max-random-area", "max_random_area", 1.0, 0.001, 1, "largest area of a resized crop"),
+    _Entry("--min-crop-size", "min_crop_size", -1, -1, None, "least side of a random crop, px"),
+    _Entry("--max-crop-size", "max_crop_size", -1, -1, None, "largest side of a random crop, px"),
+    _Entry("--min-random-scale", "min_random_scale", 1.0, 0.001, 1000, "least random scale"),
+    _Entry("--max-random-scale", "max_random_scale", 1.0, 0.001, 1000, "largest random scale"),
+    _Entry("--min-random-aspect-ratio", "min_aspect_ratio", None, 0, 1000, "least width / height"),
+    _Entry("--max-random-aspect-ratio", "max_aspect_ratio", 0.0, 0, 1000, "largest width / height"),
+    _Entry("--max-random-rotate-angle", "max_rotate_angle", 0, 0, 360, "largest angle, degrees"),
+    _Entry("--max-random-shear-ratio", "max_shear_ratio", 0.0, 0, 1000, "largest shear"),
+    _Entry("--max-random-h", "random_h", 0, 0, 180, "largest change of hue", True),
+    _Entry("--max-random-s", "random_s", 0, 0, 255, "largest change of saturation", True),
+    _Entry("--max-random-l", "random_l", 0, 0, 255, "largest change of lightness", True),
+    _Entry("--brightness", "brightness", 0.0, 0, 1000, "largest relative change", True),
+    _Entry("--contrast", "contrast", 0.0, 0, 1000, "largest relative change", True),
+    _Entry("--saturation", "saturation", 0.0, 0, 1000, "largest relative change", True),
+    _Entry("--pad-size", "pad", 0, 0, 65535, "pixels added on each side before the crop"),
+    _Entry("--fill-value", "fill_value", 127, 0, 255, "grey value of what is added"),
 ]
 
 _NOT_WITH_RESIZED_CROP = (
@@ -74,7 +77,8 @@ def add_args(parser) -> None:
     group = parser.add_argument_group("augmentation (training only)")
     for entry in _TABLE:
         kind = float if isinstance(entry.off, float) or entry.off is None else int
-        group.add_argument(entry.flag, type=kind, default=entry.off, help=entry.help)
+        bounded = cli.number(kind, least=entry.least, most=entry.most)
+        group.add_argument(entry.flag, type=bounded, default=entry.off, help=entry.help)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 import tempfile
-from typing import Iterator, List, Union
+from typing import Iterator, List, Sequence, Union
 
 from common.cli import UserError
 
@@ -42,12 +42,16 @@ def cache_folder() -> str:
 
 
 @contextlib.contextmanager
-def atomic(*paths: str) -> Iterator[Union[str, List[str]]]:
+def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Union[str, List[str]]]:
     """Yield a temporary path for each of ``paths``; rename them all once the block ends well.
 
     The temporary files lie in the same folder, so the renames cannot fail for lack of space. The
     first path is renamed last: give the file that marks the set as whole first. If the block
     raises, the temporary files are removed and whatever stood at ``paths`` before stays.
+
+    Args:
+        instead_of: files that are deleted just before the renames, in this order, so that a kill
+            between two renames leaves no mixture of an old set with the new one.
 
     >>> with atomic("x.rec", "x.idx") as (rec, idx):
     ...     ...
@@ -62,6 +66,9 @@ def atomic(*paths: str) -> Iterator[Union[str, List[str]]]:
         yield temporary[0] if len(paths) == 1 else temporary
         for path in temporary:
             _flush(path)
+        for path in instead_of:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         for path, target in reversed(list(zip(temporary, paths))):
             os.replace(path, target)
     except OSError as error:

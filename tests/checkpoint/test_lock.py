@@ -21,7 +21,6 @@ HOLD = """
 import sys, common.runtime.mxnet
 from common.checkpoint.lock import lock
 with lock(sys.argv[1]):
-    open(sys.argv[1] + "-0009.params.tmp1", "w").close()
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -42,13 +41,12 @@ def test_another_process_is_refused_until_the_owner_is_dead(tmp_path):
                 pass
             assert f"(process {owner.pid} on {socket.gethostname()})" in str(error.value)
             assert prefix in str(error.value) and "\n" not in str(error.value)
-            assert f"{prefix}-0009.params.tmp1" in map(str, tmp_path.iterdir())  # it is in use
         finally:
             owner.kill()
     assert owner.returncode == -signal.SIGKILL
     assert os.path.exists(f"{prefix}.lock")  # and no obstacle
-    with lock(prefix):
-        assert not os.path.exists(f"{prefix}-0009.params.tmp1")
+    with lock(prefix) as locked:
+        assert locked
     assert not os.path.exists(f"{prefix}.lock")
 
 
@@ -110,23 +108,15 @@ def test_a_lock_that_its_last_owner_has_just_removed_is_none(tmp_path, monkeypat
         pass
 
 
-def test_left_over_temporary_files_go_but_not_another_prefixs(tmp_path):
-    mine = ["a-0001.params", "a-0001-optimizer.params", "a-0001.json", "a-symbol.json"]
-    mine += ["a-partial-12345.params", "a-partial-symbol.json", "a-config.json"]
-    theirs = ["a-b-0001.params", "a-b-config.json", "b-0001.params", "aa-symbol.json"]
-    theirs += ["a-b-partial-0001.json", "a-val.rec"]
-    for name in mine + theirs:
-        (tmp_path / f"{name}.tmp123").touch()  # as earlier versions named them
-        (tmp_path / f"{name}.tmp123-0123456789abcdef").touch()
-    # Of 1 no record came to be, only its temporary file: the kill came in the middle of the set.
-    whole = ["a-0002.params", "a-0003.params", "a-0003.json", "a-0003.json.tmp5"]
-    for name in ["a-0001.params", "a-0001-optimizer.params", *whole]:
-        (tmp_path / name).touch()
-    with lock(str(tmp_path / "a")):
-        pass
-    left = sorted(os.listdir(tmp_path))
-    forms = (".tmp123", ".tmp123-0123456789abcdef")
-    assert left == sorted([*(f"{name}{form}" for name in theirs for form in forms), *whole[:-1]])
+def test_a_folder_that_was_made_goes_if_nothing_was_written_into_it(tmp_path):
+    prefix = tmp_path / "new" / "folder" / "x"
+    with contextlib.suppress(KeyError), lock(str(prefix)):
+        assert prefix.parent.is_dir()
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+    with lock(str(prefix)):
+        prefix.touch()
+    assert os.listdir(prefix.parent) == ["x"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -135,13 +125,12 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys,
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    (tmp_path / "x-0001.params.tmp1").touch()  # perhaps another run's, which is alive
-    with lock(str(tmp_path / "x")):
-        pass
+    with lock(str(tmp_path / "x")) as locked:
+        assert not locked
     warning = capsys.readouterr().err
     assert warning.count("\n") == 1
     assert "cannot be locked on this file system" in warning and os.strerror(code) in warning
-    assert os.listdir(tmp_path) == ["x-0001.params.tmp1"]
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.fixture
