@@ -97,7 +97,9 @@ def graph(prefix: str, epoch: int, num_classes: int) -> mx.sym.Symbol:
             f"--pretrained {prefix}: does not end in a fully connected layer and SoftmaxOutput;"
             " give the checkpoint of a training run or an import, not an exported or int8 one"
         )
-    before.attrs["num_hidden"] = str(num_classes)
+    for node in (before, *(one.node for one in before.inputs)):  # its variables repeat it
+        if "num_hidden" in node.attrs:
+            node.attrs["num_hidden"] = str(num_classes)
     return graph.symbol()
 
 

@@ -2,16 +2,19 @@
 
 import json
 import time
+from pathlib import Path
 
 import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import assert_refused, run_script, write_records
+from conftest import assert_refused, bands, run_script, train, write_records
 
 import symbols
 from common.checkpoint import store
+from common.checkpoint.config import load_config, save_config
 from common.cli import UserError
+from common.convert.compare import without_training
 from common.records.scan import scan_records
 from common.train import finetune
 from data import cifar10
@@ -100,6 +103,76 @@ def test_new_layers_have_a_learning_rate_of_their_own(source, grey, tmp_path):
     assert not np.array_equal(ends[0][last].asnumpy(), ends[2][last].asnumpy())
     first = "arg:c1_weight"
     assert not np.array_equal(ends[0][first].asnumpy(), ends[1][first].asnumpy())
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """As import_weights.py writes it: number 0, Caffe's LRN, pooling and mean."""
+    prefix = str(tmp_path_factory.mktemp("imported") / "caffe")
+    symbol = symbols.get_symbol("alexnet2012", 5, knorm=1, pooling_convention="full")
+    module = mx.mod.Module(symbol)
+    module.bind([("data", (1, 3, 67, 67))], [("softmax_label", (1,))])
+    module.init_params(mx.init.Normal(0.01))
+    store.save(prefix, 0, symbol, *module.get_params())
+    args = {"network": "alexnet2012", "num_classes": 5, "image_shape": [3, 67, 67], "resize": 80}
+    save_config(prefix, {**args, "rgb_mean": [104.0, 117.0, 123.0], "rgb_std": [1.0] * 3}, None)
+    return prefix
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory):
+    images, labels = bands(16, seed=1, size=80, channels=3)
+    return write_records(tmp_path_factory.mktemp("coloured") / "c", images, labels)
+
+
+def tune(source, epoch, records, prefix, *flags):
+    flags = ["--data-train", records, "--model-prefix", prefix, "--batch-size", 8, *flags]
+    flags += ["--pretrained", source, "--pretrained-epoch", epoch, "--num-epochs", 1]
+    return train(*flags)
+
+
+def test_graph_and_preparation_come_with_the_weights(imported, coloured, tmp_path):
+    prefix = str(tmp_path / "tuned")
+    result = tune(imported, 0, coloured, prefix)
+    assert result.returncode == 0, result.stderr
+    assert "graph: its own; preparation: its own\n" in result.stdout
+    symbol, _, _ = store.load(prefix, 1)
+    expected = symbols.get_symbol("alexnet2012", 3, knorm=1, pooling_convention="full")
+    assert symbol.tojson() == expected.tojson()
+    before, after = load_config(imported)["args"], load_config(prefix)["args"]
+    for name in ("network", "image_shape", "resize", "rgb_mean", "rgb_std"):
+        assert after[name] == before[name], name
+
+
+def test_flags_override_the_preparation_and_another_network_has_its_own_graph(
+    imported, coloured, tmp_path
+):
+    prefix = str(tmp_path / "tuned")
+    result = tune(imported, 0, coloured, prefix, "--rgb-std", "60,60,60", "--network", "alexnet")
+    assert "graph: alexnet, not its own; preparation: its own but for --rgb-std\n" in result.stdout
+    assert load_config(prefix)["args"]["rgb_std"] == [60.0] * 3
+    assert store.load(prefix, 1)[0].tojson() == symbols.get_symbol("alexnet", 3).tojson()
+
+
+def test_a_source_without_a_config_is_prepared_by_the_recipe_and_the_run_says_so(
+    source, grey, tmp_path
+):
+    result = tune(source, 2, grey.train, tmp_path / "tuned", *LENET)
+    assert "it has no" in result.stdout and "the preparation is the recipe's" in result.stdout
+
+
+def test_the_source_is_not_replaced_even_if_its_number_is_0(imported, coloured):
+    files = {path: path.read_bytes() for path in Path(imported).parent.iterdir()}
+    result = tune(imported, 0, coloured, imported)
+    assert_refused(result, "caffe-0000.params is there from an earlier run", "--overwrite")
+    assert {path: path.read_bytes() for path in Path(imported).parent.iterdir()} == files
+
+
+def test_a_graph_without_a_trainable_end_is_refused(imported, coloured, tmp_path):
+    symbol, *weights = store.load(imported, 0)
+    prefix = str(tmp_path / "deploy")
+    store.save(prefix, 0, without_training(symbol), *weights, config=load_config(imported))
+    assert_refused(tune(prefix, 0, coloured, tmp_path / "x"), "does not end in", "not an exported")
 
 
 @pytest.mark.slow
