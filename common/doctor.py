@@ -146,7 +146,7 @@ def _native(facts):
         version = done.stdout.partition("\n")[0]
     if facts.get("native"):
         variant = facts.get("variant", "unknown")
-        yield "native operators", f"built, loaded, run as {variant}; {version}"
+        yield "native operators", f"built, loaded; {variant} variant; {version}"
     elif "computes" not in facts:
         yield "native operators", f"not tried; {version}"
     else:

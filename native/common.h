@@ -132,7 +132,8 @@ MXReturnValue infer_shape(const Attributes& attrs, std::vector<std::vector<unsig
                           std::vector<std::vector<unsigned int>>* out) {
   return reported([&] {
     std::vector<Shape> inputs, outputs(out->size());
-    for (const std::vector<unsigned int>& shape : *in) inputs.emplace_back(shape.begin(), shape.end());
+    for (const std::vector<unsigned int>& shape : *in)
+      inputs.emplace_back(shape.begin(), shape.end());
     infer(attrs, &inputs, &outputs);
     for (const std::vector<Shape>* shapes : {&inputs, &outputs})
       for (const Shape& shape : *shapes)

@@ -69,7 +69,7 @@ INLINED float rectified(const Lrn& lrn, float x) {
 // is kept, as is s^-beta. x: an image; the others: a channel.
 struct Normalise {
   static INLINED void run(const Lrn& lrn, const float* x, int64_t c, float* s, float* power,
-                            float* y) {
+                         float* y) {
     const int64_t first = std::max<int64_t>(0, c - lrn.half);
     const int64_t last = std::min(lrn.channels - 1, c + lrn.half);
     for (int64_t start = 0; start < lrn.plane; start += kTile) {
@@ -101,7 +101,7 @@ struct Normalise {
 // j over c's window: here its first term and what channel c adds to the sums. x: a channel.
 struct Differentiate {
   static INLINED void run(const Lrn& lrn, const float* g, const float* x, const float* s,
-                                const float* power, float* dx, float* term) {
+                         const float* power, float* dx, float* term) {
     for (int64_t p = 0; p < lrn.plane; ++p) {
       dx[p] = g[p] * power[p];
       term[p] = dx[p] * rectified(lrn, x[p]) / s[p];
@@ -112,7 +112,7 @@ struct Differentiate {
 // The rest of channel c's gradient; channel j's terms are at j % slots.
 struct Complete {
   static INLINED void run(const Lrn& lrn, const float* terms, int64_t slots, int64_t c,
-                           const float* x, float* dx) {
+                         const float* x, float* dx) {
     const int64_t first = std::max<int64_t>(0, c - lrn.half);
     const int64_t last = std::min(lrn.channels - 1, c + lrn.half);
     const float factor = 2 * lrn.scale * lrn.beta;

@@ -69,6 +69,7 @@ extern "C" void alexnet_crop(const uint8_t** x, const int64_t* row_stride, const
 extern "C" void alexnet_normalize(const uint8_t* x, const float* shift, const float* deviation,
                                   float* y, int64_t images, int64_t channels, int64_t plane) {
   parallel_for(images * channels, [&](int64_t i) {
-    dispatch<NormalizePlane>(x + i * plane, shift[i], deviation[i % channels], y + i * plane, plane);
+    const int64_t at = i * plane;
+    dispatch<NormalizePlane>(x + at, shift[i], deviation[i % channels], y + at, plane);
   });
 }

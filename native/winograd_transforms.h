@@ -111,7 +111,8 @@ struct CollectScaled {
 struct Interpolate {
   static const int kFrom = kPoints, kTo = kPoints;
   template <typename Vector>
-  static INLINED void apply_at_both(const Vector* d, float point, float sum, float product, Vector* v) {
+  static INLINED void apply_at_both(const Vector* d, float point, float sum, float product,
+                                    Vector* v) {
     const Vector odd = d[5] - sum * d[3] + product * d[1];
     const Vector even = point * (d[4] - sum * d[2] + product * d[0]);
     v[0] = odd + even;
