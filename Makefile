@@ -3,6 +3,7 @@
 # make demo NETWORK=lenet                      the same with MNIST and LeNet-5
 # make demo CUDA=1                             on GPU 0; GPUS=0,1 picks others. 2 GB of wheels
 # make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU
+# make sanitize        native/ under GCC's address, undefined and thread sanitizers
 # make test | lint     PYTHON=python3.13 make test   picks the interpreter
 PYTHON  ?= python3
 NETWORK ?= alexnet
@@ -15,8 +16,8 @@ dataset_alexnet := cifar10
 dataset_lenet   := mnist
 DATASET := $(dataset_$(NETWORK))
 
-.PHONY: demo test test-slow test-cuda lint bench clean
-demo test test-slow test-cuda lint: $(VENV)/.ready
+.PHONY: demo test test-slow test-cuda sanitize lint bench clean
+demo test test-slow test-cuda sanitize lint: $(VENV)/.ready
 test-slow: .venv-bench/.ready
 
 # numpy<2 is all that MXNet's metadata accepts, and Python 3.13 has only numpy 2: no dependencies.
@@ -47,6 +48,9 @@ test-slow:
 test-cuda:
 	@$(MAKE) --no-print-directory CUDA=1 VENV=$(VENV)-cuda $(VENV)-cuda/.ready
 	@CUDA_PYTHON=$(VENV)-cuda/bin/python $(BIN)/python -m pytest -m cuda
+
+sanitize:
+	@$(BIN)/python tests/native/sanitize.py
 
 # ruff needs Python 3.9, and its version is fixed so that its opinion is
 lint:

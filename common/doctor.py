@@ -41,6 +41,7 @@ say(threads=ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
 say(computes=bool((mx.nd.dot(mx.nd.ones((64, 64)), mx.nd.ones((64, 64))) == 64).asnumpy().all()))
 from common.runtime import native
 say(native=native.load())
+say(variant=native.variant() if native.load() else None)
 """
 
 
@@ -144,7 +145,8 @@ def _native(facts):
         done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=30)
         version = done.stdout.partition("\n")[0]
     if facts.get("native"):
-        yield "native operators", f"built, loaded; {version}"
+        variant = facts.get("variant", "unknown")
+        yield "native operators", f"built, loaded; {variant} variant; {version}"
     elif "computes" not in facts:
         yield "native operators", f"not tried; {version}"
     else:

@@ -1,10 +1,19 @@
-// What the operators share: MXNet's extension interface, dispatch, attributes.
-#ifndef NATIVE_COMMON_H_
-#define NATIVE_COMMON_H_
+// What the operators share: MXNet's extension interface, how attributes are read, shapes checked
+// and failures reported.
+//
+// Operators throw. `infer_shape` and `compute` make of that what MXNet understands: MX_FAIL and one
+// line, which it raises in Python as an MXNetError.
+#pragma once
 
+#include <locale.h>
+
+#include <cerrno>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
+#include <limits>
+#include <new>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -13,40 +22,139 @@
 
 using namespace mxnet::ext;  // NOLINT: the interface is meant to be used so
 
-typedef std::unordered_map<std::string, std::string> Attributes;
-
-// One binary for every x86-64 processor: the loader picks the clone that this one can run.
-#if defined(__x86_64__) && defined(__GNUC__)
-#define DISPATCHED __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define DISPATCHED
-#endif
-
-#define INLINED inline __attribute__((always_inline))
-
 namespace {
 
-const int kUnknown = -1;  // a type that MXNet is still to infer
+typedef std::unordered_map<std::string, std::string> Attributes;
+typedef std::vector<int64_t> Shape;
+typedef std::vector<MXTensor> Tensors;
 
-bool has(const Attributes& attrs, const char* name) { return attrs.find(name) != attrs.end(); }
+const int kUnknownType = -1;  // MXNet is still to infer it
+const int64_t kUnknownSide = std::numeric_limits<unsigned int>::max();  // the same of a side
+const int64_t kLargest = std::numeric_limits<int32_t>::max();  // of MXNet's sides
 
-double number(const Attributes& attrs, const char* name, double standard) {
-  return has(attrs, name) ? std::atof(attrs.at(name).c_str()) : standard;
+// What an operator cannot compute: the message is for the user.
+struct Refused : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+bool has(const Attributes& attrs, const char* name) { return attrs.count(name) != 0; }
+
+[[noreturn]] void refuse_value(const Attributes& attrs, const char* name) {
+  throw Refused(std::string(name) + "=" + attrs.at(name) + " is out of range, or no number");
 }
 
-// "(3, 2)" or "[3, 2]" -> 3, 2: MXNet's ways to write a pair; false if one is below `least`.
-bool pair(const Attributes& attrs, const char* name, int64_t least, int64_t* values) {
-  long rows = 0, columns = 0;  // NOLINT: what sscanf takes
-  const bool read = has(attrs, name) && std::sscanf(attrs.at(name).c_str(), "%*1[([]%ld ,%ld",
-                                                    &rows, &columns) == 2;
-  values[0] = rows;
-  values[1] = columns;
-  return read && rows >= least && columns >= least;
+// Whether only spaces are left.
+bool ends(const char* text) {
+  while (*text == ' ') ++text;
+  return *text == '\0';
+}
+
+// A decimal point is a point, whatever the locale of the process says.
+double read_number(const Attributes& attrs, const char* name, double standard) {
+  static const locale_t kPlain = newlocale(LC_ALL_MASK, "C", static_cast<locale_t>(0));
+  if (!has(attrs, name)) return standard;
+  const char* const text = attrs.at(name).c_str();
+  char* end;
+  const double value = strtod_l(text, &end, kPlain);
+  if (end == text || !ends(end)) refuse_value(attrs, name);
+  return value;
+}
+
+// An integer of `least` to kLargest from `text` on, which is moved behind it.
+bool read_digits(const char** text, int64_t least, int64_t* value) {
+  char* end;
+  errno = 0;
+  *value = std::strtoll(*text, &end, 10);
+  const bool read = end != *text && errno == 0 && *value >= least && *value <= kLargest;
+  *text = end;
+  return read;
+}
+
+int64_t read_integer(const Attributes& attrs, const char* name, int64_t standard, int64_t least) {
+  if (!has(attrs, name)) return standard;
+  const char* text = attrs.at(name).c_str();
+  int64_t value;
+  if (!read_digits(&text, least, &value) || !ends(text)) refuse_value(attrs, name);
+  return value;
+}
+
+// "(3, 2)" or "[3, 2]" -> 3, 2, which are MXNet's ways to write a pair, of rows and columns.
+void read_pair(const Attributes& attrs, const char* name, int64_t least, int64_t* values) {
+  if (!has(attrs, name)) throw Refused(std::string(name) + " is missing");
+  const char* text = attrs.at(name).c_str();
+  const char closing = *text == '(' ? ')' : *text == '[' ? ']' : '\0';
+  bool read = closing != '\0' && read_digits(&++text, least, &values[0]);
+  while (*text == ' ') ++text;
+  read = read && *text == ',' && read_digits(&++text, least, &values[1]);
+  while (*text == ' ') ++text;
+  if (!read || *text != closing || !ends(text + 1)) refuse_value(attrs, name);
+}
+
+// Whether the relu of Activation is to be applied, too.
+bool read_relu(const Attributes& attrs) {
+  if (has(attrs, "act_type") && attrs.at("act_type") != "relu") refuse_value(attrs, "act_type");
+  return has(attrs, "act_type");
+}
+
+std::string text_of(const Shape& shape) {
+  std::ostringstream text;
+  text.imbue(std::locale::classic());
+  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "(") << shape[i];
+  return text.str() + ")";
+}
+
+// The memory of an array, which has to be of this shape.
+float* floats(MXTensor& tensor, const Shape& shape, const char* name) {
+  if (tensor.shape != shape || tensor.dtype != kFloat32)
+    throw Refused(std::string(name) + " has to be float32 of shape " + text_of(shape) + ", not " +
+                  text_of(tensor.shape));
+  return tensor.data<float>();
+}
+
+template <typename Work>
+MXReturnValue reported(const Work& work) {
+  try {
+    work();
+    return MX_SUCCESS;
+  } catch (const Refused& error) {
+    MX_ERROR_MSG << error.what();
+  } catch (const std::exception& error) {  // bad_alloc; length_error of a buffer beyond all memory
+    MX_ERROR_MSG << "no memory for what the operator keeps beside its arrays (" << error.what()
+                 << "); use a smaller batch";
+  }
+  return MX_FAIL;
+}
+
+// The callback that infers shapes, of a function that fills in those of the other inputs and the
+// outputs.
+template <void (*infer)(const Attributes&, std::vector<Shape>*, std::vector<Shape>*)>
+MXReturnValue infer_shape(const Attributes& attrs, std::vector<std::vector<unsigned int>>* in,
+                          std::vector<std::vector<unsigned int>>* out) {
+  return reported([&] {
+    std::vector<Shape> inputs, outputs(out->size());
+    for (const std::vector<unsigned int>& shape : *in)
+      inputs.emplace_back(shape.begin(), shape.end());
+    infer(attrs, &inputs, &outputs);
+    for (const std::vector<Shape>* shapes : {&inputs, &outputs})
+      for (const Shape& shape : *shapes)
+        for (int64_t side : shape)
+          if (side < 0 || (side > kLargest && side != kUnknownSide))
+            throw Refused("an array of shape " + text_of(shape) + " has too long a side");
+    for (size_t i = 0; i < inputs.size(); ++i) in->at(i).assign(inputs[i].begin(), inputs[i].end());
+    for (size_t i = 0; i < outputs.size(); ++i)
+      out->at(i).assign(outputs[i].begin(), outputs[i].end());
+  });
+}
+
+// The callback that computes outputs, or the gradients of inputs.
+template <void (*work)(const Attributes&, Tensors& in, Tensors& out)>
+MXReturnValue compute(const Attributes& attrs, Tensors* in, Tensors* out, const OpResource&) {
+  return reported([&] { work(attrs, *in, *out); });
 }
 
 MXReturnValue float32_only(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
   for (int& type : *in) {
-    if (type != kFloat32 && type != kUnknown) {
+    if (type != kFloat32 && type != kUnknownType) {
       MX_ERROR_MSG << "this operator takes float32 only";
       return MX_FAIL;
     }
@@ -61,7 +169,7 @@ MXReturnValue one_to_one(const Attributes&, int* inputs, int* outputs) {
   return MX_SUCCESS;
 }
 
-// Data, weight and bias.
+// Data, weight and bias; or weight, gradient and momentum.
 MXReturnValue three_to_one(const Attributes&, int* inputs, int* outputs) {
   *inputs = 3;
   *outputs = 1;
@@ -69,5 +177,3 @@ MXReturnValue three_to_one(const Attributes&, int* inputs, int* outputs) {
 }
 
 }  // namespace
-
-#endif  // NATIVE_COMMON_H_

@@ -1,7 +1,6 @@
 // _alexnet_convolution: a convolution of (N, C, H, W) arrays with a 3x3 or 5x5 kernel and stride 1,
 // by Winograd's method, with a relu after it if asked for; and its gradients.
-#ifndef NATIVE_CONVOLUTION_H_
-#define NATIVE_CONVOLUTION_H_
+#pragma once
 
 #include <cstdint>
 #include <vector>
@@ -11,70 +10,77 @@
 
 namespace {
 
-// Convolution's attributes; false if they do not fit the shape of x.
-template <typename Size>
-bool parse(const Attributes& attrs, const std::vector<Size>& x, Convolution* c) {
-  int64_t kernel[2];
-  const int64_t filters = static_cast<int64_t>(number(attrs, "num_filter", 0));
-  c->groups = static_cast<int64_t>(number(attrs, "num_group", 1));
-  if (x.size() != 4 || !pair(attrs, "kernel", 1, kernel) || kernel[0] != kernel[1] ||
-      (kernel[0] != 3 && kernel[0] != 5) || filters < 1 || c->groups < 1 ||
-      filters % c->groups || x[1] % c->groups)
-    return false;
-  c->pad[0] = c->pad[1] = 0;
-  if (has(attrs, "pad") && !pair(attrs, "pad", 0, c->pad)) return false;
-  c->images = x[0];
-  c->channels = x[1] / c->groups;
-  c->filters = filters / c->groups;
-  c->side = kernel[0];
-  c->relu = has(attrs, "act_type");
-  if (c->relu && attrs.at("act_type") != "relu") return false;
-  for (int i = 0; i < 2; ++i) {
-    c->in[i] = x[2 + i];
-    c->out[i] = c->in[i] + 2 * c->pad[i] - c->side + 1;
-    c->tiles[i] = (c->out[i] + c->tile() - 1) / c->tile();
-    if (c->out[i] < 1) return false;
-  }
-  return true;
+// Rows (i = 0) or columns (i = 1) of the output, and how many tiles they make.
+void fit_outputs(const Shape& x, int i, Convolution* c) {
+  c->in[i] = x[2 + i];
+  c->out[i] = c->in[i] + 2 * c->pad[i] - c->side + 1;
+  c->tiles[i] = (c->out[i] + c->tile() - 1) / c->tile();
 }
 
-MXReturnValue convolution_shape(const Attributes& attrs,
-                                std::vector<std::vector<unsigned int>>* in,
-                                std::vector<std::vector<unsigned int>>* out) {
+// The convolution of x that Convolution's attributes describe.
+Convolution convolution_of(const Attributes& attrs, const Shape& x) {
   Convolution c;
-  if (!parse(attrs, in->at(0), &c)) {
-    MX_ERROR_MSG << "_alexnet_convolution takes (N, C, H, W), num_filter, and a kernel of 3x3 or "
-                    "5x5 that fits it";
-    return MX_FAIL;
+  int64_t kernel[2];
+  read_pair(attrs, "kernel", 1, kernel);
+  const int64_t filters = read_integer(attrs, "num_filter", 0, 0);
+  c.groups = read_integer(attrs, "num_group", 1, 1);
+  c.pad[0] = c.pad[1] = 0;
+  if (has(attrs, "pad")) read_pair(attrs, "pad", 0, c.pad);
+  c.relu = read_relu(attrs);
+  c.side = kernel[0];
+  bool right = x.size() == 4 && kernel[0] == kernel[1] && (c.side == 3 || c.side == 5) &&
+               filters >= 1 && filters % c.groups == 0 && x[1] % c.groups == 0;
+  if (right) {
+    c.images = x[0];
+    c.channels = x[1] / c.groups;
+    c.filters = filters / c.groups;
+    fit_outputs(x, 0, &c);
+    fit_outputs(x, 1, &c);
+    right = c.out[0] >= 1 && c.out[1] >= 1;
   }
-  const unsigned int filters = static_cast<unsigned int>(c.groups * c.filters);
-  const unsigned int side = static_cast<unsigned int>(c.side);
-  in->at(1) = {filters, static_cast<unsigned int>(c.channels), side, side};
-  in->at(2) = {filters};
-  out->at(0) = {in->at(0)[0], filters, static_cast<unsigned int>(c.out[0]),
-                static_cast<unsigned int>(c.out[1])};
-  return MX_SUCCESS;
+  if (!right)
+    throw Refused("_alexnet_convolution takes (N, C, H, W), num_filter, and a kernel of 3x3 or 5x5 "
+                  "that fits it, not " + text_of(x));
+  return c;
+}
+
+Shape weight_shape(const Convolution& c) {
+  return {c.groups * c.filters, c.channels, c.side, c.side};
+}
+
+Shape output_shape(const Convolution& c) {
+  return {c.images, c.groups * c.filters, c.out[0], c.out[1]};
+}
+
+void convolution_shape(const Attributes& attrs, std::vector<Shape>* in, std::vector<Shape>* out) {
+  const Convolution c = convolution_of(attrs, in->at(0));
+  in->at(1) = weight_shape(c);
+  in->at(2) = {c.groups * c.filters};
+  out->at(0) = output_shape(c);
 }
 
 // in: x, w, bias
-MXReturnValue convolution_forward(const Attributes& attrs, std::vector<MXTensor>* in,
-                                  std::vector<MXTensor>* out, const OpResource&) {
-  Convolution c;
-  if (!parse(attrs, in->at(0).shape, &c)) return MX_FAIL;
-  forward(c, in->at(0).data<float>(), in->at(1).data<float>(), in->at(2).data<float>(),
-          out->at(0).data<float>());
-  return MX_SUCCESS;
+void convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
+  const Shape shape = in[0].shape;
+  const Convolution c = convolution_of(attrs, shape);
+  const float* const x = floats(in[0], shape, "the input");
+  const float* const w = floats(in[1], weight_shape(c), "the weight");
+  const float* const bias = floats(in[2], {c.groups * c.filters}, "the bias");
+  convolve(c, x, w, bias, floats(out[0], output_shape(c), "the output"));
 }
 
 // in: y's gradient, x, w, bias, y; out: the gradients of x, w and bias
-MXReturnValue convolution_backward(const Attributes& attrs, std::vector<MXTensor>* in,
-                                   std::vector<MXTensor>* out, const OpResource&) {
-  Convolution c;
-  if (!parse(attrs, in->at(1).shape, &c)) return MX_FAIL;
-  backward(c, in->at(0).data<float>(), in->at(1).data<float>(), in->at(2).data<float>(),
-           in->at(4).data<float>(), out->at(0).data<float>(), out->at(1).data<float>(),
-           out->at(2).data<float>());
-  return MX_SUCCESS;
+void convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
+  const Shape shape = in[1].shape;
+  const Convolution c = convolution_of(attrs, shape);
+  const float* const dy = floats(in[0], output_shape(c), "the output's gradient");
+  const float* const x = floats(in[1], shape, "the input");
+  const float* const w = floats(in[2], weight_shape(c), "the weight");
+  const float* const y = floats(in[4], output_shape(c), "the output");
+  float* const dx = floats(out[0], shape, "the input's gradient");
+  float* const dw = floats(out[1], weight_shape(c), "the weight's gradient");
+  float* const dbias = floats(out[2], {c.groups * c.filters}, "the bias's gradient");
+  differentiate(c, dy, x, w, y, dx, dw, dbias);
 }
 
 }  // namespace
@@ -82,8 +88,6 @@ MXReturnValue convolution_backward(const Attributes& attrs, std::vector<MXTensor
 REGISTER_OP(_alexnet_convolution)
     .setParseAttrs(three_to_one)
     .setInferType(float32_only)
-    .setInferShape(convolution_shape)
-    .setForward(convolution_forward, "cpu")
-    .setBackward(convolution_backward, "cpu");
-
-#endif  // NATIVE_CONVOLUTION_H_
+    .setInferShape(infer_shape<convolution_shape>)
+    .setForward(compute<convolution_forward>, "cpu")
+    .setBackward(compute<convolution_backward>, "cpu");

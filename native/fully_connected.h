@@ -1,36 +1,30 @@
 // _alexnet_fully_connected: y = x w^T + bias of (N, ...) arrays, each image flattened, and its
 // gradients.
 //
-// All are matrix products. The weights are nearly all of the memory, and each is used only N times:
-// those that come next are fetched while a tile is computed.
-#ifndef NATIVE_FULLY_CONNECTED_H_
-#define NATIVE_FULLY_CONNECTED_H_
-
-#include <omp.h>
+// All are matrix products. The weights are nearly all of the memory, and each of them is used only
+// N times: those that come next are prefetched while a tile is computed.
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "common.h"
+#include "parallel.h"
 #include "product.h"
+#include "view.h"
 
 namespace {
-
-struct Matrix {
-  float* data;
-  int64_t down, right;  // from a row to the next, from a column to the next
-  float* at(int64_t row, int64_t column) const { return data + row * down + column * right; }
-};
 
 enum Weights { kLeft, kRight, kNeither };
 
 struct Product {  // c = a b
-  Matrix a, b, c;
-  int64_t rows, columns, depth;
-  bool add;            // c += a b
-  Weights weights;     // which matrix is the large one that is read
-  int64_t deep, wide;  // the block of b that is to stay in the cache
+  View a, b, c;
+  int64_t rows, columns, depth;  // of c, and what is summed over
+  bool add;                      // c += a b
+  Weights weights;               // which factor the weights are, if one
+  // The block of b that is to stay in the cache, without gaps.
+  int64_t block_depth, block_columns;
 };
 
 struct Block {
@@ -39,11 +33,12 @@ struct Block {
   const float* panels;
 };
 
-// Rows [top, top + depth) and columns [first, first + width) of b without gaps; 0 up to `columns`.
-void pack_panel(const Matrix& b, int64_t top, int64_t depth, int64_t first, int64_t width,
+// Rows [top, top + depth) and columns [first, first + width) of b without gaps, then zeros up to
+// `columns`.
+void pack_panel(const View& b, int64_t top, int64_t depth, int64_t first, int64_t width,
                 int64_t columns, float* to) {
   if (width < columns) std::fill_n(to, depth * columns, 0.0f);
-  if (b.right == 1) {
+  if (b.column_stride == 1) {
     for (int64_t p = 0; p < depth; ++p) std::copy_n(b.at(top + p, first), width, to + p * columns);
   } else {
     for (int64_t i = 0; i < width; ++i)
@@ -51,72 +46,83 @@ void pack_panel(const Matrix& b, int64_t top, int64_t depth, int64_t first, int6
   }
 }
 
-// The a of a strip of tiles. Rows that lay a power of two apart would share lines of the cache.
-void pack_strip(const Matrix& a, int64_t row, int64_t height, int64_t top, int64_t depth,
-                float* to, int64_t down) {
-  if (a.right == 1) {
-    for (int64_t r = 0; r < height; ++r) std::copy_n(a.at(row + r, top), depth, to + r * down);
+// The part of a that a strip of tiles needs. Rows a power of two apart would share cache lines.
+void pack_strip(const View& a, int64_t row, int64_t height, int64_t top, int64_t depth,
+                const View& to) {
+  if (a.column_stride == 1) {
+    for (int64_t r = 0; r < height; ++r) std::copy_n(a.at(row + r, top), depth, to.at(r, 0));
   } else {
     for (int64_t p = 0; p < depth; ++p)
-      for (int64_t r = 0; r < height; ++r) to[r * down + p] = *a.at(row + r, top + p);
+      for (int64_t r = 0; r < height; ++r) *to.at(r, p) = *a.at(row + r, top + p);
   }
+}
+
+// The weights that are read after the tile of c at (row, column): the strip that follows, or some
+// rows of the block of b that follows, a few for each tile. Without weights, `strip` again.
+View next_weights(const Kernel& kernel, const Product& product, const Block& block, int64_t row,
+                  int64_t column, const View& strip) {
+  if (product.weights == kLeft)
+    return product.a.from(std::min(row + kernel.rows, product.rows - 1), block.top);
+  if (product.weights == kNeither) return strip;
+  const int64_t columns = block.vectors * kernel.width;
+  const int64_t tiles = (block.right - block.left + columns - 1) / columns;
+  const int64_t fetched = row * tiles + (column - block.left) / columns * kernel.rows;
+  return fetched < block.depth
+             ? product.b.from(block.top + block.depth + fetched, block.left)
+             : strip;
+}
+
+// Adds a tile at the edge of c, which was computed as a whole one elsewhere.
+void copy_edge(const View& edge, const View& c, int64_t height, int64_t width, bool add) {
+  for (int64_t i = 0; i < width; ++i)
+    for (int64_t r = 0; r < height; ++r)
+      *c.at(r, i) = *edge.at(r, i) + (add ? *c.at(r, i) : 0);
 }
 
 // What the block contributes to up to kernel.rows rows of c, from `row` on.
 void multiply_strip(const Kernel& kernel, const Product& product, const Block& block,
                     int64_t row) {
   static thread_local std::vector<float> buffers[2];
-  const Matrix &a = product.a, &b = product.b, &c = product.c;
+  const View& c = product.c;
   const int64_t third = kernel.rows / 3, columns = block.vectors * kernel.width;
   const int64_t height = std::min(kernel.rows, product.rows - row);
   const bool add = product.add || block.top > 0;
-  int64_t fetched = row * ((block.right - block.left + columns - 1) / columns);
+  const int64_t strip_stride = block.depth + kLine;
+  const View strip = {aligned(&buffers[0], kernel.rows * strip_stride), strip_stride, 1};
+  const View edge = {aligned(&buffers[1], kernel.rows * columns), columns, 1};
+  pack_strip(product.a, row, height, block.top, block.depth, strip);
   Tile tile;
+  tile.a = strip.data;
+  tile.a_row_stride = strip_stride;
+  tile.a_column_stride = 1;
+  tile.b_row_stride = columns;
   tile.depth = block.depth;
-  tile.a_down = block.depth + kLine;
-  tile.a_right = 1;
-  tile.b_down = columns;
-  float* const strip = aligned(&buffers[0], kernel.rows * tile.a_down);
-  float* const edge = aligned(&buffers[1], kernel.rows * columns);
-  pack_strip(a, row, height, block.top, block.depth, strip, tile.a_down);
-  tile.a = strip;
-  for (int64_t j = block.left; j < block.right; j += columns, fetched += kernel.rows) {
+  for (int64_t j = block.left; j < block.right; j += columns) {
     const int64_t width = std::min(columns, block.right - j);
-    const bool whole = c.right == 1 && width == columns && height % third == 0;
+    const bool whole = c.column_stride == 1 && width == columns && height % third == 0;
+    const View next = next_weights(kernel, product, block, row, j, strip);
     tile.b = block.panels + (j - block.left) * block.depth;
-    tile.c = whole ? c.at(row, j) : edge;
-    tile.c_down = whole ? c.down : columns;
+    tile.c = whole ? c.at(row, j) : edge.data;
+    tile.c_row_stride = whole ? c.row_stride : columns;
     tile.add = whole && add;
-    tile.next = strip;
-    tile.next_down = tile.a_down;
-    if (product.weights == kLeft) {
-      tile.next = a.at(std::min(row + kernel.rows, product.rows - 1), block.top);
-      tile.next_down = a.down;
-    } else if (product.weights == kRight && fetched < block.depth) {
-      tile.next = b.at(block.top + block.depth + fetched, block.left);
-      tile.next_down = b.down;
-    }
-    kernel.compute(tile, (height + third - 1) / third, block.vectors);
-    if (whole) continue;
-    for (int64_t i = 0; i < width; ++i)
-      for (int64_t r = 0; r < height; ++r) {
-        float* const to = c.at(row + r, j + i);
-        *to = edge[r * columns + i] + (add ? *to : 0);
-      }
+    tile.next = next.data;
+    tile.next_row_stride = next.row_stride;
+    kernel.multiply_tile(tile, (height + third - 1) / third, block.vectors);
+    if (!whole) copy_edge(edge, c.from(row, j), height, width, add);
   }
 }
 
-void multiply_serial(const Kernel& kernel, const Product& product) {
+void multiply_on_this_thread(const Kernel& kernel, const Product& product) {
   static thread_local std::vector<float> buffer;
   Block block;
   block.vectors = product.columns > kernel.width ? 2 : 1;
   const int64_t columns = block.vectors * kernel.width;
-  float* const panels = aligned(&buffer, product.deep * (product.wide + columns));
+  float* const panels = aligned(&buffer, product.block_depth * (product.block_columns + columns));
   block.panels = panels;
-  for (block.left = 0; block.left < product.columns; block.left += product.wide) {
-    block.right = std::min(product.columns, block.left + product.wide);
-    for (block.top = 0; block.top < product.depth; block.top += product.deep) {
-      block.depth = std::min(product.deep, product.depth - block.top);
+  for (block.left = 0; block.left < product.columns; block.left += product.block_columns) {
+    block.right = std::min(product.columns, block.left + product.block_columns);
+    for (block.top = 0; block.top < product.depth; block.top += product.block_depth) {
+      block.depth = std::min(product.block_depth, product.depth - block.top);
       for (int64_t j = block.left; j < block.right; j += columns)
         pack_panel(product.b, block.top, block.depth, j, std::min(columns, block.right - j),
                    columns, panels + (j - block.left) * block.depth);
@@ -127,77 +133,125 @@ void multiply_serial(const Kernel& kernel, const Product& product) {
 }
 
 // Each thread computes some rows of c, or some columns where the weights are b.
-void multiply(const Product& product) {
+void multiply_matrices(const Product& product) {
   const Kernel& kernel = best_kernel();
   const bool by_columns = product.weights == kRight;
   const int64_t unit = by_columns ? 2 * kernel.width : kernel.rows;
   const int64_t length = by_columns ? product.columns : product.rows;
-  const int64_t units = (length + unit - 1) / unit;
-#pragma omp parallel
-  {
-    const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
-    const int64_t start = units * thread / threads * unit;
-    const int64_t end = std::min(length, units * (thread + 1) / threads * unit);
+  split((length + unit - 1) / unit, [&](int64_t first, int64_t last) {
+    const int64_t start = first * unit, end = std::min(length, last * unit);
+    if (start >= end) return;
     Product part = product;
-    (by_columns ? part.columns : part.rows) = end - start;
-    (by_columns ? part.b.data : part.a.data) += start * (by_columns ? part.b.right : part.a.down);
-    part.c.data += start * (by_columns ? part.c.right : part.c.down);
-    if (start < end) multiply_serial(kernel, part);
-  }
+    if (by_columns) {
+      part.columns = end - start;
+      part.b = product.b.from(0, start);
+      part.c = product.c.from(0, start);
+    } else {
+      part.rows = end - start;
+      part.a = product.a.from(start, 0);
+      part.c = product.c.from(start, 0);
+    }
+    multiply_on_this_thread(kernel, part);
+  });
 }
 
 struct Layer {
   int64_t images, inputs, outputs;
+  Shape weight() const { return {outputs, inputs}; }
+  Shape output() const { return {images, outputs}; }
 };
 
-Layer layer(const MXTensor& x, const MXTensor& w) {
-  return {x.shape[0], w.shape[1], w.shape[0]};
+Layer layer_of(const Attributes& attrs, const Shape& x) {
+  Layer layer;
+  layer.outputs = read_integer(attrs, "num_hidden", 0, 0);
+  if (layer.outputs < 1 || x.size() < 2)
+    throw Refused("_alexnet_fully_connected needs num_hidden of at least 1, and (N, ...) data");
+  layer.images = x[0];
+  layer.inputs = 1;
+  for (size_t i = 1; i < x.size(); ++i) {
+    layer.inputs *= x[i];
+    if (layer.inputs > kLargest)
+      throw Refused("_alexnet_fully_connected: an image of " + text_of(x) + " has too many values");
+  }
+  return layer;
 }
 
-MXReturnValue fully_connected_shape(const Attributes& attrs,
-                                    std::vector<std::vector<unsigned int>>* in,
-                                    std::vector<std::vector<unsigned int>>* out) {
-  const unsigned int outputs = static_cast<unsigned int>(number(attrs, "num_hidden", 0));
-  const std::vector<unsigned int>& x = in->at(0);
-  if (outputs < 1 || x.size() < 2) {
-    MX_ERROR_MSG << "_alexnet_fully_connected needs num_hidden of at least 1, and (N, ...) data";
-    return MX_FAIL;
-  }
-  unsigned int inputs = 1;
-  for (size_t i = 1; i < x.size(); ++i) inputs *= x[i];
-  in->at(1) = {outputs, inputs};
-  in->at(2) = {outputs};
-  out->at(0) = {x[0], outputs};
-  return MX_SUCCESS;
+void fully_connected_shape(const Attributes& attrs, std::vector<Shape>* in,
+                           std::vector<Shape>* out) {
+  const Layer layer = layer_of(attrs, in->at(0));
+  in->at(1) = layer.weight();
+  in->at(2) = {layer.outputs};
+  out->at(0) = layer.output();
 }
 
 // in: x, w, bias
-MXReturnValue fully_connected_forward(const Attributes&, std::vector<MXTensor>* in,
-                                      std::vector<MXTensor>* out, const OpResource&) {
-  const Layer l = layer(in->at(0), in->at(1));
-  float *x = in->at(0).data<float>(), *w = in->at(1).data<float>();
-  float *bias = in->at(2).data<float>(), *y = out->at(0).data<float>();
-  for (int64_t i = 0; i < l.images; ++i) std::copy_n(bias, l.outputs, y + i * l.outputs);
-  multiply({{w, l.inputs, 1}, {x, 1, l.inputs}, {y, 1, l.outputs},  // y^T += w x^T
-            l.outputs, l.images, l.inputs, true, kLeft, 1024, 128});
-  return MX_SUCCESS;
+void fully_connected_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
+  const Layer layer = layer_of(attrs, in[0].shape);
+  float* const x = floats(in[0], Shape(in[0].shape), "the input");
+  float* const w = floats(in[1], layer.weight(), "the weight");
+  const float* const bias = floats(in[2], {layer.outputs}, "the bias");
+  float* const y = floats(out[0], layer.output(), "the output");
+  for (int64_t i = 0; i < layer.images; ++i)
+    std::copy_n(bias, layer.outputs, y + i * layer.outputs);
+  Product product;  // y^T += w x^T
+  product.a = {w, layer.inputs, 1};
+  product.b = {x, 1, layer.inputs};
+  product.c = {y, 1, layer.outputs};
+  product.rows = layer.outputs;
+  product.columns = layer.images;
+  product.depth = layer.inputs;
+  product.add = true;
+  product.weights = kLeft;
+  product.block_depth = 1024;
+  product.block_columns = 128;
+  multiply_matrices(product);
+}
+
+void differentiate_weight(const Layer& layer, float* g, float* x, float* dw) {
+  Product product;  // dw = g^T x
+  product.a = {g, 1, layer.outputs};
+  product.b = {x, layer.inputs, 1};
+  product.c = {dw, layer.inputs, 1};
+  product.rows = layer.outputs;
+  product.columns = layer.inputs;
+  product.depth = layer.images;
+  product.add = false;
+  product.weights = kNeither;
+  product.block_depth = 128;
+  product.block_columns = 1024;
+  multiply_matrices(product);
+}
+
+void differentiate_input(const Layer& layer, float* g, float* w, float* dx) {
+  Product product;  // dx = g w
+  product.a = {g, layer.outputs, 1};
+  product.b = {w, layer.inputs, 1};
+  product.c = {dx, layer.inputs, 1};
+  product.rows = layer.images;
+  product.columns = layer.inputs;
+  product.depth = layer.outputs;
+  product.add = false;
+  product.weights = kRight;
+  product.block_depth = 256;
+  product.block_columns = 256;
+  multiply_matrices(product);
 }
 
 // in: y's gradient, x, w, bias, y; out: the gradients of x, w and bias
-MXReturnValue fully_connected_backward(const Attributes&, std::vector<MXTensor>* in,
-                                       std::vector<MXTensor>* out, const OpResource&) {
-  const Layer l = layer(in->at(1), in->at(2));
-  float *g = in->at(0).data<float>(), *x = in->at(1).data<float>(), *w = in->at(2).data<float>();
-  float *dx = out->at(0).data<float>(), *dw = out->at(1).data<float>();
-  float* dbias = out->at(2).data<float>();
-  std::fill_n(dbias, l.outputs, 0.0f);
-  for (int64_t i = 0; i < l.images; ++i)
-    for (int64_t o = 0; o < l.outputs; ++o) dbias[o] += g[i * l.outputs + o];
-  multiply({{g, 1, l.outputs}, {x, l.inputs, 1}, {dw, l.inputs, 1},  // dw = g^T x
-            l.outputs, l.inputs, l.images, false, kNeither, 128, 1024});
-  multiply({{g, l.outputs, 1}, {w, l.inputs, 1}, {dx, l.inputs, 1},  // dx = g w
-            l.images, l.inputs, l.outputs, false, kRight, 256, 256});
-  return MX_SUCCESS;
+void fully_connected_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
+  const Shape shape = in[1].shape;
+  const Layer layer = layer_of(attrs, shape);
+  float* const g = floats(in[0], layer.output(), "the output's gradient");
+  float* const x = floats(in[1], shape, "the input");
+  float* const w = floats(in[2], layer.weight(), "the weight");
+  float* const dx = floats(out[0], shape, "the input's gradient");
+  float* const dw = floats(out[1], layer.weight(), "the weight's gradient");
+  float* const dbias = floats(out[2], {layer.outputs}, "the bias's gradient");
+  std::fill_n(dbias, layer.outputs, 0.0f);
+  for (int64_t i = 0; i < layer.images; ++i)
+    for (int64_t o = 0; o < layer.outputs; ++o) dbias[o] += g[i * layer.outputs + o];
+  differentiate_weight(layer, g, x, dw);
+  differentiate_input(layer, g, w, dx);
 }
 
 }  // namespace
@@ -205,8 +259,6 @@ MXReturnValue fully_connected_backward(const Attributes&, std::vector<MXTensor>*
 REGISTER_OP(_alexnet_fully_connected)
     .setParseAttrs(three_to_one)
     .setInferType(float32_only)
-    .setInferShape(fully_connected_shape)
-    .setForward(fully_connected_forward, "cpu")
-    .setBackward(fully_connected_backward, "cpu");
-
-#endif  // NATIVE_FULLY_CONNECTED_H_
+    .setInferShape(infer_shape<fully_connected_shape>)
+    .setForward(compute<fully_connected_forward>, "cpu")
+    .setBackward(compute<fully_connected_backward>, "cpu");

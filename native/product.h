@@ -1,19 +1,18 @@
-// Tiles of matrix products, a few rows by one or two vectors, that stay in registers while they
+// Tiles of matrix products, a few rows by one or two vectors, which stay in registers while they
 // are summed up; one variant for each kind of processor.
-#ifndef NATIVE_PRODUCT_H_
-#define NATIVE_PRODUCT_H_
+#pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
-#include "common.h"
+#include "variants.h"
 
 namespace {
 
-const int64_t kLine = 64 / sizeof(float);  // floats in a line of the cache
+const int64_t kLine = 64 / sizeof(float);  // floats in a cache line
 
-// `size` floats that begin with a line of the cache.
+// `size` floats that begin with a cache line.
 float* aligned(std::vector<float>* buffer, int64_t size) {
   buffer->resize(size + kLine);
   const uintptr_t start = reinterpret_cast<uintptr_t>(buffer->data()), line = 64;
@@ -35,42 +34,43 @@ INLINED void store(const Vector& vector, float* to) {
 struct Tile {  // c = a b
   const float *a, *b;
   float* c;
-  // _down: from a row to the next, _right: from a column to the next
-  int64_t a_down, a_right, b_down, c_down, depth;
+  int64_t a_row_stride, a_column_stride, b_row_stride, c_row_stride, depth;
   bool add;           // c += a b
-  const float* next;  // as many rows as a's, depth long, to be fetched
-  int64_t next_down;
+  const float* next;  // as many rows as a has, `depth` long, to be prefetched
+  int64_t next_row_stride;
 };
 
-// With fused multiply-add, where the processor has it: the last bits differ between processors.
+// Here fused multiply-add is used where the processor has it, so the last bits differ between
+// variants.
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=fast")
 
 template <typename Vector, int rows, int vectors>
-INLINED void compute(const Tile& tile) {
-  const int64_t width = sizeof(Vector) / sizeof(float), a_down = tile.a_down;
+INLINED void multiply_rows(const Tile& tile) {
+  const int64_t width = sizeof(Vector) / sizeof(float), a_row_stride = tile.a_row_stride;
   const float *a = tile.a, *b = tile.b;
   Vector sums[rows][vectors];
-  // Loops that are not unrolled at once would keep the sums in memory.
+  // The compiler would keep the sums in memory if it did not unroll these loops at once.
 #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
-      __builtin_prefetch(tile.c + r * tile.c_down + v * width, 1);
+      __builtin_prefetch(tile.c + r * tile.c_row_stride + v * width, 1);
       sums[r][v] = Vector{};
     }
   }
-  for (int64_t p = 0; p < tile.depth; ++p, a += tile.a_right, b += tile.b_down) {
+  for (int64_t p = 0; p < tile.depth; ++p, a += tile.a_column_stride, b += tile.b_row_stride) {
     if (p % kLine == 0) {
 #pragma GCC unroll 12
-      for (int r = 0; r < rows; ++r) __builtin_prefetch(tile.next + r * tile.next_down + p, 0, 2);
+      for (int r = 0; r < rows; ++r)
+        __builtin_prefetch(tile.next + r * tile.next_row_stride + p, 0, 2);
     }
     Vector row[vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) row[v] = load<Vector>(b + v * width);
 #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r) {
-      const float value = a[r * a_down];
+      const float value = a[r * a_row_stride];
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) sums[r][v] += value * row[v];
     }
@@ -79,7 +79,7 @@ INLINED void compute(const Tile& tile) {
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
-      float* const c = tile.c + r * tile.c_down + v * width;
+      float* const c = tile.c + r * tile.c_row_stride + v * width;
       if (tile.add) sums[r][v] += load<Vector>(c);
       store(sums[r][v], c);
     }
@@ -87,71 +87,42 @@ INLINED void compute(const Tile& tile) {
 }
 
 template <typename Vector, int third>
-INLINED void compute(const Tile& tile, int64_t thirds, int vectors) {
-  if (thirds == 3 && vectors == 2) return compute<Vector, 3 * third, 2>(tile);
-  if (thirds == 2 && vectors == 2) return compute<Vector, 2 * third, 2>(tile);
-  if (thirds == 1 && vectors == 2) return compute<Vector, third, 2>(tile);
-  if (thirds == 3) return compute<Vector, 3 * third, 1>(tile);
-  if (thirds == 2) return compute<Vector, 2 * third, 1>(tile);
-  return compute<Vector, third, 1>(tile);
+INLINED void multiply_thirds(const Tile& tile, int64_t thirds, int vectors) {
+  if (thirds == 3 && vectors == 2) return multiply_rows<Vector, 3 * third, 2>(tile);
+  if (thirds == 2 && vectors == 2) return multiply_rows<Vector, 2 * third, 2>(tile);
+  if (thirds == 1 && vectors == 2) return multiply_rows<Vector, third, 2>(tile);
+  if (thirds == 3) return multiply_rows<Vector, 3 * third, 1>(tile);
+  if (thirds == 2) return multiply_rows<Vector, 2 * third, 1>(tile);
+  return multiply_rows<Vector, third, 1>(tile);
 }
 
 typedef float Floats4 __attribute__((vector_size(16)));
-void compute_anywhere(const Tile& tile, int64_t thirds, int vectors) {
-  compute<Floats4, 2>(tile, thirds, vectors);
+void multiply_tile_baseline(const Tile& tile, int64_t thirds, int vectors) {
+  multiply_thirds<Floats4, 2>(tile, thirds, vectors);
 }
 
-#if defined(__x86_64__)
-#define AVX2 __attribute__((target("avx2,fma")))
-#define AVX512 __attribute__((target("avx512vl,fma")))
-
 typedef float Floats8 __attribute__((vector_size(32)));
-AVX2 void compute_avx2(const Tile& tile, int64_t thirds, int vectors) {
-  compute<Floats8, 2>(tile, thirds, vectors);
+AVX2 void multiply_tile_avx2(const Tile& tile, int64_t thirds, int vectors) {
+  multiply_thirds<Floats8, 2>(tile, thirds, vectors);
 }
 
 typedef float Floats16 __attribute__((vector_size(64)));  // there are twice as many registers
-AVX512 void compute_avx512(const Tile& tile, int64_t thirds, int vectors) {
-  compute<Floats16, 4>(tile, thirds, vectors);
+AVX512 void multiply_tile_avx512(const Tile& tile, int64_t thirds, int vectors) {
+  multiply_thirds<Floats16, 4>(tile, thirds, vectors);
 }
-#endif
 
 #pragma GCC pop_options
-
-enum Processor { kAny, kAvx2, kAvx512 };
-
-// What there is to use: as in MXNet's own convolutions, DNNL_MAX_CPU_ISA can hold it back.
-Processor processor() {
-  static const Processor found = [] {
-#if defined(__x86_64__)
-    const char* most = std::getenv("DNNL_MAX_CPU_ISA");
-    const std::string isa = most ? most : "ALL";
-    if (isa == "SSE41" || isa == "AVX") return kAny;
-    if (isa.compare(0, 4, "AVX2") != 0 && __builtin_cpu_supports("avx512vl")) return kAvx512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kAvx2;
-#endif
-    return kAny;
-  }();
-  return found;
-}
 
 // Computes tiles of 1 to 3 thirds of its rows and 1 or 2 vectors.
 struct Kernel {
   int64_t rows, width;
-  void (*compute)(const Tile& tile, int64_t thirds, int vectors);
+  void (*multiply_tile)(const Tile& tile, int64_t thirds, int vectors);
 };
 
 const Kernel& best_kernel() {
   static const Kernel kernels[] = {
-      {6, 4, compute_anywhere},
-#if defined(__x86_64__)
-      {6, 8, compute_avx2},
-      {12, 16, compute_avx512},
-#endif
-  };
-  return kernels[processor()];
+      {6, 4, multiply_tile_baseline}, {6, 8, multiply_tile_avx2}, {12, 16, multiply_tile_avx512}};
+  return kernels[kVariant];
 }
 
 }  // namespace
-
-#endif  // NATIVE_PRODUCT_H_

@@ -1,22 +1,29 @@
-// The transforms of Winograd's method (winograd.h), on 16 channels at a time.
+// The transforms of Winograd's method, on 16 channels at a time.
 //
-// A tile of m x m outputs of a side x side kernel is a product of polynomials. Each factor is
-// evaluated at 7 points a direction, the values are multiplied, and the product's coefficients are
-// the outputs: 49 multiplications for 5x5 outputs of a 3x3 kernel instead of 225, and for 3x3 of a
-// 5x5 kernel as many. Over channels and filters that makes 49 matrix products. Gradients are the
-// transposes of the same transforms. (S. Winograd, "Arithmetic Complexity of Computations", 1980;
-// A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", 2015.)
+// A convolution is a product of polynomials: in one direction, 3 weights and a gradient of 5
+// outputs are the coefficients of two polynomials whose product has 7 coefficients. A polynomial
+// with 7 coefficients is known by its values at 7 points, and values are multiplied one by one.
+// So F(5, 3), 5 outputs of a kernel of 3, and F(3, 5) take 7 multiplications in place of 15, and
+// in two directions 49 in place of 225. In the notation of Lavin and Gray, a tile of outputs is
+//   Y = A^T [(G w G^T) * (B^T d B)] A        (*: value by value; d: 7x7 inputs, w: the kernel)
+// G, which evaluates the weights and scales the values, is EvaluateScaled here, B^T is Interpolate
+// and A^T is Collect. Summed over channels, the products in brackets are 49 matrix products of
+// tiles by channels and channels by filters. Gradients are the transposes: A evaluates the output's
+// gradient, B brings it back to the inputs, and G^T to the weights.
+// A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308;
+// S. Winograd, "Arithmetic Complexity of Computations", 1980.
 //
-// The points decide how much float32's rounding is enlarged. In layers like AlexNet's, of random
-// values, outputs are off by 2e-7 of their size with plain sums, by 2e-6 with the points -.3, .3,
-// -.875, .875, -1.75, 1.75 and infinity, and by 3e-6 with the usual 0, 1, -1, 2, -2 and infinity,
-// which save less. Pairs without 0 balance the points' powers and their distances.
-#ifndef NATIVE_WINOGRAD_TRANSFORMS_H_
-#define NATIVE_WINOGRAD_TRANSFORMS_H_
+// The points are -.3, .3, -.875, .875, -1.75, 1.75 and infinity, where the value is the highest
+// coefficient. They decide how much float32's rounding is enlarged: in layers like AlexNet's, of
+// random values, outputs are off by 2e-7 of their size with plain sums, by 2e-6 with these points,
+// and by 3e-6 with the usual 0, 1, -1, 2, -2 and infinity, which save less. Pairs without 0
+// balance the points' powers and their distances.
+#pragma once
 
 #include <cstdint>
 
 #include "product.h"
+#include "view.h"
 
 namespace {
 
@@ -37,12 +44,13 @@ const float kScaleC = 1 / (2 * kC * (kC2 - kA2) * (kC2 - kB2));
 // 1 over the product of a point's distances to the others.
 const float kScales[kPoints] = {kScaleA, -kScaleA, kScaleB, -kScaleB, kScaleC, -kScaleC, 1};
 
-// Values at the points of a polynomial with n coefficients.
+// Values at the points of a polynomial with n coefficients; apply_at_both: at a point and its
+// negative.
 template <int n>
 struct Evaluate {
   static const int kFrom = n, kTo = kPoints;
   template <typename Vector>
-  static INLINED void pair(const Vector* c, float point, Vector* v) {
+  static INLINED void apply_at_both(const Vector* c, float point, Vector* v) {
     const float square = point * point;
     Vector even = c[0] + square * c[2], odd = c[1];
     if (n > 3) odd += square * c[3];
@@ -52,9 +60,9 @@ struct Evaluate {
   }
   template <typename Vector>
   static INLINED void apply(const Vector* c, Vector* v) {
-    pair(c, kA, v);
-    pair(c, kB, v + 2);
-    pair(c, kC, v + 4);
+    apply_at_both(c, kA, v);
+    apply_at_both(c, kB, v + 2);
+    apply_at_both(c, kC, v + 4);
     v[6] = c[n - 1];
   }
 };
@@ -103,7 +111,8 @@ struct CollectScaled {
 struct Interpolate {
   static const int kFrom = kPoints, kTo = kPoints;
   template <typename Vector>
-  static INLINED void pair(const Vector* d, float point, float sum, float product, Vector* v) {
+  static INLINED void apply_at_both(const Vector* d, float point, float sum, float product,
+                                    Vector* v) {
     const Vector odd = d[5] - sum * d[3] + product * d[1];
     const Vector even = point * (d[4] - sum * d[2] + product * d[0]);
     v[0] = odd + even;
@@ -111,9 +120,9 @@ struct Interpolate {
   }
   template <typename Vector>
   static INLINED void apply(const Vector* d, Vector* v) {
-    pair(d, kA, kB2 + kC2, kB2 * kC2, v);
-    pair(d, kB, kA2 + kC2, kA2 * kC2, v + 2);
-    pair(d, kC, kA2 + kB2, kA2 * kB2, v + 4);
+    apply_at_both(d, kA, kB2 + kC2, kB2 * kC2, v);
+    apply_at_both(d, kB, kA2 + kC2, kA2 * kC2, v + 2);
+    apply_at_both(d, kC, kA2 + kB2, kA2 * kB2, v + 4);
     v[6] = d[6] - (kA2 + kB2 + kC2) * d[4] + (kA2 * kB2 + kA2 * kC2 + kB2 * kC2) * d[2] -
            kA2 * kB2 * kC2 * d[0];
   }
@@ -136,15 +145,9 @@ struct InterpolateTransposed {
   }
 };
 
-// (rows, columns) of 16 channels
-struct Grid {
-  float* data;
-  int64_t down, right;  // from a row to the next, from a column to the next
-};
-
-// A transform along columns, and then along rows.
+// A transform along columns, and then along rows, of matrices whose elements are 16 channels.
 template <typename Transform, typename Vector, bool add = false>
-INLINED void transform(Grid from, Grid to) {
+INLINED void transform(const View& from, const View& to) {
   const int in = Transform::kFrom, out = Transform::kTo;
   for (int64_t lane = 0; lane < kLanes; lane += sizeof(Vector) / sizeof(float)) {
     Vector half[in][out];
@@ -152,7 +155,7 @@ INLINED void transform(Grid from, Grid to) {
     for (int j = 0; j < in; ++j) {
       Vector column[in];
       for (int i = 0; i < in; ++i)
-        column[i] = load<Vector>(from.data + i * from.down + j * from.right + lane);
+        column[i] = load<Vector>(from.at(i, j) + lane);
       Transform::apply(column, half[j]);
     }
 #pragma GCC unroll 7
@@ -161,14 +164,14 @@ INLINED void transform(Grid from, Grid to) {
       for (int j = 0; j < in; ++j) row[j] = half[j][i];
       Transform::apply(row, result);
       for (int j = 0; j < out; ++j) {
-        float* const at = to.data + i * to.down + j * to.right + lane;
+        float* const at = to.at(i, j) + lane;
         store(add ? load<Vector>(at) + result[j] : result[j], at);
       }
     }
   }
 }
 
-// What is to be done for 16 channels: of some tiles of a map, or of a kernel, which is one tile.
+// A step of the method for 16 channels: of some tiles of a map, or of a kernel, which is one tile.
 struct Step {
   enum Kind {
     kInputs,           // map -> values
@@ -178,24 +181,21 @@ struct Step {
     kWeights,          // kernel -> values
     kWeightGradients   // values -> kernel
   } kind;
-  int64_t side, tiles, per_row;  // per_row: tiles beside each other
-  float* map;
-  int64_t map_down;  // from a row to the next; columns are 16 apart
-  float* values;
-  int64_t value_right, value_down;  // from a point to the next, from a tile to the next
+  int64_t side, tiles, tiles_per_row;
+  View map;     // or the kernel; an element is 16 channels
+  View values;  // a row is a tile, a column is a pair of points
 };
 
 template <typename Vector, int side>
-INLINED void run(const Step& s) {
+INLINED void transform_tiles(const Step& step) {
   const int size = outputs_of_tile(side);
-  for (int64_t t = 0; t < s.tiles; ++t) {
-    const Grid map = {s.map + (t / s.per_row * s.map_down + t % s.per_row * kLanes) * size,
-                      s.map_down, kLanes};
-    const Grid values = {s.values + t * s.value_down, kPoints * s.value_right, s.value_right};
-    if (t + 1 < s.tiles)
-      for (int i = 0; i < kValues; ++i)
-        __builtin_prefetch(values.data + s.value_down + i * s.value_right, 1);
-    switch (s.kind) {
+  for (int64_t t = 0; t < step.tiles; ++t) {
+    const View map = step.map.from(t / step.tiles_per_row * size, t % step.tiles_per_row * size);
+    const View values = {step.values.at(t, 0), kPoints * step.values.column_stride,
+                         step.values.column_stride};
+    if (t + 1 < step.tiles)
+      for (int i = 0; i < kValues; ++i) __builtin_prefetch(step.values.at(t + 1, i), 1);
+    switch (step.kind) {
       case Step::kInputs:
         transform<Interpolate, Vector>(map, values);
         break;
@@ -218,24 +218,24 @@ INLINED void run(const Step& s) {
   }
 }
 
-void run_anywhere(const Step& s) { s.side == 3 ? run<Floats4, 3>(s) : run<Floats4, 5>(s); }
+void transform_baseline(const Step& step) {
+  step.side == 3 ? transform_tiles<Floats4, 3>(step) : transform_tiles<Floats4, 5>(step);
+}
 
-#if defined(__x86_64__)
-AVX2 void run_avx2(const Step& s) { s.side == 3 ? run<Floats8, 3>(s) : run<Floats8, 5>(s); }
+AVX2 void transform_avx2(const Step& step) {
+  step.side == 3 ? transform_tiles<Floats8, 3>(step) : transform_tiles<Floats8, 5>(step);
+}
 
-AVX512 void run_avx512(const Step& s) { s.side == 3 ? run<Floats16, 3>(s) : run<Floats16, 5>(s); }
-#endif
+AVX512 void transform_avx512(const Step& step) {
+  step.side == 3 ? transform_tiles<Floats16, 3>(step) : transform_tiles<Floats16, 5>(step);
+}
 
 #pragma GCC pop_options
 
-void run(const Step& step) {
-#if defined(__x86_64__)
-  if (processor() == kAvx512) return run_avx512(step);
-  if (processor() == kAvx2) return run_avx2(step);
-#endif
-  run_anywhere(step);
+void transform(const Step& step) {
+  static void (*const variants[])(const Step&) = {transform_baseline, transform_avx2,
+                                                  transform_avx512};
+  variants[kVariant](step);
 }
 
 }  // namespace
-
-#endif  // NATIVE_WINOGRAD_TRANSFORMS_H_

@@ -151,35 +151,27 @@ def _scatter(windows, shape, stride):
 def lrn(attrs, x):
     """x / (knorm + alpha / nsize * sum of x**2 over the neighbouring channels) ** beta."""
     nsize, alpha = attrs["nsize"], attrs.get("alpha", 1e-4)
-    beta, knorm = attrs.get("beta", 0.75), attrs.get("knorm", 2)
-
-    def neighbours(maps):
-        half = (nsize - 1) // 2
-        padded = np.pad(maps, ((0, 0), (half, half), (0, 0), (0, 0)))
-        return sum(padded[:, i : i + maps.shape[1]] for i in range(2 * half + 1))
-
-    scale = knorm + alpha / nsize * neighbours(x**2)
+    beta, factor = attrs.get("beta", 0.75), lrn_factor(attrs, x)
 
     def back(gradient):
-        spread = neighbours(gradient * x * scale ** (-beta - 1))
-        return (gradient * scale**-beta - 2 * alpha * beta / nsize * x * spread,)
+        spread = _over_neighbours(gradient * x * factor ** (1 + 1 / beta), nsize)
+        return (gradient * factor - 2 * alpha * beta / nsize * x * spread,)
 
-    return x * scale**-beta, back
+    return x * factor, back
 
 
-def lrn_reference(x, gradient, nsize, alpha, beta, knorm):
-    """Output and input gradient of LRN over axis 1, in float64, and what it is a difference of."""
-    x, half = x.astype(np.float64), (nsize - 1) // 2
+def lrn_factor(attrs, x):
+    """What LRN multiplies (N, C, ...) with: values, and the first term of their gradient."""
+    squares = _over_neighbours(x**2, attrs["nsize"])
+    scale = attrs.get("knorm", 2) + attrs.get("alpha", 1e-4) / attrs["nsize"] * squares
+    return scale ** -attrs.get("beta", 0.75)
 
-    def over_window(values):
-        channels = range(x.shape[1])
-        sums = [values[:, max(0, c - half) : c + half + 1].sum(axis=1) for c in channels]
-        return np.stack(sums, axis=1)
 
-    scale = knorm + alpha / nsize * over_window(x**2)
-    terms = over_window(gradient * x * scale ** (-beta - 1))
-    back = gradient * scale**-beta - 2 * alpha * beta / nsize * x * terms
-    return x * scale**-beta, back, gradient * scale**-beta
+def _over_neighbours(maps, nsize):
+    """Sums over the channels that are at most (nsize - 1) // 2 away."""
+    half, channels = (nsize - 1) // 2, maps.shape[1]
+    sums = [maps[:, max(0, c - half) : c + half + 1].sum(axis=1) for c in range(channels)]
+    return np.stack(sums, axis=1)
 
 
 def activation(attrs, x):
@@ -212,6 +204,18 @@ def softmax_output(attrs, x, label):
     output = power / power.sum(1, keepdims=True)
     wanted = np.arange(x.shape[1]) == label[:, None]
     return output, lambda _: (output - wanted, np.zeros_like(label))
+
+
+def output_and_gradients(layer, attrs, arrays, gradient):
+    """Of one of the layers above, in float64: the output, and the gradients of ``arrays``."""
+    output, back = layer(attrs, *(values.astype(np.float64) for values in arrays))
+    return [output, *back(gradient.astype(np.float64))]
+
+
+def draw(*shapes, magnitude=1.0):
+    """Arrays of normal values, float32, always the same ones."""
+    rng = np.random.RandomState(0)
+    return [(rng.randn(*shape) * magnitude).astype(np.float32) for shape in shapes]
 
 
 LAYERS = {

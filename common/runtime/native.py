@@ -1,9 +1,9 @@
 """Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
 
 native/ has convolution (with the relu after it), LRN (with the relu and max pooling around it), max
-pooling and fully connected layers, which common/graph/native_operators.py puts into graphs, the
-update of :class:`NativeSGD`, the crops and normalisation of common/input/prefetch.py, and what
-keeps MXNet alive when it cannot decode an image.
+pooling and fully connected layers, which common/graph/native_operators.py puts into graphs; the
+update of :class:`NativeSGD`; the crops and normalisation of common/input/prefetch.py; and a check
+that makes an undecodable image an error (without it, MXNet ends the process).
 """
 
 import ctypes
@@ -11,10 +11,13 @@ import functools
 import glob
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import threading
 
+from common.cli import UserError
 from common.io.files import atomic, cache_folder
 
 from .mxnet import mx
@@ -22,34 +25,49 @@ from .mxnet import mx
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _FOLDER = os.path.join(_ROOT, "native")
 _SOURCE = os.path.join(_FOLDER, "ops.cc")
-# No flag for this machine's processor: the code holds variants and picks one when it is loaded.
-# Without contraction (fused multiply-add) all of them give the same bits; convolution and
-# fully connected layers alone use it: their last bits differ between processors, as MXNet's do.
+# No flag for this machine's processor: the code holds variants (native/variants.h) and picks one
+# when it is loaded. Without contraction (fused multiply-add) all of them give the same bits; only
+# convolution and fully connected layers use it: their last bits differ between processors, as
+# those of MXNet's do.
 _OPTIMISE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp"]
 _FLAGS = ["-std=c++11", "-fPIC", "-shared", *_OPTIMISE]
+_LOADING = threading.Lock()
 
 
 class BuildError(Exception):
     """Why there are no native operators here, in one line."""
 
 
-@functools.lru_cache(None)
 def load() -> bool:
     """Register the ``_alexnet_*`` operators with MXNet, building them if need be.
 
+    Any number of threads may call it; the first one does the work, once in a process.
+
     Returns:
-        Whether they are there. If not, a line on stderr says why and what is lost.
+        Whether they are there. If not, one line on stderr has said why and what is lost.
     """
+    with _LOADING:
+        return _load()
+
+
+@functools.lru_cache(None)
+def _load():
     try:
         mx.library.load(build(), False)
-    except (BuildError, mx.base.MXNetError) as error:
-        cause = str(error).strip().splitlines()[-1]
+        library().alexnet_check_images(ctypes.c_void_p(mx.base._LIB._handle))
+    except (BuildError, UserError, OSError, mx.base.MXNetError) as error:
         print(
-            f"native operators: {cause}; going on with MXNet's own, right but slower",
+            f"native operators: {_cause(error)}; going on with MXNet's own, right but slower",
             file=sys.stderr,
         )
         return False
     return True
+
+
+def _cause(error):
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error).strip().splitlines()[-1]
 
 
 @functools.lru_cache(None)
@@ -58,8 +76,22 @@ def library() -> ctypes.CDLL:
 
     Raises:
         BuildError: no compiler, or it fails.
+        OSError, UserError: a file of ours cannot be read or written.
     """
     return ctypes.CDLL(build())
+
+
+def variant() -> str:
+    """For which processors the operators in use were compiled: AVX-512, AVX2 or baseline.
+
+    The environment variable DNNL_MAX_CPU_ISA holds them back: native/variants.h.
+
+    Raises:
+        BuildError, OSError, UserError: as :func:`library`.
+    """
+    name = library().alexnet_variant
+    name.restype = ctypes.c_char_p
+    return name().decode()
 
 
 def build() -> str:
@@ -67,28 +99,42 @@ def build() -> str:
 
     Raises:
         BuildError: no compiler, or it fails.
+        OSError, UserError: a file of ours cannot be read or written.
     """
-    package = os.path.dirname(mx.__file__)
     identity = hashlib.sha256(" ".join([*_FLAGS, mx.__version__]).encode())
-    for source in sorted(glob.glob(os.path.join(_FOLDER, "*.h")) + [_SOURCE]):
+    for source in [*sorted(glob.glob(os.path.join(_FOLDER, "*.h"))), _SOURCE]:
         with open(source, "rb") as file:
             identity.update(file.read())
-    name = f"ops-{identity.hexdigest()[:16]}.so"
-    path = os.path.join(cache_folder(), name)
+    path = os.path.join(cache_folder(), f"ops-{identity.hexdigest()[:16]}.so")
     if os.path.exists(path):
         return path
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise BuildError(f"no {compiler} to build them with (apt-get install g++)")
+    compiler = _compiler()
     os.makedirs(cache_folder(), exist_ok=True)
     with atomic(path) as temporary:
-        sources = [_SOURCE, os.path.join(package, "src", "lib_api.cc")]
-        command = [compiler, *_FLAGS, f"-I{package}/include", "-o", temporary, *sources]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason"]
-            raise BuildError(f"{compiler} fails: {lines[0]}")
+        _compile(compiler, temporary)
     return path
+
+
+def _compiler():
+    """The command that CXX names, which may have arguments: ``ccache g++``."""
+    text = os.environ.get("CXX", "").strip() or "g++"
+    try:
+        compiler = shlex.split(text)
+    except ValueError as error:
+        raise BuildError(f"CXX={text}: {error}") from None
+    if shutil.which(compiler[0]) is None:
+        raise BuildError(f"no {compiler[0]} to build them with (apt-get install g++)")
+    return compiler
+
+
+def _compile(compiler, path):
+    package = os.path.dirname(mx.__file__)
+    sources = [_SOURCE, os.path.join(package, "src", "lib_api.cc")]
+    command = [*compiler, *_FLAGS, f"-I{package}/include", "-o", path, *sources]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason"]
+        raise BuildError(f"{' '.join(compiler)} fails: {lines[0]}")
 
 
 @mx.optimizer.register
@@ -105,7 +151,7 @@ class NativeSGD(mx.optimizer.SGD):
 
     def update(self, index, weight, grad, state):
         """Change ``weight`` and its momentum ``state`` in place."""
-        if state is None:  # no momentum: nothing to fuse
+        if state is None or self.clip_gradient:  # no momentum, so nothing to fuse; or a rarity
             super().update(index, weight, grad, state)
             return
         self._update_count(index)
@@ -117,7 +163,6 @@ class NativeSGD(mx.optimizer.SGD):
             wd=self._get_wd(index),
             momentum=self.momentum,
             rescale_grad=self.rescale_grad,
-            clip_gradient=-1 if self.clip_gradient is None else self.clip_gradient,
         )
 
     update_multi_precision = update

@@ -5,6 +5,7 @@ import functools
 import mxnet as mx
 import numpy as np
 import pytest
+import reference
 from conftest import operators, output_and_gradients, run_script
 
 import symbols
@@ -21,27 +22,33 @@ def layer(x, weight, bias, gradient):
     return output_and_gradients(operator, (x, weight, bias), gradient)
 
 
-def reference(x, weight, bias, gradient):
+def expected(x, weight, bias, gradient):
     """The same in float64, and for each the same of absolute values: what rounding scales with."""
     results = []
     for size in (lambda values: values, np.abs):
-        x64, w64, b64, g64 = (size(v.astype(np.float64)) for v in (x, weight, bias, gradient))
-        flat = x64.reshape(len(x), -1)
-        back = (g64 @ w64).reshape(x.shape)
-        results.append([flat @ w64.T + b64, back, g64.T @ flat, g64.sum(axis=0)])
+        arrays = [size(values) for values in (x.reshape(len(x), -1), weight, bias)]
+        output, back, *others = reference.output_and_gradients(
+            reference.fully_connected, {}, arrays, size(gradient)
+        )
+        results.append([output, back.reshape(x.shape), *others])
     return results
 
 
 def draw(images, inputs, outputs, magnitude=1.0):
-    rng = np.random.RandomState(0)
-    shapes = [(images, *inputs), (outputs, np.prod(inputs)), (outputs,), (images, outputs)]
-    return [(rng.randn(*shape) * magnitude).astype(np.float32) for shape in shapes]
+    """Data, weight, bias and the output's gradient."""
+    return reference.draw(
+        (images, *inputs),
+        (outputs, np.prod(inputs)),
+        (outputs,),
+        (images, outputs),
+        magnitude=magnitude,
+    )
 
 
 def assert_right(values):
-    for found, expected, terms in zip(layer(*values), *reference(*values)):
-        assert found.shape == expected.shape
-        assert (np.abs(found - expected) <= 2e-6 * terms).all()
+    for found, right, terms in zip(layer(*values), *expected(*values)):
+        assert found.shape == right.shape
+        assert (np.abs(found - right) <= 2e-6 * terms).all()
 
 
 @pytest.mark.parametrize("images", [1, 3, 33])
@@ -97,13 +104,13 @@ def test_each_layer_is_replaced_and_nothing_else_changes(network):
     before = plain.tojson()
     shape = (MIN_IMAGES, 1, 32, 32) if network == "lenet" else (MIN_IMAGES, 3, 67, 67)
     replaced = use_native_layers(plain, shape)
-    expected = {
+    wanted = {
         name: "_alexnet_fully_connected" if op == "FullyConnected" else op
         for name, op in operators(plain).items()
     }
     if network != "lenet":
-        expected["conv2"] = "_alexnet_convolution"  # tests/native/test_convolution.py
-    assert operators(replaced) == expected
+        wanted["conv2"] = "_alexnet_convolution"  # tests/native/test_convolution.py
+    assert operators(replaced) == wanted
     assert replaced.list_arguments() == plain.list_arguments()
     assert replaced.list_outputs() == plain.list_outputs()
     assert replaced.infer_shape(data=shape) == plain.infer_shape(data=shape)
@@ -152,8 +159,8 @@ def test_gradients_that_are_not_wanted_leave_the_others_right(request_, attrs):
     )
     executor.forward(is_train=True)
     executor.backward(mx.nd.array(gradient))
-    (_, *expected), _ = reference(x, weight, bias, gradient)
-    for name, values in zip(("data", "f_weight", "f_bias"), expected):
+    (_, *right), _ = expected(x, weight, bias, gradient)
+    for name, values in zip(("data", "f_weight", "f_bias"), right):
         if name in request_:
             np.testing.assert_allclose(executor.grad_dict[name].asnumpy(), values, rtol=1e-4)
 
@@ -174,8 +181,8 @@ def test_inference_gives_what_the_plain_network_gives(images, contexts):
     replaced = "_alexnet_fully_connected" in operators(ours.symbol).values()
     assert replaced == (images >= 2 * MIN_IMAGES)
     data = np.random.RandomState(0).normal(0, 60, shape)
-    found, expected = output(ours, data), output(plain, data)
-    assert np.abs(found - expected).max() < 1e-5 * expected.max()
+    found, right = output(ours, data), output(plain, data)
+    assert np.abs(found - right).max() < 1e-5 * right.max()
 
 
 def test_without_a_compiler_inference_is_mxnets(tmp_path):

@@ -1,0 +1,77 @@
+// The shapes and attributes at which tests/native/driver.cc runs each operator.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../../native/common.h"
+
+namespace {
+
+struct Case {
+  std::string op;
+  Attributes attrs;
+  Shape data;
+  int inputs;
+};
+
+std::vector<Case> convolutions() {
+  std::vector<Case> cases;
+  const Shape shapes[] = {{1, 1, 5, 5}, {2, 3, 8, 11}, {1, 17, 6, 7}, {3, 32, 13, 13},
+                          {70, 2, 5, 9}, {1, 48, 27, 5}};
+  for (const char* kernel : {"(3, 3)", "[5,5]"})
+    for (const char* pad : {"(0, 0)", "(1, 2)", "(4,3)"})
+      for (const Shape& shape : shapes)
+        cases.push_back({"_alexnet_convolution",
+                         {{"kernel", kernel}, {"pad", pad}, {"num_filter", "17"}}, shape, 3});
+  cases.push_back({"_alexnet_convolution", {{"kernel", "(3, 3)"}, {"num_filter", "40"},
+                   {"num_group", "2"}, {"act_type", "relu"}}, {5, 34, 13, 12}, 3});
+  cases.push_back({"_alexnet_convolution", {{"kernel", "(5, 5)"}, {"pad", "(2, 2)"},
+                   {"num_filter", "3"}, {"act_type", "relu"}}, {2, 2, 1, 1}, 3});
+  return cases;
+}
+
+std::vector<Case> fully_connected() {
+  std::vector<Case> cases;
+  for (const char* outputs : {"1", "5", "33", "130"})
+    for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{13, 257}, Shape{33, 3, 5, 7},
+                               Shape{131, 40}})
+      cases.push_back({"_alexnet_fully_connected", {{"num_hidden", outputs}}, shape, 3});
+  cases.push_back({"_alexnet_fully_connected", {{"num_hidden", "523"}}, {13, 1300}, 3});
+  return cases;
+}
+
+std::vector<Case> normalisations_and_poolings() {
+  std::vector<Case> cases;
+  for (const char* nsize : {"1", "4", "5", "99"})
+    for (const char* beta : {"0.75", "0.5"})
+      for (const Shape& shape : {Shape{1, 1, 1, 1}, Shape{2, 3, 5, 7}, Shape{2, 13, 30, 19},
+                                 Shape{2, 7}, Shape{1, 2, 129, 5}})
+        cases.push_back({"_alexnet_lrn",
+                         {{"nsize", nsize}, {"beta", beta}, {"alpha", "0.01"}}, shape, 1});
+  for (const char* convention : {"valid", "full"}) {
+    const Attributes windows[] = {{{"kernel", "(3, 3)"}, {"stride", "(2, 2)"}},
+                                  {{"kernel", "(2, 4)"}, {"stride", "(2, 1)"}},
+                                  {{"kernel", "(1, 2)"}, {"stride", "(1, 3)"}}};
+    for (Attributes attrs : windows) {
+      attrs["pooling_convention"] = convention;
+      const int64_t width = attrs["stride"] == "(1, 3)" ? 8 : 9;  // each window begins inside
+      for (const Shape& shape : {Shape{1, 1, 3, width}, Shape{2, 13, 20, width}}) {
+        cases.push_back({"_alexnet_max_pool", attrs, shape, 1});
+        Attributes joined = attrs;
+        joined.insert({{"nsize", "5"}, {"act_type", "relu"}, {"knorm", "1"}});
+        cases.push_back({"_alexnet_lrn", joined, shape, 1});
+      }
+    }
+  }
+  return cases;
+}
+
+std::vector<Case> updates() {
+  const Attributes attrs = {{"lr", "0.01"}, {"wd", "5e-4"}, {"momentum", ".9"},
+                            {"rescale_grad", "0.0078125"}};
+  return {{"_alexnet_sgd_mom", attrs, {1}, 3}, {"_alexnet_sgd_mom", attrs, {3, 5}, 3},
+          {"_alexnet_sgd_mom", attrs, {50001}, 3}};
+}
+
+}  // namespace

@@ -1,0 +1,284 @@
+// Runs every C++ operator without MXNet and Python, at awkward shapes: for sanitizers, which see
+// each array as a block of exactly its size, and for processors that MXNet itself does not run on.
+//
+// Prints a line with a checksum of the results for each case, and ends with 1 if an operator fails,
+// or survives what it should refuse. With "allocations" as argument, each allocation of each
+// operator fails once: it has to report that.
+#include <atomic>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+
+#include "../../native/ops.cc"
+#include "cases.h"
+
+namespace {
+
+std::atomic<long> allocations_left{-1};  // below 0: no limit
+
+}  // namespace
+
+void* operator new(size_t size) {
+  if (allocations_left.load() >= 0 && allocations_left.fetch_sub(1) <= 0) throw std::bad_alloc();
+  void* const memory = std::malloc(size ? size : 1);
+  if (!memory) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+
+namespace {
+
+int failures = 0;
+
+void fail(const std::string& what) {
+  std::printf("FAILED: %s\n", what.c_str());
+  ++failures;
+}
+
+// An array as MXNet hands it over, in a block of its own.
+struct Array {
+  Shape shape;
+  std::unique_ptr<float[]> values;
+  explicit Array(const Shape& s, int seed = -1) : shape(s), values(new float[size()]) {
+    std::mt19937 random(seed);
+    for (int64_t i = 0; i < size(); ++i)  // no distribution: those of libraries differ
+      values[i] = seed < 0 ? NAN : static_cast<float>(random() % 2001) / 1000 - 1;
+  }
+  int64_t size() const {
+    int64_t n = 1;
+    for (int64_t side : shape) n *= side;
+    return n;
+  }
+  MXTensor tensor() {
+    return MXTensor(values.get(), shape, kFloat32, 0, MXContext::CPU(0));
+  }
+};
+
+typedef std::vector<std::unique_ptr<Array>> Arrays;
+
+Tensors tensors(const Arrays& arrays) {
+  Tensors result;
+  for (const std::unique_ptr<Array>& array : arrays) result.push_back(array->tensor());
+  return result;
+}
+
+uint32_t checksum(const Arrays& arrays) {
+  uint32_t hash = 2166136261u;
+  for (const std::unique_ptr<Array>& array : arrays)
+    for (int64_t i = 0; i < array->size(); ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &array->values[i], sizeof(bits));
+      hash = (hash ^ bits) * 16777619u;
+    }
+  return hash;
+}
+
+CustomOp& find(const std::string& name) {
+  Registry<CustomOp>* const all = Registry<CustomOp>::get();
+  for (int i = 0; i < all->size(); ++i)
+    if (name == all->get(i).name) {
+      all->get(i).mapToVector();
+      return all->get(i);
+    }
+  throw std::runtime_error("no operator " + name);
+}
+
+const OpResource& no_resource() {
+  static const OpResource none(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                               nullptr, nullptr);
+  return none;
+}
+
+typedef std::vector<std::vector<unsigned int>> Sides;
+
+// Shapes of inputs and outputs; false if the operator refuses the case.
+bool infer(const CustomOp& op, const Case& c, Sides* in, Sides* out) {
+  in->assign(c.inputs, std::vector<unsigned int>());
+  in->at(0).assign(c.data.begin(), c.data.end());
+  if (c.op == "_alexnet_sgd_mom") in->assign(c.inputs, in->at(0));
+  out->assign(1, std::vector<unsigned int>());
+  return op.infer_shape(c.attrs, in, out) == MX_SUCCESS;
+}
+
+Arrays make(const Sides& sides, int seed) {
+  Arrays arrays;
+  for (const std::vector<unsigned int>& shape : sides)
+    arrays.emplace_back(new Array(Shape(shape.begin(), shape.end()), seed < 0 ? -1 : seed++));
+  return arrays;
+}
+
+struct Run {
+  Arrays in, out, gradient, back;
+  bool forward, backward;
+  explicit Run(const Case& c, const Sides& in_sides, const Sides& out_sides)
+      : in(make(in_sides, 1)), out(make(out_sides, -1)), gradient(make(out_sides, 7)),
+        back(make(in_sides, -1)), forward(false), backward(false) {
+    if (c.op == "_alexnet_sgd_mom") out.clear();  // its results are inputs
+  }
+};
+
+void run(CustomOp& op, const Case& c, Run* r) {
+  Tensors in = tensors(r->in), out = tensors(r->out), back = tensors(r->back);
+  r->forward = op.forward_fp[0](c.attrs, &in, &out, no_resource()) == MX_SUCCESS;
+  if (op.backward_fp.empty() || !r->forward) return;
+  Tensors all = tensors(r->gradient);
+  all.insert(all.end(), in.begin(), in.end());
+  all.insert(all.end(), out.begin(), out.end());
+  r->backward = op.backward_fp[0](c.attrs, &all, &back, no_resource()) == MX_SUCCESS;
+}
+
+std::string title(const Case& c) {
+  std::string text = c.op + " " + text_of(c.data);
+  for (const char* name : {"kernel", "stride", "pad", "num_filter", "num_group", "num_hidden",
+                           "nsize", "beta", "act_type", "pooling_convention"})
+    if (has(c.attrs, name)) text += std::string(" ") + name + "=" + c.attrs.at(name);
+  return text;
+}
+
+void check(const Case& c) {
+  CustomOp& op = find(c.op);
+  Sides in, out;
+  if (!infer(op, c, &in, &out)) return fail(title(c) + ": its shapes are refused");
+  Run r(c, in, out);
+  run(op, c, &r);
+  if (!r.forward || (!op.backward_fp.empty() && !r.backward)) return fail(title(c));
+  std::printf("%08x %08x %08x %s\n", checksum(r.out), checksum(r.back), checksum(r.in),
+              title(c).c_str());
+}
+
+// Inference and computation have to refuse it; for the latter, arrays are made for `like`.
+void check_refused(const Case& c, const Case& like) {
+  CustomOp& op = find(c.op);
+  Sides in, out, inferred, none;
+  if (!infer(op, like, &in, &out)) return fail(title(like) + ": its shapes are refused");
+  if (infer(op, c, &inferred, &none)) fail(title(c) + ": its shapes are not refused");
+  Run r(like, in, out);
+  run(op, c, &r);
+  if (r.forward) fail(title(c) + ": is not refused");
+  std::printf("refused %s\n", title(c).c_str());
+}
+
+// An array that is smaller than the others want it to be.
+void check_sizes(const Case& c) {
+  CustomOp& op = find(c.op);
+  Sides in, out;
+  infer(op, c, &in, &out);
+  for (size_t i = 0; i < in.size(); ++i) {
+    Sides wrong = in;
+    wrong[i].back() += 1;
+    if (in.size() == 1) wrong[i][0] -= 1;
+    Run r(c, wrong, out);
+    run(op, c, &r);
+    if (r.forward) fail(title(c) + ": another size of an input is not refused");
+  }
+  std::printf("refused other sizes: %s\n", title(c).c_str());
+}
+
+// Each allocation fails once.
+void check_allocations(const Case& c) {
+  CustomOp& op = find(c.op);
+  Sides in, out;
+  if (!infer(op, c, &in, &out)) return fail(title(c) + ": its shapes are refused");
+  int reported = 0;
+  for (long allowed = 0;; ++allowed) {
+    Run r(c, in, out);
+    Tensors ins = tensors(r.in), outs = tensors(r.out), back = tensors(r.back);
+    const fcomp_t forward = op.forward_fp[0];
+    // On threads of its own, whose buffers are empty, and which give them back when they end.
+    MXReturnValue done = MX_SUCCESS;
+    std::thread([&] {
+      allocations_left = allowed;
+      done = forward(c.attrs, &ins, &outs, no_resource());
+      allocations_left = -1;
+    }).join();
+    if (done == MX_SUCCESS) break;
+    ++reported;
+  }
+  std::printf("%d allocations failed: %s\n", reported, title(c).c_str());
+}
+
+void check_pixels() {
+  for (int64_t channels : {1, 3, 4})
+    for (uint8_t mirrored : {0, 1}) {
+      const int64_t images = 3, height = 5, width = 7, rows = 8, columns = 9, top = 3, left = 2;
+      std::vector<std::unique_ptr<uint8_t[]>> whole;
+      std::vector<const uint8_t*> starts;
+      const std::vector<int64_t> strides(images, columns * channels);
+      const std::vector<uint8_t> mirrors(images, mirrored);
+      for (int64_t i = 0; i < images; ++i) {
+        whole.emplace_back(new uint8_t[rows * columns * channels]);
+        for (int64_t p = 0; p < rows * columns * channels; ++p)
+          whole.back()[p] = static_cast<uint8_t>(p * 7 + i);
+        starts.push_back(whole.back().get() + (top * columns + left) * channels);
+      }
+      std::unique_ptr<uint8_t[]> crops(new uint8_t[images * channels * height * width]);
+      alexnet_crop(starts.data(), strides.data(), mirrors.data(), crops.get(), images, channels,
+                   height, width);
+      Arrays result;
+      result.emplace_back(new Array({images, channels, height, width}));
+      const std::vector<float> shift(images * channels, -100.5f), deviation(channels, 58.4f);
+      alexnet_normalize(crops.get(), shift.data(), deviation.data(), result[0]->values.get(),
+                        images, channels, height * width);
+      std::printf("%08x pixels, %d channels%s\n", checksum(result), static_cast<int>(channels),
+                  mirrored ? ", mirrored" : "");
+    }
+}
+
+void check_refusals() {
+  const Case pool = {"_alexnet_max_pool", {{"kernel", "(2, 2)"}, {"stride", "(2, 2)"}},
+                     {2, 3, 4, 7}, 1};
+  const Case convolution = {"_alexnet_convolution", {{"kernel", "(3, 3)"}, {"num_filter", "4"}},
+                            {2, 4, 7, 7}, 3};
+  const Case dense = {"_alexnet_fully_connected", {{"num_hidden", "4"}}, {2, 3}, 3};
+  const Case lrn = {"_alexnet_lrn", {{"nsize", "3"}}, {2, 3, 4, 4}, 1};
+  const struct { Case like; const char *name, *value; } wrong[] = {
+      {pool, "kernel", "(5, 2)"}, {pool, "kernel", "(2, 0)"}, {pool, "kernel", "(2, 8)"},
+      {pool, "kernel", "(2, 2, 2)"}, {pool, "kernel", "2"}, {pool, "kernel", "(2, 2"},
+      {pool, "stride", "(2, 0)"}, {pool, "stride", "(0, 2)"}, {pool, "stride", "(2, -1)"},
+      {pool, "kernel", "(99999999999999999999, 2)"}, {convolution, "kernel", "(3, 5)"},
+      {convolution, "kernel", "(3, 0)"}, {convolution, "pad", "(1, -1)"},
+      {convolution, "pad", "(2147483647, 2147483647)"}, {convolution, "pad", "(1, x)"},
+      {convolution, "pad", "(9223372036854775807, 0)"}, {convolution, "num_filter", "0"},
+      {convolution, "num_filter", "4294967297"}, {convolution, "num_filter", "4.5"},
+      {convolution, "num_group", "3"}, {convolution, "num_group", "0"},
+      {convolution, "act_type", "tanh"}, {dense, "num_hidden", "0"},
+      {dense, "num_hidden", "4294967300"}, {dense, "num_hidden", "1e300"}, {lrn, "nsize", "0"},
+      {lrn, "nsize", "1e300"}, {lrn, "alpha", "0,5"}, {lrn, "kernel", "(2, 2)"}};
+  for (const auto& each : wrong) {
+    Case c = each.like;
+    c.attrs[each.name] = each.value;
+    check_refused(c, each.like);
+  }
+  // The last window would begin at 2 * 3 of 6 rows.
+  const Case beyond = {"_alexnet_max_pool", {{"kernel", "(1, 1)"}, {"stride", "(3, 3)"},
+                       {"pooling_convention", "full"}}, {1, 1, 6, 6}, 1};
+  Case within = beyond;
+  within.attrs["pooling_convention"] = "valid";
+  check_refused(beyond, within);
+  const Case huge = {"_alexnet_fully_connected", {{"num_hidden", "4"}},
+                     {2, 65536, 65536}, 3};
+  Sides in, out;
+  if (infer(find(huge.op), huge, &in, &out)) fail(title(huge) + ": its shapes are not refused");
+  for (const Case& c : {pool, convolution, dense, updates()[1]}) check_sizes(c);
+}
+
+}  // namespace
+
+int main(int argc, char**) {
+  std::vector<Case> cases;
+  for (auto make : {convolutions, fully_connected, normalisations_and_poolings, updates})
+    for (const Case& c : make()) cases.push_back(c);
+  std::printf("variant: %s\n", alexnet_variant());
+  if (argc > 1) {
+    for (const Case& c : cases) check_allocations(c);
+  } else {
+    for (const Case& c : cases) check(c);
+    check_pixels();
+    check_refusals();
+  }
+  return failures > 0;
+}
