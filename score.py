@@ -18,7 +18,7 @@ from common.checkpoint.config import versions
 from common.cli import UserError
 from common.evaluate import classifier, confusion, evaluator
 from common.input import pipeline
-from common.io import files
+from common.io import cpus, files
 from common.runtime import devices
 
 
@@ -40,7 +40,7 @@ def parse_args():
     add("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     add("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
     add("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
-    add("--data-nthreads", type=cli.positive_int, default=os.cpu_count(), help="decoding threads")
+    add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="decoding threads")
     add("--per-class", action="store_true", help="print a line for each class, too")
     add(
         "--confusion",

@@ -19,14 +19,14 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Iterator, List, NamedTuple, Optional
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from common import cli
 from common.cli import ArgumentParser, UserError, run
+from common.io import cpus
+from common.io.opencv import cv2
 from common.records import picture, records
-from common.runtime.bootstrap import physical_cores
 from data import pack
 
 _CHUNK = 64  # images a task
@@ -140,7 +140,7 @@ def _parse(argv):
     add("--repair", metavar="OUT", help="write OUT.rec, .idx and so on, of the good records")
     add("--overwrite", action="store_true", help="replace output that is there already")
     add("--num-classes", type=cli.positive_int, help="default: as X-classes.txt has")
-    add("--data-nthreads", type=cli.positive_int, default=physical_cores(), help="for --decode")
+    add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="for --decode")
     return parser.parse_args(argv)
 
 

@@ -20,13 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
-import cv2
 from tqdm import tqdm
 
 from common import cli
 from common.cli import UserError
+from common.io import cpus
+from common.io.opencv import cv2
 from common.records.picture import Unreadable, encode
-from common.runtime.bootstrap import physical_cores
 
 Item = Tuple[str, int, Union[bytes, str]]  # name for the report, label, picture's bytes or path
 
@@ -192,7 +192,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     )
     add("--quality", type=_quality, default=95, help="of a JPEG, 1 to 100")
     add("--encoding", choices=[".jpg", ".png"], default=".jpg", help="of the stored images")
-    add("--workers", type=cli.positive_int, default=physical_cores(), help="processes")
+    add("--workers", type=cli.positive_int, default=cpus.available(), help="processes")
     add("--skip-bad", action="store_true", help="leave unreadable images out; they are still named")
     add("--overwrite", action="store_true", help="replace output that is there already")
 

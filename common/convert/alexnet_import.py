@@ -14,11 +14,11 @@ import itertools
 import json
 from typing import List, NamedTuple
 
-import cv2
 import numpy as np
 
 import symbols
 from common.cli import UserError
+from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
 from . import compare

@@ -4,11 +4,11 @@ import functools
 import re
 from typing import List
 
-import cv2
 import numpy as np
 
 from common.cli import UserError
 from common.io.log import quiet
+from common.io.opencv import cv2
 
 from .alexnet_import import NETWORK, Layer, number, translate
 

@@ -3,10 +3,10 @@
 import functools
 from typing import Dict, List
 
-import cv2
 import numpy as np
 
 from common.cli import UserError
+from common.io.opencv import cv2
 
 from .alexnet_import import NETWORK, Layer, number, translate
 

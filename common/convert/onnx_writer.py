@@ -19,11 +19,11 @@ import re
 import tempfile
 from typing import Dict, Optional, Sequence
 
-import cv2
 import numpy as np
 
 from common.cli import UserError
 from common.evaluate import classifier
+from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
 from . import compare

@@ -7,13 +7,14 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-import cv2
 import numpy as np
 
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.graph.lowering import MANY, lower_native
+from common.io import cpus
+from common.io.opencv import cv2
 from common.records import records
 from common.runtime import native
 from common.runtime.mxnet import mx
@@ -224,7 +225,7 @@ class Classifier:
 
     def _prepare_ahead(self, pictures):
         """Each picture as :meth:`_prepare` returns it, in order, up to two batches ahead."""
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(cpus.available()) as threads:
             waiting = collections.deque()
             for picture in pictures:
                 waiting.append(threads.submit(self._prepare, picture))

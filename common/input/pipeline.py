@@ -7,13 +7,13 @@ mirror image half of the time, PCA lighting of deviation 0.1; the centre crop fo
 import contextlib
 import functools
 import itertools
-import os
 from typing import Iterator, Optional, Tuple
 
 import numpy as np
 
 from common import cli
 from common.cli import UserError
+from common.io import cpus
 from common.io.log import quiet
 from common.records import records
 from common.runtime import native
@@ -34,7 +34,7 @@ def add_data_args(parser) -> None:
     data.add_argument("--rgb-mean", type=cli.numbers, help="taken off each channel, R,G,B")
     data.add_argument("--rgb-std", type=cli.numbers, help="each channel is divided by, R,G,B")
     data.add_argument(
-        "--data-nthreads", type=cli.positive_int, default=os.cpu_count(), help="decoding threads"
+        "--data-nthreads", type=cli.positive_int, default=cpus.available(), help="decoding threads"
     )
     data.add_argument("--data-backend", choices=["mxnet", "dali"], default="mxnet", help="reader")
     data.add_argument(

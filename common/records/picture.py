@@ -11,8 +11,9 @@ import struct
 import zlib
 from typing import NamedTuple, Optional, Tuple
 
-import cv2
 import numpy as np
+
+from common.io.opencv import cv2
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PROOF = cv2.IMREAD_REDUCED_COLOR_8  # every bit of a JPEG is read, at a fraction of the work

@@ -5,12 +5,13 @@ starts only half as many OpenMP threads as there are cores. :func:`prepare` supp
 touching what is already there; a user's own environment variable always wins.
 """
 
-import ctypes
 import importlib.util
 import os
 import sys
 
+from common import cli
 from common.cli import UserError
+from common.io import cpus, libraries
 
 from . import cuda
 
@@ -48,7 +49,7 @@ def _supply_numpy_names():
         import numpy as np
     except ImportError as error:
         cause = str(error).strip().splitlines()[0]
-        _refuse(f"numpy: cannot be imported ({cause}); pip install --force-reinstall numpy")
+        cli.refuse(f"numpy: cannot be imported ({cause}); pip install --force-reinstall numpy")
     wanted = dict(_ALIASES, bool=bool, int=int, float=float, object=object)
     wanted["msort"] = lambda a: np.sort(a, axis=0)
     wanted.update({old: getattr(np, new, None) for old, new in _RENAMED.items()})
@@ -64,30 +65,16 @@ def _supply_numpy_names():
         np.compat.basestring = (str, bytes)
 
 
-def physical_cores():
-    """Cores this process may run on, hyper-threads of one core counted once."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
-    siblings = set()
-    for cpu in allowed:
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
-                siblings.add(file.read())
-        except OSError:
-            siblings.add(cpu)
-    return len(siblings)
-
-
 def prepare():
     """Make ``import mxnet`` work and fast; safe to call more than once."""
     if importlib.util.find_spec("mxnet") is None:
-        _refuse("mxnet: not installed for this Python; run . .venv/bin/activate (after make demo)")
+        cli.refuse(
+            "mxnet: not installed for this Python; run . .venv/bin/activate (after make demo)"
+        )
     if sys.version_info >= (3, 12) and importlib.util.find_spec("distutils") is None:
-        _refuse("distutils: MXNet imports it and this Python has none; pip install setuptools")
+        cli.refuse("distutils: MXNet imports it and this Python has none; pip install setuptools")
     _supply_numpy_names()
-    os.environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+    _set_threads()
     # How long a waiting thread spins before it sleeps. GNU OpenMP's default, some milliseconds,
     # makes small networks ten times slower as soon as another process wants the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -95,9 +82,17 @@ def prepare():
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
         os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
         os.environ.setdefault("MXNET_CUDNN_LIB_CHECKING", "0")
-    _check_openmp()  # after the settings above: GNU OpenMP reads them when it is loaded
+    _check_libraries()  # after the settings above: GNU OpenMP reads them when it is loaded
     if cuda.is_needed():
         _prepare_cuda()
+
+
+def _set_threads() -> None:
+    # Without the variable MXNet starts half as many threads; a list such as 4,2 kills it.
+    try:
+        os.environ["OMP_NUM_THREADS"] = str(cpus.openmp_threads())
+    except UserError as error:
+        cli.refuse(str(error))
 
 
 def _prepare_cuda():
@@ -109,17 +104,11 @@ def _prepare_cuda():
     try:
         cuda.load_libraries()
     except UserError as error:
-        _refuse(str(error))
+        cli.refuse(str(error))
 
 
-def _check_openmp():
-    if sys.platform == "linux":
-        try:
-            ctypes.CDLL("libgomp.so.1")
-        except OSError:
-            _refuse("libgomp.so.1: not found, and MXNet needs it; apt-get install libgomp1")
-
-
-def _refuse(message):
-    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
-    sys.exit(2)
+def _check_libraries() -> None:
+    name = libraries.missing(["libgomp.so.1", "libquadmath.so.0"])
+    if name:
+        package = libraries.PACKAGES[name]
+        cli.refuse(f"{name}: not found, and MXNet needs it; apt-get install {package}")

@@ -1,11 +1,9 @@
 """What MXNet 1.9.1 needs of its surroundings."""
 
-import os
-
 import pytest
 from conftest import ROOT, assert_refused, run_script
 
-from common.runtime import bootstrap
+from common.io import cpus
 
 
 def test_mxnet_imports_trains_and_saves_with_this_numpy_and_python(tmp_path):
@@ -39,12 +37,19 @@ def test_a_numpy_that_cannot_be_imported_is_named():
     assert_refused(run_script("-c", command), "numpy: cannot be imported", "pip install")
 
 
-def test_without_openmp_one_line_names_the_package():
+@pytest.mark.parametrize(
+    "library, package", [("libgomp.so.1", "libgomp1"), ("libquadmath.so.0", "libquadmath0")]
+)
+def test_a_library_of_the_system_that_mxnet_lacks_is_named_with_its_package(library, package):
     command = (
-        "import ctypes\ndef refuse(*a): raise OSError\nimport numpy; ctypes.CDLL = refuse\n"
-        "import common.runtime.mxnet"
+        "import ctypes, numpy\nload = ctypes.CDLL\n"
+        "def refuse(name, *more):\n"
+        f"    if name == {library!r}: raise OSError\n"
+        "    return load(name, *more)\n"
+        "ctypes.CDLL = refuse\nimport common.runtime.mxnet"
     )
-    assert_refused(run_script("-c", command), "apt-get install libgomp1")
+    words = f"{library}: not found, and MXNet needs it; apt-get install {package}"
+    assert_refused(run_script("-c", command), words)
 
 
 def test_a_users_own_thread_count_wins(tmp_path):
@@ -52,18 +57,35 @@ def test_a_users_own_thread_count_wins(tmp_path):
     assert run_script("-c", show, OMP_NUM_THREADS="7").stdout == "7\n"
 
 
-def test_threads_default_to_the_physical_cores():
+def test_threads_default_to_the_cpus_that_are_available():
     show = (
         "import os; os.environ.pop('OMP_NUM_THREADS', 0); import common.runtime.mxnet;"
         "print(os.environ['OMP_NUM_THREADS'])"
     )
-    assert run_script("-c", show).stdout == f"{bootstrap.physical_cores()}\n"
+    assert run_script("-c", show).stdout == f"{cpus.available()}\n"
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
-def test_only_cores_this_process_may_use_are_counted():
-    show = (
-        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
-        "from common.runtime import bootstrap; print(bootstrap.physical_cores())"
-    )
-    assert run_script("-c", show, cwd=ROOT).stdout == "1\n"
+@pytest.mark.parametrize("script", ["predict.py", "train_imagenet.py", "score.py"])
+@pytest.mark.parametrize(
+    "cause, words",
+    [
+        (
+            "libGL.so.1: cannot open shared object file: No such file or directory",
+            ["cv2: cannot be imported (libGL.so.1: cannot open", "; apt-get install libgl1\n"],
+        ),
+        (
+            "odd",
+            ["cv2: cannot be imported (odd); pip install --force-reinstall opencv-python-head"],
+        ),
+    ],
+)
+def test_an_opencv_that_cannot_be_imported_is_one_line(tmp_path, script, cause, words):
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({cause!r})")
+    result = run_script(script, "--help", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert_refused(result, f"{script}: error: ", *words)
+
+
+def test_packing_names_the_package_that_opencv_lacks(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open')")
+    result = run_script("-m", "data.folder", "--help", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert_refused(result, "apt-get install libgl1")
