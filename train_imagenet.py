@@ -74,7 +74,14 @@ def main():
         loop.test_io(args, batches, images)
         return
 
-    devices.check_memory(symbol, contexts, args)
+    devices.check_memory(
+        symbol,
+        contexts,
+        batch_size=args.batch_size,
+        image_shape=args.image_shape,
+        optimizer=args.optimizer,
+        dtype=args.dtype,
+    )
     fingerprint = training and records.fingerprint(training.path)
     with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext():
         resumed = resume.prepare(args, fingerprint)

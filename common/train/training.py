@@ -57,7 +57,7 @@ def bind(
         seen = (shape[0] // len(contexts), *shape[1:])  # by one of them
         symbol = lower_native(symbol, seen) if fast else lower(symbol, shape)
     else:
-        devices.set_cudnn(args)
+        devices.set_cudnn(args.cudnn_tune, args.deterministic)
     half = not on_cpu and args.dtype == "float16"
     if half:
         symbol = precision.cast(symbol, args.dtype, args.loss_scale)
