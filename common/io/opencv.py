@@ -1,4 +1,4 @@
-"""OpenCV, or one line that says what it lacks: the one module of the project that imports it.
+"""OpenCV, or one line that says what it lacks; no other module of the project imports it.
 
 from common.io.opencv import cv2
 """

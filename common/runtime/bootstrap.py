@@ -1,8 +1,8 @@
-"""What MXNet 1.9.1 needs before it is imported: old numpy names, threads, quiet, CUDA's libraries.
+"""Prepares the process for ``import mxnet``: numpy's old names, threads, quiet, CUDA's libraries.
 
-MXNet was retired in 2023; its last release uses names that numpy 1.24 and numpy 2 removed, and it
-starts only half as many OpenMP threads as there are cores. :func:`prepare` supplies both, without
-touching what is already there; a user's own environment variable always wins.
+MXNet was retired in 2023. Its last release uses names that numpy 1.24 and numpy 2 removed, and it
+starts only half as many OpenMP threads as there are cores. :func:`prepare` mends both. It keeps
+every name that numpy still has and every environment variable that the user has set.
 """
 
 import importlib.util
@@ -15,8 +15,8 @@ from common.io import cpus, libraries
 
 from . import cuda
 
-# What ``import mxnet`` (or mxnet.numpy's fallback table) reads from numpy, and what numpy >= 1.24
-# or >= 2 no longer has. The financial functions left numpy in 1.20: mxnet only lists them.
+# Names that ``import mxnet`` (or mxnet.numpy's fallback table) reads from numpy, and that numpy
+# 1.24 or numpy 2 removed. The financial functions left numpy in 1.20; MXNet only lists them.
 _ALIASES = {
     "PZERO": 0.0,
     "NZERO": -0.0,
@@ -44,7 +44,7 @@ def _gone(name):
     return function
 
 
-def _supply_numpy_names():
+def _supply_numpy_names() -> None:
     try:
         import numpy as np
     except ImportError as error:
@@ -65,8 +65,12 @@ def _supply_numpy_names():
         np.compat.basestring = (str, bytes)
 
 
-def prepare():
-    """Make ``import mxnet`` work and fast; safe to call more than once."""
+def prepare() -> None:
+    """Make ``import mxnet`` work, and MXNet fast; safe to call more than once.
+
+    What is missing (a package, a library of the system, the driver) becomes one line on stderr,
+    and the process exits with code 2.
+    """
     if importlib.util.find_spec("mxnet") is None:
         cli.refuse(
             "mxnet: not installed for this Python; run . .venv/bin/activate (after make demo)"
@@ -76,7 +80,7 @@ def prepare():
     _supply_numpy_names()
     _set_threads()
     # How long a waiting thread spins before it sleeps. GNU OpenMP's default, some milliseconds,
-    # makes small networks ten times slower as soon as another process wants the cores.
+    # makes small networks ten times slower as soon as another process uses the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if "--verbose" not in sys.argv:
         os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
@@ -95,11 +99,11 @@ def _set_threads() -> None:
         cli.refuse(str(error))
 
 
-def _prepare_cuda():
-    # --gpus counts as nvidia-smi does; CUDA's own order begins with the fastest card.
+def _prepare_cuda() -> None:
+    # --gpus numbers GPUs as nvidia-smi does; CUDA's own order begins with the fastest.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    # MXNet's fusion of element-wise layers compiles PTX of CUDA 11.8, which drivers before 520
-    # refuse, and finds nothing to fuse in AlexNet.
+    # Fusion of element-wise layers compiles PTX of CUDA 11.8, which drivers before 520 refuse. It
+    # finds nothing to fuse in AlexNet.
     os.environ.setdefault("MXNET_USE_FUSION", "0")
     try:
         cuda.load_libraries()
