@@ -48,10 +48,10 @@ test-cuda:
 	@$(MAKE) --no-print-directory CUDA=1 VENV=$(VENV)-cuda $(VENV)-cuda/.ready
 	@CUDA_PYTHON=$(VENV)-cuda/bin/python $(BIN)/python -m pytest -m cuda
 
-# ruff needs Python 3.9, and its version is fixed so that its opinion is
+# ruff and mypy need Python 3.10; their versions are fixed, so that their verdicts are
 lint:
-	@test -x $(BIN)/ruff || { echo 'error: make lint needs Python 3.9 or later' >&2; exit 2; }
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@test -x $(BIN)/mypy || { echo 'error: make lint needs Python 3.10 or later' >&2; exit 2; }
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
 clean:
 	rm -rf .venv .venv-* *.egg-info

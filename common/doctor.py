@@ -9,6 +9,7 @@ the report.
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -59,7 +60,8 @@ say(scripts=True)
 
 def main() -> int:
     """Print the report; 0 if MXNet computes and the scripts can be imported, else 1."""
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     facts = _try_mxnet()
     to_do = []
     for section in (_python, _cpu, _mxnet, _native, _opencv, _dali, _libraries, _gpus, _cache):

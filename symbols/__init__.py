@@ -13,13 +13,13 @@ article's counts and LeCun's. tests/graph/test_gradients.py compares outputs and
 implementation in numpy.
 """
 
-from typing import Optional, Tuple
+from typing import Callable, Dict, Optional, Tuple
 
 from common.runtime.mxnet import mx
 
 from . import alexnet, alexnet2012, lenet
 
-NETWORKS = {
+NETWORKS: Dict[str, Callable[..., mx.sym.Symbol]] = {
     "alexnet": alexnet.get_symbol,
     "alexnet2012": alexnet2012.get_symbol,
     "lenet": lenet.get_symbol,

@@ -79,7 +79,7 @@ def create(prefix: str, classes: Optional[Sequence[str]] = None) -> Iterator[Rec
     with atomic(*paths) as (rec_path, idx_path, *names):
         for path in names:
             with open(path, "w", encoding="utf-8") as file:
-                file.writelines(f"{name}\n" for name in classes)
+                file.writelines(f"{name}\n" for name in classes or ())
         with open(rec_path, "wb", 1 << 20) as rec, open(idx_path, "wb", 1 << 20) as idx:
             yield RecordWriter(rec, idx)
 
@@ -126,7 +126,8 @@ def scan(path: str) -> Records:
         found = _scan(path)
         if identity and len(found[0]) >= _MANY:
             cache.remember(path, identity, offsets=found[0], labels=found[1])
-    return Records(path, *found, class_names(path))
+    offsets, labels = found
+    return Records(path, offsets, labels, class_names(path))
 
 
 def _scan(path):
