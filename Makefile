@@ -3,7 +3,7 @@
 # make demo NETWORK=lenet                      the same with MNIST and LeNet-5
 # make demo CUDA=1                             on GPU 0; GPUS=0,1 picks others. 2 GB of wheels
 # make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU
-# make test | lint     PYTHON=python3.13 make test   picks the interpreter
+# make test | lint     PYTHON=python3.14 make test   picks the interpreter
 PYTHON  ?= python3
 NETWORK ?= alexnet
 GPUS    ?= 0
@@ -19,10 +19,10 @@ DATASET := $(dataset_$(NETWORK))
 demo test test-slow test-cuda lint: $(VENV)/.ready
 test-slow: .venv-bench/.ready
 
-# numpy<2 is all that MXNet's metadata accepts, and Python 3.13 has only numpy 2: no dependencies.
+# MXNet's metadata asks for numpy<2, which Python 3.13 and later do not have: no dependencies.
 $(VENV)/.ready: setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 8) <= v <= (3, 13) or \
-	  sys.exit("error: $(PYTHON) is Python %d.%d; MXNet 1.9.1 needs 3.8 to 3.13: make PYTHON=python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 8) <= v <= (3, 14) or \
+	  sys.exit("error: $(PYTHON) is Python %d.%d; this runs on 3.8 to 3.14: make PYTHON=python3.14" % v)'
 	@echo "Creating $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mxnet$(if $(CUDA),-cu112)==1.9.1

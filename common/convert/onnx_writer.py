@@ -24,6 +24,7 @@ import numpy as np
 from common.cli import UserError
 from common.evaluate import classifier
 from common.io.opencv import cv2
+from common.runtime import bootstrap
 from common.runtime.mxnet import mx
 
 from . import compare
@@ -41,9 +42,9 @@ def check_packages() -> None:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"{name}: is not installed; pip install '.[onnx]'")
     version = importlib.metadata.version("onnx")
-    if not (1, 13, 1) <= tuple(map(int, re.findall(r"\d+", version)[:3])) < (1, 19):
+    if not (1, 13, 1) <= tuple(map(int, re.findall(r"\d+", version)[:3])) < (1, 24):
         raise UserError(
-            f"onnx {version}: MXNet's converter works with 1.13.1 to 1.18.0; pip install '.[onnx]'"
+            f"onnx {version}: MXNet's converter works with 1.13.1 to 1.23; pip install '.[onnx]'"
         )
 
 
@@ -64,6 +65,7 @@ def convert(
     import onnx
     from onnx import checker, numpy_helper
 
+    bootstrap.supply_onnx_mapping()
     weights = {**arg_params, **aux_params}
     images = (batch_size or 1, *image_shape)
     shapes = [weights[name].shape if name in weights else images for name in symbol.list_inputs()]

@@ -5,9 +5,13 @@ starts only half as many OpenMP threads as there are cores. :func:`prepare` mend
 every name that numpy still has and every environment variable that the user has set.
 """
 
+import contextlib
+import importlib
 import importlib.util
 import os
 import sys
+from types import ModuleType
+from typing import Any
 
 from common import cli
 from common.cli import UserError
@@ -60,9 +64,29 @@ def _supply_numpy_names() -> None:
         if name not in np.__dict__ and not (old and name in ("bool", "int", "float", "object")):
             setattr(np, name, value)
     if not hasattr(np, "compat"):
-        np.compat = type(sys)("numpy.compat")
+        np.compat = ModuleType("numpy.compat")
     if not hasattr(np.compat, "basestring"):
         np.compat.basestring = (str, bytes)
+
+
+def supply_onnx_mapping() -> None:
+    """Supply ``onnx.mapping``, which MXNet's converter reads and onnx 1.19 removed."""
+    import onnx
+
+    with contextlib.suppress(ImportError):
+        importlib.import_module("onnx.mapping")
+        return
+    kinds = onnx.TensorProto
+    mapping: Any = ModuleType("onnx.mapping")
+    mapping.TENSOR_TYPE_TO_NP_TYPE = {
+        kind: onnx.helper.tensor_dtype_to_np_dtype(kind)
+        for kind in (kinds.FLOAT, kinds.FLOAT16, kinds.DOUBLE, kinds.BOOL)
+        + (kinds.INT8, kinds.UINT8, kinds.INT32, kinds.INT64)
+    }
+    mapping.NP_TYPE_TO_TENSOR_TYPE = {
+        numpy_type: kind for kind, numpy_type in mapping.TENSOR_TYPE_TO_NP_TYPE.items()
+    }
+    sys.modules["onnx.mapping"] = onnx.mapping = mapping
 
 
 def prepare() -> None:

@@ -17,7 +17,7 @@ from common.cli import UserError
 
 HOLD = """
 import sys, common.runtime.mxnet
-from common.lock import lock
+from common.checkpoint.lock import lock
 with lock(sys.argv[1]):
     open(sys.argv[1] + "-0009.params.tmp1", "w").close()
     print("locked", flush=True)

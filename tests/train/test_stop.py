@@ -14,7 +14,7 @@ from common.checkpoint import store
 
 LOOP = """
 import os, signal, sys
-from common.stop import Stop
+from common.io.signals import Stop
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 send = lambda number: os.kill(os.getpid(), number)
@@ -70,8 +70,8 @@ def test_outside_of_it_signals_are_what_they_were():
 
 BLOCKED = """
 import sys
-from common.log import RunLog
-from common.stop import Stop
+from common.io.log import RunLog
+from common.io.signals import Stop
 
 log = RunLog()
 with Stop(log.say) as stop:
