@@ -3,6 +3,7 @@
 import ast
 import glob
 import os
+import re
 
 import pytest
 from conftest import ROOT
@@ -59,8 +60,6 @@ NOT_YET = {
         "common/io/files.py",
         "common/io/log.py",
         "common/records/records.py",
-        "common/runtime/bootstrap.py",
-        "common/runtime/devices.py",
         "common/runtime/native.py",
         "common/train/finetune.py",
         "common/train/loop.py",
@@ -79,13 +78,9 @@ NOT_YET = {
         "predict.py",
         "quantize.py",
         "score.py",
-        "symbols/__main__.py",
-        "symbols/scope.py",
         "train_imagenet.py",
     },
-    "undocumented": {
-        "symbols/__main__.py",
-    },
+    "undocumented": set(),
 }
 
 
@@ -197,3 +192,17 @@ def test_the_packages_of_common_have_empty_init_files():
     paths = [path for path in FILES if path.startswith("common/") and path.endswith("__init__.py")]
     assert len(paths) > len(FLOORS)
     assert [path for path in paths if os.path.getsize(os.path.join(ROOT, path))] == []
+
+
+def test_all_files_name_the_same_versions_of_python():
+    texts = {}
+    for path in ("setup.cfg", "Makefile", "README.md"):
+        with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+            texts[path] = file.read()
+    oldest, beyond = re.search(
+        r"python_requires = >=3\.(\d+), <3\.(\d+)", texts["setup.cfg"]
+    ).groups()
+    newest = int(beyond) - 1
+    assert f"(3, {oldest}) <= v <= (3, {newest})" in texts["Makefile"]
+    assert f"3.{oldest} to 3.{newest}: make PYTHON=python3.{newest}" in texts["Makefile"]
+    assert f"on Python 3.{oldest} to 3.{newest}" in texts["README.md"]

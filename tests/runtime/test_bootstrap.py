@@ -1,9 +1,13 @@
 """What MXNet 1.9.1 needs of its surroundings."""
 
+import sys
+
+import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, run_script
 
 from common.io import cpus
+from common.runtime import bootstrap
 
 
 def test_mxnet_imports_trains_and_saves_with_this_numpy_and_python(tmp_path):
@@ -89,3 +93,17 @@ def test_packing_names_the_package_that_opencv_lacks(tmp_path):
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open')")
     result = run_script("-m", "data.folder", "--help", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert_refused(result, "apt-get install libgl1")
+
+
+def test_onnx_mapping_is_supplied_where_onnx_has_none(monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setattr(onnx, "mapping", None, raising=False)
+    monkeypatch.setitem(sys.modules, "onnx.mapping", None)
+    bootstrap.supply_onnx_mapping()
+    supplied = onnx.mapping
+    bootstrap.supply_onnx_mapping()  # a second export finds it there
+    assert onnx.mapping is supplied is sys.modules["onnx.mapping"]
+    for name in ("float32", "float16", "float64", "bool", "int8", "uint8", "int32", "int64"):
+        kind = supplied.NP_TYPE_TO_TENSOR_TYPE[np.dtype(name)]
+        assert kind == onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name))
+        assert supplied.TENSOR_TYPE_TO_NP_TYPE[kind] == np.dtype(name)
