@@ -4,7 +4,7 @@
 # make demo CUDA=1                             on GPU 0; GPUS=0,1 picks others. 2 GB of wheels
 # make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU
 # make sanitize        native/ under GCC's address, undefined and thread sanitizers
-# make test | lint     PYTHON=python3.13 make test   picks the interpreter
+# make test | lint     PYTHON=python3.14 make test   picks the interpreter
 PYTHON  ?= python3
 NETWORK ?= alexnet
 GPUS    ?= 0
@@ -20,10 +20,10 @@ DATASET := $(dataset_$(NETWORK))
 demo test test-slow test-cuda sanitize lint: $(VENV)/.ready
 test-slow: .venv-bench/.ready
 
-# numpy<2 is all that MXNet's metadata accepts, and Python 3.13 has only numpy 2: no dependencies.
+# MXNet's metadata asks for numpy<2, which Python 3.13 and later do not have: no dependencies.
 $(VENV)/.ready: setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 8) <= v <= (3, 13) or \
-	  sys.exit("error: $(PYTHON) is Python %d.%d; MXNet 1.9.1 needs 3.8 to 3.13: make PYTHON=python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 8) <= v <= (3, 14) or \
+	  sys.exit("error: $(PYTHON) is Python %d.%d; this runs on 3.8 to 3.14: make PYTHON=python3.14" % v)'
 	@echo "Creating $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mxnet$(if $(CUDA),-cu112)==1.9.1
@@ -52,10 +52,10 @@ test-cuda:
 sanitize:
 	@$(BIN)/python tests/native/sanitize.py
 
-# ruff needs Python 3.9, and its version is fixed so that its opinion is
+# ruff and mypy need Python 3.10; their versions are fixed, so that their verdicts are
 lint:
-	@test -x $(BIN)/ruff || { echo 'error: make lint needs Python 3.9 or later' >&2; exit 2; }
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	@test -x $(BIN)/mypy || { echo 'error: make lint needs Python 3.10 or later' >&2; exit 2; }
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
 clean:
 	rm -rf .venv .venv-* *.egg-info

@@ -21,7 +21,7 @@ from common.evaluate.evaluator import Evaluator, check_crops
 from common.evaluate.scores import resolve_top_k
 from common.input import pipeline
 from common.input.preparation import Preparation
-from common.io import files
+from common.io import cpus, files
 from common.runtime import devices
 
 
@@ -43,7 +43,7 @@ def parse_args():
     add("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     add("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
     add("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
-    add("--data-nthreads", type=cli.positive_int, default=os.cpu_count(), help="decoding threads")
+    add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="decoding threads")
     add("--per-class", action="store_true", help="print a line for each class, too")
     add(
         "--confusion",

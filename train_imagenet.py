@@ -98,7 +98,14 @@ def main():
     if args.test_io:
         loop.test_io(data, pipeline.training_iterator(data, contexts[0]), args.disp_batches)
         return
-    devices.check_memory(symbol, contexts, args)
+    devices.check_memory(
+        symbol,
+        contexts,
+        batch_size=args.batch_size,
+        image_shape=args.image_shape,
+        optimizer=args.optimizer,
+        dtype=args.dtype,
+    )
     with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext() as locked:
         train(args, contexts, data, validation, symbol, pretrained, locked)
     if args.model_prefix:
@@ -114,7 +121,8 @@ def train(args, contexts, data, validation, symbol, pretrained, locked):
     said = resume.describe(args, resumed)
     if said:
         print(said)
-    devices.set_cudnn(args)
+    if args.gpus:
+        devices.set_cudnn(args.cudnn_tune, args.deterministic)
     settings = binding.ModuleSettings.from_args(args)
     scheduler = settings.learning_rate.scheduler(length)
     std = data.preparation.std if data.dtype == "uint8" else None

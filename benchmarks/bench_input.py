@@ -25,8 +25,8 @@ import report
 
 from common import cli
 from common.input import dali
+from common.io import cpus
 from common.records.writer import create_records
-from common.runtime.bootstrap import physical_cores
 
 REPEATS = 10  # of each image in an epoch
 SIZES = (341, 256), (256, 341), (384, 256), (256, 256)
@@ -58,7 +58,7 @@ def main() -> None:
         for _ in range(args.rounds):
             for name in contestants:
                 rounds[name].append(measure(name, folder, args))
-    print(f"{args.images} JPEGs of {mean_bytes} bytes, {physical_cores()} cores")
+    print(f"{args.images} JPEGs of {mean_bytes} bytes, {cpus.available()} cores")
     show(rounds)
     settings = dict(vars(args), mean_bytes=mean_bytes)
     print("written to", report.save("input", settings=settings, rounds=rounds))
@@ -84,7 +84,7 @@ def measure(name: str, folder: str, args) -> dict:
     script = "worker_input.py" if own else "worker_input_torch.py"
     python = sys.executable if own else args.peers
     repeats = [] if own else [REPEATS]
-    arguments = name, folder, args.epochs, physical_cores(), *repeats
+    arguments = name, folder, args.epochs, cpus.available(), *repeats
     return report.run_worker(script, *arguments, python=python)
 
 

@@ -24,8 +24,8 @@ import numpy as np
 import report
 
 from common.cli import ArgumentParser, UserError, positive_int, run
+from common.io import cpus
 from common.records.scan import scan_records
-from common.runtime.bootstrap import physical_cores
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES, FEW = 4, 32
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--size", type=_size, default=(500, 375), help="WIDTHxHEIGHT of the photos")
     parser.add_argument("--resize", type=positive_int, default=256, help="short side")
     parser.add_argument("--quality", type=positive_int, default=95, help="of JPEG")
-    parser.add_argument("--workers", type=positive_int, default=physical_cores(), help="processes")
+    parser.add_argument("--workers", type=positive_int, default=cpus.available(), help="processes")
     parser.add_argument("--rounds", type=positive_int, default=5, help="runs of each packer")
     args = parser.parse_args()
     if args.images <= 2 * FEW:

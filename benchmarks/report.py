@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from common.cli import UserError
+from common.io import cpus
 from common.io.files import atomic
-from common.runtime.bootstrap import physical_cores
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FOLDER = os.path.join(HERE, "results")
@@ -30,7 +30,7 @@ def run_worker(script: str, *arguments, python: str = sys.executable) -> dict:
     """
     command = [python, os.path.join(HERE, script), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(HERE)}
-    environment["OMP_NUM_THREADS"] = str(physical_cores())
+    environment["OMP_NUM_THREADS"] = str(cpus.available())
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:]
@@ -45,7 +45,7 @@ def save(name: str, **figures) -> str:
         "numpy": np.__version__,
         "opencv": cv2.__version__,
         "cpu": _cpu(),
-        "cores": physical_cores(),
+        "cores": cpus.available(),
     }
     os.makedirs(FOLDER, exist_ok=True)
     path = os.path.join(FOLDER, f"{name}.json")

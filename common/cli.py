@@ -1,15 +1,15 @@
-"""The command line's manners: one parser, one exception for a user's mistake, one ``main``."""
+"""What every command shares: the parser, the exception for a user's mistake, how it ends."""
 
 import argparse
 import contextlib
 import math
 import os
 import sys
-from typing import Callable, Optional
+from typing import Callable, Iterator, List, NoReturn, Optional, Tuple
 
 
 class UserError(Exception):
-    """A mistake its user can mend. The message names the file or flag, the cause and the remedy."""
+    """A mistake that the user can mend; the message names the file or flag, cause and remedy."""
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -27,30 +27,32 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
+        """Print the message as one line, and exit with code 2."""
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
-def integers(text):
+def integers(text: str) -> List[int]:
     """'30,60' -> [30, 60]; an argparse type."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of integers such as 30,60")
+    return _list(text, int, "integers such as 30,60")
 
 
-def numbers(text):
+def numbers(text: str) -> List[float]:
     """'123.68,116.779,103.939' -> list of floats; an argparse type."""
+    return _list(text, float, "numbers such as 0.5,1")
+
+
+def _list(text, kind, example):
     try:
-        values = [float(part) for part in text.split(",")]
+        values = [kind(part) for part in text.split(",")]
         if not all(map(math.isfinite, values)):
             raise ValueError(text)
         return values
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 0.5,1")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of {example}")
 
 
-def image_shape(text):
+def image_shape(text: str) -> Tuple[int, int, int]:
     """'3,227,227' -> (3, 227, 227), channels first; an argparse type."""
     try:
         channels, height, width = (int(part) for part in text.split(","))
@@ -100,7 +102,7 @@ positive_int = number(int, least=1)
 
 
 @contextlib.contextmanager
-def blaming(flag: str):
+def blaming(flag: str) -> Iterator[None]:
     """Turn a ``ValueError`` of the block into a :class:`UserError` that begins with ``flag``."""
     try:
         yield
@@ -108,15 +110,21 @@ def blaming(flag: str):
         raise UserError(f"{flag} {error}")
 
 
-def run(main):
-    """Call ``main()`` and exit as a well-behaved command does.
+def refuse(message: str) -> NoReturn:
+    """Print the message as this program's one line on stderr, and exit with code 2."""
+    program = os.path.basename(sys.argv[0])
+    if program == "__main__.py":
+        program = "python -m " + os.path.basename(os.path.dirname(os.path.abspath(sys.argv[0])))
+    print(f"{program}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(main: Callable[[], Optional[int]]) -> NoReturn:
+    """Call ``main()`` and exit with what it returns.
 
     A :class:`UserError`, or an operating-system error about a named file, becomes one line on
     stderr and exit code 2; Ctrl-C exits 130; anything else is a defect and keeps its traceback.
     """
-    program = os.path.basename(sys.argv[0])
-    if program == "__main__.py":
-        program = "python -m " + os.path.basename(os.path.dirname(os.path.abspath(sys.argv[0])))
     try:
         sys.exit(main())
     except UserError as error:
@@ -131,5 +139,4 @@ def run(main):
     except KeyboardInterrupt:
         print(file=sys.stderr)
         sys.exit(130)
-    print(f"{program}: error: {message}", file=sys.stderr)
-    sys.exit(2)
+    refuse(message)

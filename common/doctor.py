@@ -1,13 +1,15 @@
-"""What is installed, whether it works, and what to do about the rest: one screen for a bug report.
+"""Report what is installed, whether it works, and what to do if not: one screen for a bug report.
 
     python -m common.doctor
 
-The exit code is 0 if MXNet can compute, if only on the CPU, and 1 if it cannot. MXNet is tried in
-a process of its own, so that one that is missing, damaged or crashes is but a line of the report.
+The exit code is 0 if MXNet computes, if only on the CPU, and every script can be imported; else 1.
+Both are tried in a process of their own: a package that is missing, damaged or crashes is a line of
+the report.
 """
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -17,20 +19,25 @@ import signal
 import subprocess
 import sys
 import textwrap
+from typing import Any, Dict, Iterator, List, Tuple
 
 from common import cli
 from common.cli import UserError
+from common.io import cpus
 from common.io.files import cache_folder
-from common.runtime import bootstrap, cuda
+from common.runtime import cuda
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_PATIENCE = 300  # seconds: a first import from a cold disk takes long, and building the operators
-_LEAST_ROOM = 2**30  # bytes in the cache folder: CIFAR-10's download, what is built and scanned
+_PATIENCE = 300  # seconds: importing from a cold disk and building the operators take long
+_LEAST_ROOM = 2**30  # bytes in the cache folder, for CIFAR-10's download, builds and scans
 _INDENT = 18
 _TO_DO = "to do"
-# Says one fact a line: what is said stays said, whatever the next step does to the process.
+_Section = Iterator[Tuple[str, str]]  # titles and texts of the report's rows
+# Flags of /proc/cpuinfo that decide which kernels MXNet and native/ choose
+_INSTRUCTIONS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
+# Prints each fact at once, on a line of its own: the next step may end the process.
 _TRIAL = """
-import json
+import importlib, json
 def say(**fact):
     print(json.dumps(fact), flush=True)
 from common.runtime.mxnet import mx
@@ -42,39 +49,47 @@ say(computes=bool((mx.nd.dot(mx.nd.ones((64, 64)), mx.nd.ones((64, 64))) == 64).
 from common.runtime import native
 say(native=native.load())
 say(variant=native.variant() if native.load() else None)
+from common.io.opencv import cv2
+say(opencv=cv2.__version__)
+for script in ("train_imagenet", "predict", "score", "quantize", "import_weights", "export_mxnet",
+               "export_onnx", "data.folder", "data.imagenet", "data.cifar10", "data.mnist",
+               "data.check"):
+    importlib.import_module(script)
+say(scripts=True)
 """
 
 
 def main() -> int:
-    """Print the report; 0 if MXNet can compute, else 1."""
-    sys.stdout.reconfigure(errors="backslashreplace")
+    """Print the report; 0 if MXNet computes and the scripts can be imported, else 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     facts = _try_mxnet()
     to_do = []
-    for section in (_python, _mxnet, _native, _dali, _libraries, _gpus, _cache):
+    for section in (_python, _cpu, _mxnet, _native, _opencv, _dali, _libraries, _gpus, _cache):
         try:
             for title, text in section(facts):
                 if title == _TO_DO:
                     to_do.append(text)
                 else:
                     _print(title, text)
-        except Exception as error:  # what cannot be found out is a finding, too
+        except Exception as error:  # the rest of the report is still of use
             _print(section.__name__[1:], f"unknown: {type(error).__name__}: {error}")
     for text in to_do:
         _print(_TO_DO, text)
-    usable = facts.get("computes", False)
+    usable = facts.get("computes", False) and facts.get("scripts", False)
     gpus = ",".join(map(str, facts.get("gpus", [])))
     where = f"on the CPU, and with --gpus {gpus}" if gpus else "on the CPU only"
     _print("result", f"usable {where}" if usable else "NOT usable")
     return 0 if usable else 1
 
 
-def _print(title, text):
+def _print(title: str, text: str) -> None:
     body = textwrap.wrap(_anonymous(text), 98 - _INDENT, break_on_hyphens=False) or [""]
     print(f"{title:<{_INDENT}}" + ("\n" + " " * _INDENT).join(body))
 
 
-def _anonymous(text):
-    """The text without the user's home folder and name, as reports are public."""
+def _anonymous(text: str) -> str:
+    """The text without the user's home folder and name: bug reports are public."""
     home = os.path.expanduser("~").rstrip("/")
     if not home:  # it is /
         return text
@@ -84,8 +99,8 @@ def _anonymous(text):
     return re.sub(rf"(?<=/){re.escape(user)}(?=/)", "USER", text)
 
 
-def _try_mxnet():
-    """What is known of MXNet: the facts of the trial, and ``fault``, if it did not end well."""
+def _try_mxnet() -> Dict[str, Any]:
+    """The facts that the trial printed; with ``fault``, the reason, if it failed."""
     command = [sys.executable, "-c", _TRIAL]
     try:
         done = subprocess.run(
@@ -93,35 +108,56 @@ def _try_mxnet():
         )
     except (OSError, subprocess.SubprocessError) as error:
         return {"fault": f"MXNet was tried without a result: {error}"}
-    facts = {}
+    facts: Dict[str, Any] = {}
     for line in done.stdout.splitlines():
-        with contextlib.suppress(ValueError, TypeError):  # what others print
+        with contextlib.suppress(ValueError, TypeError):  # other output
             facts.update(json.loads(line))
-    said = (done.stderr.strip().splitlines() or [""])[-1]
+    said = done.stderr.strip().splitlines() or [""]
     if done.returncode < 0:
         number = -done.returncode
         facts["fault"] = f"MXNet's process died of signal {number}, {signal.strsignal(number)}"
     elif done.returncode:
-        facts["fault"] = re.sub("^-c: error: ", "", said)
-    elif not facts.get("native"):
-        facts["native fault"] = said.partition(": ")[2]
+        missing = re.match("ModuleNotFoundError: No module named '([^']*)'", said[-1])
+        facts["fault"] = re.sub("^-c: error: ", "", said[-1])
+        if missing:
+            facts["fault"] = f"{missing[1]}: not installed; pip install {missing[1]}"
+    for line in said:
+        if line.startswith("native operators: "):
+            facts["native fault"] = line
     return facts
 
 
-def _packages(pattern):
-    """'NAME VERSION' of the installed packages whose whole name matches."""
+def _packages(pattern: str) -> List[str]:
+    """'NAME VERSION' of each installed package whose whole name matches."""
     found = ((dist.metadata["Name"], dist.version) for dist in importlib.metadata.distributions())
     return sorted(
         f"{name} {version}" for name, version in found if re.fullmatch(pattern, name or "")
     )
 
 
-def _python(facts):
+def _one_of(packages: List[str]) -> _Section:
+    """What to do if several packages have the same files."""
+    if len(packages) > 1:
+        names = " ".join(package.split()[0] for package in packages)
+        yield _TO_DO, f"pip uninstall {names}, then install one: they overwrite each other's files"
+
+
+def _python(facts: Dict[str, Any]) -> _Section:
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
     yield "numpy", facts.get("numpy") or " ".join(_packages("numpy")) or "not installed"
 
 
-def _mxnet(facts):
+def _cpu(facts: Dict[str, Any]) -> _Section:
+    with open("/proc/cpuinfo") as file:
+        about = dict(re.findall(r"^(model name|flags)\s*: (.*)$", file.read(), re.MULTILINE))
+    flags = about.get("flags", "").split()
+    sets = " ".join(name for name in _INSTRUCTIONS if name in flags)
+    yield "CPU", f"{about.get('model name', platform.machine())}; {sets or 'flags unknown'}"
+    threads = f"{facts['threads']} of OpenMP, " if "threads" in facts else ""
+    yield "threads", f"{threads}{cpus.available()} usable CPUs, {os.cpu_count()} logical ones"
+
+
+def _mxnet(facts: Dict[str, Any]) -> _Section:
     packages = _packages("mxnet(-.*)?")
     if "mxnet" in facts:
         build = "CUDA" if "CUDA" in facts["features"] else "CPU"
@@ -131,14 +167,10 @@ def _mxnet(facts):
         yield "MXNet", f"cannot be imported ({', '.join(packages) or 'not installed'})"
     if not facts.get("computes"):
         yield _TO_DO, facts.get("fault", "MXNet does not compute; install it again")
-    if len(packages) > 1:
-        names = " ".join(package.split()[0] for package in packages)
-        yield _TO_DO, f"pip uninstall {names}, then install one: they overwrite each other's files"
-    threads = f"{facts['threads']} of OpenMP, " if "threads" in facts else ""
-    yield "threads", f"{threads}{bootstrap.physical_cores()} cores, {os.cpu_count()} logical"
+    yield from _one_of(packages)
 
 
-def _native(facts):
+def _native(facts: Dict[str, Any]) -> _Section:
     compiler = os.environ.get("CXX", "g++")
     version = f"no {compiler}"
     if shutil.which(compiler):
@@ -150,16 +182,24 @@ def _native(facts):
     elif "computes" not in facts:
         yield "native operators", f"not tried; {version}"
     else:
-        fault = facts.get("native fault") or facts["fault"]
         yield "native operators", f"none; {version}"
-        yield _TO_DO, f"native operators: {fault}"
+        yield _TO_DO, facts.get("native fault") or f"native operators: {facts['fault']}"
 
 
-def _dali(_facts):
+def _opencv(facts: Dict[str, Any]) -> _Section:
+    packages = _packages("opencv-.*")
+    found = facts.get("opencv") or ("cannot be imported" if "native" in facts else "not tried")
+    yield "OpenCV", f"{found} ({', '.join(packages) or 'no package'})"
+    if "native" in facts and not facts.get("scripts"):
+        yield _TO_DO, facts["fault"]
+    yield from _one_of(packages)
+
+
+def _dali(_facts: Dict[str, Any]) -> _Section:
     yield "DALI", ", ".join(_packages("nvidia-dali.*")) or "not installed (optional: '.[dali]')"
 
 
-def _libraries(facts):
+def _libraries(facts: Dict[str, Any]) -> _Section:
     facts["cuda"] = cuda.is_needed()
     if not facts["cuda"]:
         yield "CUDA libraries", "not needed by this MXNet"
@@ -169,7 +209,7 @@ def _libraries(facts):
         yield "CUDA libraries", ", ".join(map(cuda.installed, cuda.REQUIREMENTS.values()))
 
 
-def _gpus(facts):
+def _gpus(facts: Dict[str, Any]) -> _Section:
     try:
         driver, cards = cuda.driver_and_cards()
     except UserError as error:
@@ -192,14 +232,17 @@ def _gpus(facts):
         )
 
 
-def _cache(_facts):
+def _cache(_facts: Dict[str, Any]) -> _Section:
     folder = existing = os.path.abspath(cache_folder())
     while not os.path.exists(existing):
         existing = os.path.dirname(existing)
     free = shutil.disk_usage(existing).free
     yield "cache", f"{folder}, {free / 1e9:.1f} GB free"
     if free < _LEAST_ROOM or not os.access(existing, os.W_OK):
-        yield _TO_DO, f"{folder}: needs 1 GB that can be written, or set XDG_CACHE_HOME to another"
+        yield (
+            _TO_DO,
+            f"{folder}: needs 1 GB of writable space, or set XDG_CACHE_HOME to another folder",
+        )
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 import os
 from typing import Callable, Dict, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from common.cli import ArgumentParser, UserError
 from common.io.files import cache_folder
+from common.io.opencv import cv2
 from common.records.scan import scan_records
 from common.records.writer import create_records
 from data.progress import progress

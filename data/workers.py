@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Tuple
 
-import cv2
-
 from common.cli import UserError
 from common.io.limits import limit_reached
+from common.io.opencv import cv2
 
 _CHUNK = 16  # items a task: enough that sending them costs little beside decoding pictures
 _AHEAD = 4  # tasks for each process that may be read and whose results are not yet taken

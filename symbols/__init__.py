@@ -1,27 +1,42 @@
-"""The networks, one a file, by the name that ``--network`` takes."""
+"""The networks, one per file, under the names that ``--network`` takes.
 
-from typing import Optional, Tuple
+AlexNet: A. Krizhevsky, I. Sutskever, G. Hinton, "ImageNet Classification with Deep Convolutional
+Neural Networks", NIPS 2012. "The article" is "CNN网络结构-AlexNet" (cnblogs, qw12, 8470730), a
+listing of it for MXNet's Symbol API.
+
+LeNet-5: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning Applied to Document
+Recognition", Proceedings of the IEEE 86(11), 1998, section II.B.
+
+How their numbers are checked: tests/golden/alexnet-graph.json is the article's graph node by node.
+tests/symbols/test_symbols.py compares layer tables (``python -m symbols NETWORK``) with the
+article's counts and LeCun's. tests/graph/test_gradients.py compares outputs and gradients with an
+implementation in numpy.
+"""
+
+from typing import Callable, Dict, Optional, Tuple
 
 from common.runtime.mxnet import mx
-from symbols import alexnet, alexnet2012, lenet
 
-NETWORKS = {
+from . import alexnet, alexnet2012, lenet
+
+NETWORKS: Dict[str, Callable[..., mx.sym.Symbol]] = {
     "alexnet": alexnet.get_symbol,
     "alexnet2012": alexnet2012.get_symbol,
     "lenet": lenet.get_symbol,
 }
-# The input each was designed for: channels, height, width.
+# The input that each was designed for: (channels, height, width).
 IMAGE_SHAPES = {"alexnet": (3, 227, 227), "alexnet2012": (3, 227, 227), "lenet": (1, 32, 32)}
 
 _LARGEST_TRIED = 1024  # pixels
 
 
 def get_symbol(network: str, num_classes: Optional[int] = None, **options) -> mx.sym.Symbol:
-    """Build ``network``; without ``num_classes`` it has as many as it was designed for.
+    """Build ``network``; ``num_classes`` defaults to the number that it was designed for.
 
     Args:
         network: a key of :data:`NETWORKS`.
-        options: of the network's own ``get_symbol``.
+        num_classes: outputs of the last layer.
+        options: passed to the network's own ``get_symbol``.
 
     Raises:
         ValueError: there is no such network.
@@ -34,10 +49,14 @@ def get_symbol(network: str, num_classes: Optional[int] = None, **options) -> mx
 
 
 def check_image_shape(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> None:
-    """Refuse images, (channels, height, width), that are too small for the network.
+    """Refuse images that are too small for the network.
+
+    Args:
+        image_shape: (channels, height, width).
 
     Raises:
-        ValueError: a layer's output would be empty; it names the smallest square that fits.
+        ValueError: a layer's output would be empty; the message gives the smallest square that
+            fits.
     """
     if _fits(symbol, image_shape):
         return
@@ -50,7 +69,7 @@ def check_image_shape(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) 
 
 
 def smallest_image(symbol: mx.sym.Symbol, channels: int = 3) -> int:
-    """The side in pixels of the smallest square image that the network accepts."""
+    """The side, in pixels, of the smallest square image that the network accepts."""
     for side in range(1, _LARGEST_TRIED + 1):
         if _fits(symbol, (channels, side, side)):
             return side
@@ -58,7 +77,7 @@ def smallest_image(symbol: mx.sym.Symbol, channels: int = 3) -> int:
 
 
 def _fits(symbol, image_shape):
-    try:  # infer_shape would print its arguments for each size that does not fit
+    try:  # infer_shape would print its arguments for every size that does not fit
         _, shapes, _ = symbol.get_internals().infer_shape_partial(data=(1, *image_shape))
     except mx.MXNetError:
         return False

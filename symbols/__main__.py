@@ -1,27 +1,31 @@
 """Print a network's layer table: ``python -m symbols alexnet --image-shape 3,227,227``."""
 
-import symbols
+import argparse
+
 from common import cli
-from symbols import summary
+
+from . import IMAGE_SHAPES, NETWORKS, check_image_shape, get_symbol, summary
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
+    """The command line."""
     parser = cli.ArgumentParser(
         prog="python -m symbols",
-        description="Print what a network holds and costs, by layer.",
+        description="Print a network's layers with their parameters, memory and arithmetic.",
     )
-    parser.add_argument("network", choices=symbols.NETWORKS)
-    parser.add_argument("--image-shape", type=cli.image_shape, help="if not the network's own")
-    parser.add_argument("--num-classes", type=cli.positive_int, help="if not the network's own")
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("--image-shape", type=cli.image_shape, help="default: the network's own")
+    parser.add_argument("--num-classes", type=cli.positive_int, help="default: the network's own")
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
+    """Print the table."""
     args = parse_args()
-    symbol = symbols.get_symbol(args.network, args.num_classes)
-    image_shape = args.image_shape or symbols.IMAGE_SHAPES[args.network]
+    symbol = get_symbol(args.network, args.num_classes)
+    image_shape = args.image_shape or IMAGE_SHAPES[args.network]
     with cli.blaming("--image-shape"):
-        symbols.check_image_shape(symbol, image_shape)
+        check_image_shape(symbol, image_shape)
     print(summary.report(args.network, symbol, image_shape))
 
 

@@ -1,25 +1,20 @@
-"""AlexNet, the graph of the article "CNN网络结构-AlexNet" (cnblogs, qw12, 8470730).
-
-Paper: A. Krizhevsky, I. Sutskever, G. Hinton, "ImageNet Classification with Deep Convolutional
-Neural Networks", NIPS 2012.
+"""AlexNet as one tower: the graph of the article. Sources and checks: see ``symbols``.
 
 What differs from the paper, and why:
 
-- One tower. The paper split the channels over two 3 GB GPUs, so conv2, conv4 and conv5 saw half
-  of their input; one device needs no split, and the article's listing has none. That makes
-  62,378,344 parameters for the paper's 60 million. ``alexnet2012`` is the split form.
-- The input is 227x227. The paper says 224, but its 55x55 first maps need (227 - 11) / 4 + 1.
-- LRN divides alpha by its window, as the authors' released code (cuda-convnet2) does; the paper's
-  formula does not.
-- Dropout scales by 2 in training instead of by 1/2 at test time (same expectation).
-
-How its numbers are checked: tests/golden/alexnet-graph.json is the graph node by node, the layer
-table (``python -m symbols alexnet``) meets the article's neuron counts at 227, and
-tests/graph/test_gradients.py compares outputs and gradients with an implementation in numpy.
+- One tower. The paper splits the channels over two 3 GB GPUs, so conv2, conv4 and conv5 read half
+  of their input. One device needs no split, and the article has none. That makes 62,378,344
+  parameters where the paper has 60 million. ``alexnet2012`` is the split form.
+- The input is 227x227. The paper says 224, but its first maps of 55x55 need (227 - 11) / 4 + 1.
+- LRN divides alpha by its window size, as the authors' released code (cuda-convnet2) does. The
+  paper's formula does not.
+- Dropout doubles the outputs that it keeps in training. The paper halves all outputs at test time
+  instead, which gives the same expectation.
 """
 
 from common.runtime.mxnet import mx
-from symbols.scope import own_scope
+
+from .scope import own_scope
 
 
 @own_scope()
@@ -33,14 +28,14 @@ def get_symbol(
 
     Args:
         num_classes: outputs of fc3.
-        num_group: towers that conv2, conv4 and conv5 are split into.
-        knorm: LRN's additive constant.
+        num_group: groups of conv2, conv4 and conv5; 2 for two towers.
+        knorm: LRN's additive constant, k in the paper.
         pooling_convention: 'valid' rounds map sizes down, 'full' up; at 227 they agree.
 
     Returns:
         A symbol whose one output, ``softmax_output``, is (N, num_classes) probabilities.
     """
-    # What is MXNet's own default stays unsaid, so that the graph is the article's to the letter.
+    # MXNet's own defaults are left out: the graph must equal the article's, attribute by attribute.
     towers = {} if num_group == 1 else {"num_group": num_group}
     edges = {} if pooling_convention == "valid" else {"pooling_convention": pooling_convention}
     lrn = {"alpha": 1e-4, "beta": 0.75, "knorm": f"{knorm:g}", "nsize": 5}
@@ -52,7 +47,7 @@ def get_symbol(
     return mx.sym.SoftmaxOutput(net, name="softmax")
 
 
-def _convolutions(net, towers, lrn, pool):
+def _convolutions(net: mx.sym.Symbol, towers: dict, lrn: dict, pool: dict) -> mx.sym.Symbol:
     # stage 1: 3x227x227 -> 96x27x27
     net = mx.sym.Convolution(net, name="conv1", num_filter=96, kernel=(11, 11), stride=(4, 4))
     net = mx.sym.Activation(net, act_type="relu")
@@ -75,7 +70,7 @@ def _convolutions(net, towers, lrn, pool):
     return mx.sym.Pooling(net, **pool)
 
 
-def _classifier(net, num_classes):
+def _classifier(net: mx.sym.Symbol, num_classes: int) -> mx.sym.Symbol:
     # stage 4: 256x6x6 -> 4096
     net = mx.sym.Flatten(net)
     net = mx.sym.FullyConnected(net, name="fc1", num_hidden=4096)

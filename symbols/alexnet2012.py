@@ -1,21 +1,18 @@
-"""AlexNet in the two-GPU form of 2012, whose weights the article's parameter table counts.
+"""AlexNet as two towers: the paper's two-GPU form, whose weights the article's table counts.
 
-Paper: A. Krizhevsky, I. Sutskever, G. Hinton, "ImageNet Classification with Deep Convolutional
-Neural Networks", NIPS 2012, figure 2: each GPU holds half of the channels, and conv2, conv4 and
-conv5 read only their own GPU's half (conv3 and the fully connected layers read both). On one
-device that is the graph of ``alexnet`` with two groups in those three layers, so the names are the
-same and the three weights half as large: 60,954,656 weights, 60,965,224 parameters.
+In the paper's figure 2 each GPU holds half of the channels. conv2, conv4 and conv5 read only the
+half of their own GPU; conv3 and the fully connected layers read both. On one device that is the
+graph of ``alexnet`` with two groups in those three layers. The names are the same, and the three
+weights are half as large: 60,954,656 weights, 60,965,224 parameters.
 
-What differs from the paper is said in ``alexnet``, but for the towers. Released weights need an
-option or two: Caffe's bvlc_alexnet ``knorm=1`` (its LRN's k) and ``pooling_convention='full'``
-(Caffe rounds map sizes up, which shows at 224 but not at 227).
-
-How its numbers are checked: the layer table (``python -m symbols alexnet2012``) meets the
-article's, row by row; tests/graph/test_gradients.py compares outputs and gradients with numpy.
+The other differences from the paper are those of ``alexnet``. Caffe's bvlc_alexnet needs
+``knorm=1`` (its LRN's k) and ``pooling_convention='full'`` (Caffe rounds map sizes up, which makes
+a difference at 224 but not at 227).
 """
 
 from common.runtime.mxnet import mx
-from symbols import alexnet
+
+from . import alexnet
 
 
 def get_symbol(

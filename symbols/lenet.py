@@ -1,28 +1,23 @@
-"""LeNet-5, the classic that the article measures AlexNet against.
+"""LeNet-5, with which the article compares AlexNet. Sources and checks: see ``symbols``.
 
-Paper: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning Applied to Document
-Recognition", Proceedings of the IEEE 86(11), 1998, section II.B. The layers bear its names.
+The layers have the paper's names. What differs from the paper, and why:
 
-What differs from the paper, and why:
-
-- C3 reads all six maps of S2 (2,416 parameters). The paper's table I connects each map to 3, 4 or
-  6 of them (1,516), to break the symmetry and save work; random weights break it too.
-- S2 and S4 are plain averages. The paper's have a trainable coefficient and bias for each map
-  (12 and 32 parameters) and a squashing of their own; MXNet has no such layer, and few miss it.
-- tanh(a) in place of the paper's scaled 1.7159 tanh(2a/3): the scale serves targets of +1 and -1,
+- Each map of C3 reads all six maps of S2 (2,416 parameters). In the paper's table I it reads 3, 4
+  or 6 of them (1,516), to break the symmetry and save work. Random weights break it, too.
+- S2 and S4 are plain averages. In the paper they also have a trainable coefficient and bias for
+  each map (12 and 32 parameters) and a sigmoid. MXNet has no such layer.
+- tanh(a) replaces the paper's scaled 1.7159 tanh(2a/3). The scale suits targets of +1 and -1,
   which a softmax does not have.
-- The output is a fully connected layer with softmax and cross-entropy. The paper's is ten radial
-  basis units with fixed bitmap centres of 7x12 and a loss of its own (equation 9).
+- The output is a fully connected layer with softmax and cross-entropy. The paper has ten radial
+  basis functions around fixed bitmaps of 7x12, and its own loss (equation 9).
 
-With these, 61,706 parameters for the paper's 60,000. Digits of 28x28 are to be padded to 32x32,
-as the paper does, so that the end of a stroke can lie in the middle of what a C5 unit sees.
-
-How its numbers are checked: tests/symbols/test_symbols.py holds the paper's map sizes and
-counts; tests/graph/test_gradients.py compares outputs and gradients with numpy.
+The network has 61,706 parameters where the paper has 60,000. Pad digits of 28x28 to 32x32, as the
+paper does: the end of a stroke can then lie in the centre of the receptive field of a C5 unit.
 """
 
 from common.runtime.mxnet import mx
-from symbols.scope import own_scope
+
+from .scope import own_scope
 
 
 @own_scope()

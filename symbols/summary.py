@@ -1,15 +1,15 @@
-"""What a network holds and costs, layer by layer, read from its symbol; beside it the article's."""
+"""The layer table: parameters, memory and arithmetic of each layer, beside the article's counts."""
 
 import json
 import math
-from typing import List, NamedTuple, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 from common.runtime.mxnet import mx
 
 FLOAT32 = 4  # bytes
 KIB = 1024
 
-# "CNN网络结构-AlexNet" (cnblogs, qw12, 8470730): layer -> its row, neurons, weights without biases.
+# The article's table: layer -> row, neurons, weights without biases.
 ARTICLE = {
     "conv1": ("C1", 290_400, 34_848),
     "conv2": ("C2", 186_624, 307_200),
@@ -20,22 +20,22 @@ ARTICLE = {
     "fc2": ("R2", 4_096, 16_777_216),
     "fc3": ("R3", 1_000, 4_096_000),
 }
-# The total that the article prints. Its rows add up to 60,954,656.
+# The total of weights that the article prints; its rows add up to 60,954,656.
 ARTICLE_PRINTED_WEIGHTS = 60_924_656
 
 _RESIZING = "Convolution", "Pooling"
 
 
 class Layer(NamedTuple):
-    """One operator of the graph, on one image."""
+    """One operator of the graph, for one image."""
 
     name: str
     op: str
     output: Tuple[int, ...]  # shape without the batch
-    neurons: int  # outputs, of a layer with weights
+    neurons: int  # outputs, if the layer has weights
     weights: int
     biases: int
-    multiply_adds: int  # with the weights, in a forward pass
+    multiply_adds: int  # of the weights, in a forward pass
 
     @property
     def activation_bytes(self) -> int:
@@ -52,7 +52,7 @@ def layers(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> List[Lay
     """The operators of ``symbol`` on images of (channels, height, width), in order.
 
     Raises:
-        mx.MXNetError: the images are too small (``symbols.check_image_shape`` says it better).
+        mx.MXNetError: the images are too small; ``symbols.check_image_shape`` explains it better.
     """
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape_partial(data=(1, *image_shape))
@@ -78,7 +78,11 @@ def _layer(node, inputs, shape_of):
 
 
 def report(network: str, symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> str:
-    """The layer table of ``symbol``; for AlexNet also the article's, compared. 100 columns."""
+    """The layer table of ``symbol`` as text of 100 columns; for AlexNet with the article's counts.
+
+    Args:
+        image_shape: (channels, height, width).
+    """
     found = layers(symbol, image_shape)
     parameters = sum(layer.weights + layer.biases for layer in found)
     lines = [
@@ -95,11 +99,11 @@ def report(network: str, symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int
     return "\n".join(lines)
 
 
-def _by(shape):
+def _by(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _table(found):
+def _table(found: List[Layer]) -> List[str]:
     columns = "{:11} {:14} {:>9} {:>8} {:>11} {:>6} {:>13} {:>9} {:>10}".format
     rule = "-" * 99
     counts = "neurons", "weights", "biases", "multiply-adds", "KiB out", "KiB held"
@@ -109,18 +113,17 @@ def _table(found):
     return [*lines, rule, columns("total", "", "", *_figures(found))]
 
 
-def _figures(found):
-    """The sums over some layers as text, empty where there is nothing to count."""
-    counts = ("neurons", "weights", "biases", "multiply_adds")
-    sizes = ("activation_bytes", "parameter_bytes")
-    totals = {field: sum(getattr(layer, field) for layer in found) for field in counts + sizes}
-    return [f"{totals[field]:,}" if totals[field] else "" for field in counts] + [
-        f"{totals[field] / KIB:,.1f}" if totals[field] else "" for field in sizes
+def _figures(layers: List[Layer]) -> List[str]:
+    """The sums over some layers as text, empty for zero."""
+    counts = [(one.neurons, one.weights, one.biases, one.multiply_adds) for one in layers]
+    sizes = [(one.activation_bytes, one.parameter_bytes) for one in layers]
+    return [f"{total:,}" if total else "" for total in map(sum, zip(*counts))] + [
+        f"{total / KIB:,.1f}" if total else "" for total in map(sum, zip(*sizes))
     ]
 
 
-def _comparison(by_name):
-    """The article's table beside the same counts of this symbol; * where they differ."""
+def _comparison(by_name: Dict[str, Layer]) -> List[str]:
+    """The article's counts beside those of this symbol; * marks a difference."""
     rows = [
         (row, name, by_name[name].neurons, neurons, by_name[name].weights, weights)
         for name, (row, neurons, weights) in ARTICLE.items()
@@ -139,8 +142,8 @@ def _compared(row, name, neurons, article_neurons, weights, article_weights):
     ).rstrip()
 
 
-def _notes(by_name, image_shape):
-    """A line for each reason why counts differ from the article's, and one on its total."""
+def _notes(by_name: Dict[str, Layer], image_shape: Tuple[int, int, int]) -> Iterator[str]:
+    """A line for each reason why counts differ from the article's, and one about its total."""
     channels, *sides = image_shape
     if any(by_name[name].weights != ARTICLE[name][2] for name in ("conv2", "conv4", "conv5")):
         yield "* C2, C4, C5: the article counts alexnet2012, where they read half of the channels."

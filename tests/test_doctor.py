@@ -5,14 +5,23 @@ import subprocess
 import sys
 import venv
 
+import cv2
 import pytest
 from conftest import ROOT, run_script
 from drivers import GIB
 
 from common import doctor
+from common.io import cpus
 from common.runtime import cuda
 
-WORKING = {"mxnet": "1.9.1", "features": ["CPU_SSE"], "computes": True, "native": True}
+WORKING = {
+    "mxnet": "1.9.1",
+    "features": ["CPU_SSE"],
+    "computes": True,
+    "native": True,
+    "opencv": "4.11.0",
+    "scripts": True,
+}
 
 
 def test_here_all_is_well():
@@ -22,6 +31,9 @@ def test_here_all_is_well():
     assert lines["MXNet"].startswith("1.9.1, C")
     assert lines["native"].startswith("operators  built, loaded; ")
     assert "GB free" in lines["cache"] and "to" not in lines
+    assert f"of OpenMP, {cpus.available()} usable CPUs, " in lines["threads"]
+    assert "sse4_2" in lines["CPU"] or os.uname().machine != "x86_64"
+    assert lines["OpenCV"].startswith(cv2.__version__)
     assert lines["result"].startswith("usable on the CPU")
     assert len(result.stdout.splitlines()) <= 24 and result.stderr == ""
 
@@ -74,6 +86,40 @@ def test_a_broken_package_is_a_line_of_the_report(tmp_path, package, body, words
     (tmp_path / package).mkdir()
     (tmp_path / package / "__init__.py").write_text(body)
     assert words in report(sys.executable, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "package, body, words",
+    [
+        (
+            "cv2",
+            "raise ImportError('libGL.so.1: cannot open shared object file')",
+            "to do cv2: cannot be imported (libGL.so.1: cannot open shared object file);"
+            " apt-get install libgl1 result",
+        ),
+        (
+            "tqdm",
+            "raise ModuleNotFoundError(\"No module named 'tqdm'\")",
+            "to do tqdm: not installed; pip install tqdm result",
+        ),
+    ],
+)
+def test_what_the_scripts_lack_is_told_where_mxnet_computes(tmp_path, package, body, words):
+    (tmp_path / f"{package}.py").write_text(body)
+    said = report(sys.executable, tmp_path)
+    assert "MXNet 1.9.1, C" in said and words in said
+
+
+def test_two_builds_of_opencv_are_named(tmp_path, monkeypatch, capsys):
+    for name in ("opencv-python", "opencv-contrib-python"):
+        folder = tmp_path / f"{name.replace('-', '_')}-4.9.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: 4.9\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = told(monkeypatch, capsys, build=False)
+    assert "opencv-contrib-python 4.9, opencv-python 4.9" in said
+    assert "to do pip uninstall opencv-contrib-python opencv-python" in said
+    assert "then install one: they overwrite each other's files" in said
 
 
 def test_an_mxnet_that_hangs_is_given_up(tmp_path, monkeypatch, capsys):

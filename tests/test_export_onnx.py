@@ -256,14 +256,14 @@ def test_a_file_that_is_there_is_lost_only_with_overwrite(lenet, tmp_path, monke
     onnx.checker.check_model(str(path))
 
 
-@pytest.mark.parametrize("version", ["1.9.0", "1.13.0", "1.19.1", "1.20.0rc1", "2.0"])
+@pytest.mark.parametrize("version", ["1.9.0", "1.13.0", "1.24.0", "1.25.0rc1", "2.0"])
 def test_other_versions_of_onnx_are_refused_by_name(version, lenet, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    words = f"onnx {version}: .* 1.13.1 to 1.18.0; pip install '.\\[onnx\\]'"
+    words = f"onnx {version}: .* 1.13.1 to 1.23; pip install '.\\[onnx\\]'"
     assert_refused(monkeypatch, words, lenet, "--out", tmp_path / "x.onnx")
 
 
-@pytest.mark.parametrize("version", ["1.13.1", "1.18.0"])
+@pytest.mark.parametrize("version", ["1.13.1", "1.18.0", "1.23.2"])
 def test_versions_of_onnx_that_work_are_not_refused(version, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     onnx_writer.check_packages()

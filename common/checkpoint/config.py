@@ -3,15 +3,15 @@
 It holds the training arguments, among them the preparation of images, and the class names.
 """
 
-import os
 import platform
 from typing import List, Optional
 
-import cv2
 import numpy as np
 
 from common.cli import UserError
+from common.io import cpus
 from common.io.files import atomic, read_json, write_json
+from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
 
@@ -44,7 +44,7 @@ def versions() -> dict:
         "mxnet": mx.__version__,
         "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "threads": int(os.environ["OMP_NUM_THREADS"]),  # results differ in the last bits
+        "threads": cpus.openmp_threads(),  # results differ in the last bits
     }
 
 

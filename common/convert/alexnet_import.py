@@ -9,12 +9,12 @@ padding and the kind of pooling, those probabilities do.
 import itertools
 from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-import cv2
 import numpy as np
 
 from common.cli import UserError
 from common.graph.graph import Graph
 from common.io.log import quiet
+from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
 from . import compare

@@ -7,10 +7,9 @@ the settings of LRN. (protobuf's text_format would need all of Caffe's message d
 import re
 from typing import Dict, List
 
-import cv2
-
 from common.cli import UserError
 from common.io.log import quiet
+from common.io.opencv import cv2
 
 from .alexnet_import import SourceNetwork, layers_of
 

@@ -1,9 +1,8 @@
 """An ONNX network: OpenCV reads and runs it; the onnx package tells what OpenCV does not."""
 
-import cv2
-
 from common.cli import UserError
 from common.io.log import quiet
+from common.io.opencv import cv2
 
 from .alexnet_import import SourceNetwork, layers_of
 

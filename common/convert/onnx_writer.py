@@ -20,13 +20,14 @@ import re
 import tempfile
 from typing import Dict, Optional, Sequence
 
-import cv2
 import numpy as np
 
 from common.cli import UserError
 from common.evaluate.network import class_names
 from common.graph.graph import Graph
 from common.input.preparation import Preparation
+from common.io.opencv import cv2
+from common.runtime import bootstrap
 from common.runtime.mxnet import mx
 
 from . import compare
@@ -44,9 +45,9 @@ def check_packages() -> None:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"{name}: is not installed; pip install '.[onnx]'")
     version = importlib.metadata.version("onnx")
-    if not (1, 13, 1) <= tuple(map(int, re.findall(r"\d+", version)[:3])) < (1, 19):
+    if not (1, 13, 1) <= tuple(map(int, re.findall(r"\d+", version)[:3])) < (1, 24):
         raise UserError(
-            f"onnx {version}: MXNet's converter works with 1.13.1 to 1.18.0; pip install '.[onnx]'"
+            f"onnx {version}: MXNet's converter works with 1.13.1 to 1.23; pip install '.[onnx]'"
         )
 
 
@@ -75,6 +76,7 @@ def convert(
     shapes = [weights[name].shape if name in weights else images for name in symbol.list_inputs()]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "graph.onnx")
+        bootstrap.supply_onnx_mapping()
         mx.onnx.export_model(_with_flatten(symbol), {}, shapes, np.float32, path)
         model = onnx.load(path)
 

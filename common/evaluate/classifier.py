@@ -10,6 +10,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.input.preparation import Preparation
+from common.io import cpus
 from common.runtime.mxnet import mx
 
 from . import network
@@ -104,7 +105,7 @@ class Classifier:
 
     def _prepare_ahead(self, pictures):
         """Each picture as :meth:`_prepare` returns it, in order, up to two batches ahead."""
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(cpus.available()) as threads:
             waiting = collections.deque()
             for picture in pictures:
                 waiting.append(threads.submit(self._prepare, picture))

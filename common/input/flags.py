@@ -1,9 +1,8 @@
 """The flags that say which images a network is trained on and how they are prepared."""
 
-import os
-
 from common import cli
 from common.cli import UserError
+from common.io import cpus
 
 from . import augmentation, dali
 
@@ -20,7 +19,7 @@ def add_data_args(parser) -> None:
     add("--resize", type=cli.positive_int, help="short side before the crop, px")
     add("--rgb-mean", type=cli.numbers, help="subtracted from each channel, R,G,B")
     add("--rgb-std", type=cli.numbers, help="divisor of each channel, R,G,B")
-    add("--data-nthreads", type=cli.positive_int, default=os.cpu_count(), help="decoding threads")
+    add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="decoding threads")
     add("--data-backend", choices=["mxnet", "dali"], default="mxnet", help="reader")
     add(
         "--deterministic",

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Iterator, Mapping, Optional, Tuple
 
-import cv2
 import numpy as np
 
 from common.cli import UserError
+from common.io.opencv import cv2
 from common.records.format import read_image
 from common.records.scan import Records
 from common.records.walk import open_records

@@ -1,19 +1,93 @@
-"""How many CPUs this process may use."""
+"""How many CPUs this process may keep busy, and how many threads OpenMP starts on them."""
 
+import math
 import os
+from typing import Iterator
+
+from common.cli import UserError
 
 
-def available() -> int:
-    """Cores this process may run on, hyper-threads of one core counted once."""
+def available(root: str = "/") -> int:
+    """The number of CPUs that this process may keep busy, at least 1.
+
+    Three limits hold: the affinity mask, the hyper-threads of a core (they share its arithmetic
+    units, so a core counts once) and the CPU quota of the control groups, as ``docker run --cpus``
+    sets it. A quota of 1.5 CPUs counts as 2.
+
+    Args:
+        root: where /proc and /sys are found.
+    """
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
-    siblings = set()
-    for cpu in allowed:
-        try:
-            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as file:
-                siblings.add(file.read())
-        except OSError:
-            siblings.add(cpu)
-    return len(siblings)
+    cores = {_read(f"{root}/{_SIBLINGS.format(cpu)}") or cpu for cpu in allowed}
+    quotas = (_quota(folder) for folder in _control_groups(root))
+    return max(1, math.ceil(min([len(cores), *quotas])))
+
+
+def openmp_threads() -> int:
+    """The threads of OpenMP's outermost level: OMP_NUM_THREADS, else :func:`available`.
+
+    The variable may list a number for each level of nested parallelism, such as ``4,2``.
+
+    Raises:
+        UserError: the variable holds anything else.
+    """
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if not text:
+        return available()
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
+        raise UserError(
+            f"OMP_NUM_THREADS={text}: is not a number of threads such as 4; set one, or unset it"
+        )
+    return int(numbers[0])
+
+
+_SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+
+
+def _read(path: str) -> str:
+    """The text of a file; empty if it cannot be read."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _control_groups(root: str) -> Iterator[str]:
+    """The folders of the control groups that limit this process's CPU time, outer ones included.
+
+    They are those of version 2's one hierarchy and of version 1's controller ``cpu``.
+    """
+    paths = {}  # by controller; version 2 has one line, and names none
+    for line in _read(f"{root}/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths.update(dict.fromkeys(controllers.split(","), path))
+    for line in _read(f"{root}/proc/self/mountinfo").splitlines():
+        mount, _, source = line.partition(" - ")
+        kind, _, options = source.split(" ", 2)
+        controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
+        if controller in paths and (not controller or controller in options.split(",")):
+            top, folder = mount.split()[3:5]
+            inner = os.path.relpath(paths[controller], top)
+            folder = f"{root}/{folder}"
+            yield folder
+            for name in [] if inner.startswith(".") else inner.split("/"):
+                folder = f"{folder}/{name}"
+                yield folder
+
+
+def _quota(folder: str) -> float:
+    """The CPUs that a control group may use, infinite without a limit."""
+    quota, _, period = _read(f"{folder}/cpu.max").partition(" ")
+    if not quota:
+        quota = _read(f"{folder}/cpu.cfs_quota_us")
+        period = _read(f"{folder}/cpu.cfs_period_us")
+    try:
+        used, whole = int(quota), int(period)
+    except ValueError:  # "max", or no such file
+        return math.inf
+    return used / whole if used > 0 and whole > 0 else math.inf

@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 import tempfile
-from typing import Iterator, List, Sequence, Union
+from typing import Any, Iterator, Sequence
 
 from common.cli import UserError
 
@@ -42,7 +42,7 @@ def cache_folder() -> str:
 
 
 @contextlib.contextmanager
-def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Union[str, List[str]]]:
+def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
     """Yield a temporary path for each of ``paths``; rename them all once the block ends well.
 
     The temporary files lie in the same folder, so the renames cannot fail for lack of space. The

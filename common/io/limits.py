@@ -17,4 +17,4 @@ def is_limit(error: OSError) -> bool:
 
 def limit_reached(error: OSError) -> str:
     """The limit behind ``error`` and the remedy; any other error's own text."""
-    return _LIMITS.get(error.errno, error.strerror or str(error))
+    return _LIMITS.get(error.errno or 0, error.strerror or str(error))

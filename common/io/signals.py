@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from typing import Callable
+from typing import Any, Callable, Dict
 
 
 class Stop:
@@ -26,7 +26,7 @@ class Stop:
         self.unsaved = False
         self.requested = 0  # the signal's number
         self._say = say
-        self._earlier = {}
+        self._earlier: Dict[int, Any] = {}
 
     def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGINT):

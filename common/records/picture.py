@@ -12,9 +12,10 @@ import struct
 import zlib
 from typing import NamedTuple, Optional
 
-import cv2
 import numpy as np
 import simplejpeg
+
+from common.io.opencv import cv2
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PROOF = 8  # the reduction at which every bit of a JPEG is read, at a fraction of the work

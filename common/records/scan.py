@@ -50,7 +50,8 @@ def scan_records(path: str) -> Records:
         scanned = _scan(path)
         if state and len(scanned[0]) >= _LARGE:
             scan_cache.remember(path, state, scanned)
-    return Records(path, *scanned, read_class_names(path))
+    offsets, labels = scanned
+    return Records(path, offsets, labels, read_class_names(path))
 
 
 def _scan(path):

@@ -45,7 +45,7 @@ def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iter
     with atomic(*paths) as (rec_path, idx_path, checksums, *names):
         for path in names:
             with open(path, "w", encoding="utf-8") as file:
-                file.writelines(f"{name}\n" for name in classes)
+                file.writelines(f"{name}\n" for name in classes or ())
         with open(rec_path, "wb", 1 << 20) as rec, open(idx_path, "wb", 1 << 20) as idx:
             writer = RecordWriter(rec, idx)
             yield writer

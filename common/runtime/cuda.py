@@ -1,6 +1,6 @@
-"""CUDA as mxnet-cu112 needs it: the libraries, loaded before MXNet, the driver and the cards.
+"""What mxnet-cu112 needs of CUDA: its libraries, loaded before MXNet, the driver and the GPUs.
 
-Nothing here imports MXNet: it tells whether MXNet can be imported at all.
+Nothing here imports MXNet, since this decides whether MXNet can be imported at all.
 """
 
 import contextlib
@@ -10,14 +10,15 @@ import importlib.metadata
 import importlib.util
 import os
 import subprocess
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from common.cli import UserError
 
 from . import elf
 
-# What libmxnet.so is linked against, each after what it needs itself, and the requirement that
-# brings it: the last release of CUDA 11, and cuDNN 8. The extra 'cuda' in setup.cfg has the same.
+# The libraries that libmxnet.so is linked against, in an order in which they can be loaded, and the
+# package that holds each: the last release of CUDA 11, and cuDNN 8. The extra 'cuda' of setup.cfg
+# lists the same.
 REQUIREMENTS = {
     "libcudart.so.11.0": "nvidia-cuda-runtime-cu11 >=11.8, <12",
     "libnvrtc.so.11.2": "nvidia-cuda-nvrtc-cu11 >=11.8, <12",
@@ -29,16 +30,16 @@ REQUIREMENTS = {
     "libcudnn.so.8": "nvidia-cudnn-cu11 >=8.9, <9",
     "libnccl.so.2": "nvidia-nccl-cu11 >=2.13, <3",
 }
-_DRIVER = "libcuda.so.1"  # comes with the driver only
-_OLDEST_DRIVER = "450.80.02"  # from which on any CUDA 11 runs: its minor-version compatibility
+_DRIVER = "libcuda.so.1"  # no package has it
+_OLDEST_DRIVER = "450.80.02"  # the first that runs every CUDA 11 (minor-version compatibility)
 _GET_DRIVER = f"install NVIDIA's driver, {_OLDEST_DRIVER} or later"
-# The wheel has machine code for 5.0, 6.0, 7.0, 8.0 and 8.6, each of which runs on later ones of
-# its major version, and no PTX, of which the driver could make code for others.
+# The wheel has machine code for 5.0, 6.0, 7.0, 8.0 and 8.6. Code runs on later capabilities of the
+# same major version. There is no PTX, from which a driver could compile code for other versions.
 _OLDEST_CARD, _NEWEST_CARD = (5, 0), (8, 9)
 
 
 def mxnet_library() -> Optional[str]:
-    """Path of the installed libmxnet.so, None if there is none."""
+    """The path of the installed libmxnet.so; None without one."""
     spec = importlib.util.find_spec("mxnet")
     folders = (spec.submodule_search_locations if spec else None) or []
     paths = [os.path.join(folder, "libmxnet.so") for folder in folders]
@@ -48,21 +49,21 @@ def mxnet_library() -> Optional[str]:
 def is_needed() -> bool:
     """Whether the installed MXNet is built for CUDA 11.
 
-    The library is asked, since the names of packages may mislead: mxnet and mxnet-cu112 put their
-    files in one place, and where both are installed those that were written last count.
+    The library itself is read, since package names may mislead: mxnet and mxnet-cu112 install to
+    the same folder, and the one installed last overwrites the other.
     """
     path = mxnet_library()
     return path is not None and "libcudart.so.11.0" in elf.needed(path)
 
 
 def load_libraries() -> None:
-    """Load what an MXNet for CUDA is linked against, so that its import finds it.
+    """Load the libraries that an MXNet for CUDA is linked against, so that its import finds them.
 
-    Those of the system are taken where the dynamic linker knows all of them; else the packages'.
+    The system's libraries are used if the dynamic linker knows all of them, else the packages'.
 
     Raises:
-        UserError: there is no driver, or naming each library that is missing or of another
-            version, and the package that has it.
+        UserError: the driver is missing, or a library is missing or has another version; the
+            message names each such library and its package.
     """
     try:
         ctypes.CDLL(_DRIVER)
@@ -79,7 +80,7 @@ def load_libraries() -> None:
         except OSError as error:
             if name not in paths:
                 faults.append(f"{name} is missing ({installed(requirement)})")
-            elif not faults:  # else it may only need one that is missing
+            elif not faults:  # otherwise the missing library may be the cause
                 faults.append(f"{name} cannot be loaded ({installed(requirement)}): {error}")
             else:
                 continue
@@ -91,7 +92,7 @@ def load_libraries() -> None:
 
 
 def on_system() -> bool:
-    """Whether the dynamic linker finds all the libraries in LD_LIBRARY_PATH or in its cache."""
+    """Whether LD_LIBRARY_PATH and the dynamic linker's cache have all the libraries."""
     known = ""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["/sbin/ldconfig", "-p"]
@@ -102,10 +103,10 @@ def on_system() -> bool:
     return found.issuperset(REQUIREMENTS)
 
 
-def packaged() -> dict:
-    """Library -> its path, of those that installed packages have."""
+def packaged() -> Dict[str, str]:
+    """The libraries that installed packages have, and their paths."""
     spec = importlib.util.find_spec("nvidia")
-    found = {}
+    found: Dict[str, str] = {}
     for folder in (spec.submodule_search_locations if spec else None) or []:
         for path in glob.glob(os.path.join(glob.escape(folder), "*", "lib", "*.so.*")):
             if os.path.basename(path) in REQUIREMENTS:
@@ -114,7 +115,7 @@ def packaged() -> dict:
 
 
 def installed(requirement: str) -> str:
-    """'nvidia-cudnn-cu11 9.10.2.21': the requirement's package and the version that is there."""
+    """The requirement's package with its installed version: 'nvidia-cudnn-cu11 9.10.2.21'."""
     package = requirement.split()[0]
     try:
         return f"{package} {importlib.metadata.version(package)}"
@@ -122,20 +123,20 @@ def installed(requirement: str) -> str:
         return f"{package}: not installed"
 
 
-def _name_nvrtc():
-    """cuDNN and cuBLAS open NVRTC as libnvrtc.so, and its package has no file of that name."""
+def _name_nvrtc() -> None:
+    """Supply libnvrtc.so: cuDNN and cuBLAS open NVRTC by that name, which its package lacks."""
     try:
         ctypes.CDLL("libnvrtc.so")
     except OSError:
         file = os.memfd_create("libnvrtc.so")
         os.write(file, elf.alias("libnvrtc.so", "libnvrtc.so.11.2"))
-        with contextlib.suppress(OSError):  # no /proc, or no code from such files: as it was
+        with contextlib.suppress(OSError):  # without /proc, or where code in memory is forbidden
             ctypes.CDLL(f"/proc/self/fd/{file}", ctypes.RTLD_GLOBAL)
         os.close(file)
 
 
 class Card(NamedTuple):
-    """A GPU: its name, (major, minor) compute capability, and bytes of memory that are free."""
+    """A GPU: its name, its compute capability (major, minor) and its free memory in bytes."""
 
     name: str
     capability: Tuple[int, int]
@@ -155,12 +156,12 @@ class Card(NamedTuple):
 
 
 def driver_and_cards() -> Tuple[str, List[Card]]:
-    """The driver's version, and the GPUs in the order in which ``--gpus`` counts them.
+    """The driver's version, and the GPUs in the order in which ``--gpus`` numbers them.
 
-    That is nvidia-smi's order, without those that CUDA_VISIBLE_DEVICES hides.
+    The order is nvidia-smi's, without the GPUs that CUDA_VISIBLE_DEVICES hides.
 
     Raises:
-        UserError: nothing to ask with, no driver, one that does not answer, or one too old.
+        UserError: nvidia-ml-py is not installed, or the driver is missing, failing or too old.
     """
     try:
         import pynvml
@@ -186,7 +187,7 @@ def driver_and_cards() -> Tuple[str, List[Card]]:
 
 
 def hidden() -> str:
-    """' (CUDA_VISIBLE_DEVICES=1)' where that decides which GPUs there are, else ''."""
+    """' (CUDA_VISIBLE_DEVICES=1)' if that variable is set, else ''; to end a message with."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if chosen is None else f" (CUDA_VISIBLE_DEVICES={chosen})"
 
@@ -196,7 +197,7 @@ def _numbers(version):
 
 
 def _visible(pynvml):
-    """Handles of the cards that CUDA is to see, in its order."""
+    """Handles of the cards that CUDA shows, in its order."""
     count = pynvml.nvmlDeviceGetCount()
     handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -205,13 +206,13 @@ def _visible(pynvml):
     uuids = [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
     visible = []
     for entry in map(str.strip, chosen.split(",")):
-        is_uuid = entry.startswith("GPU-")  # or the beginning of one
+        is_uuid = entry.startswith("GPU-")  # whole or abbreviated
         found = [
             handle
             for index, (handle, uuid) in enumerate(zip(handles, uuids))
             if (is_uuid and uuid.startswith(entry)) or entry == str(index)
         ]
-        if len(found) != 1:  # CUDA, too, drops an entry that it does not know, and all after it
+        if len(found) != 1:  # CUDA ignores an unknown entry and all that follow it
             break
         visible += found
     return visible

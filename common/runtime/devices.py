@@ -1,4 +1,4 @@
-"""``--gpus`` and ``--cpus`` -> MXNet contexts, or one line that says why not."""
+"""The devices of ``--gpus`` and ``--cpus``, and what must hold before training uses them."""
 
 import os
 from typing import List, Optional, Tuple
@@ -11,22 +11,22 @@ from . import cuda
 from .mxnet import mx
 
 _GIB = 2**30
-# Besides what a batch is counted to take: CUDA's own, cuDNN's workspace, validation. A guess: no
-# usable GPU was at hand to measure it.
+# Memory that training_memory does not count: CUDA's own, cuDNN's workspace, validation. A guess,
+# not a measurement: MXNet never ran on a GPU here.
 _ALLOWANCE = _GIB
 CUDNN_TUNE = ("off", "limited_workspace", "fastest")  # MXNet's names for 0, 1 and 2
 _OPTIMIZER_STATES = {"adam": 2, "adadelta": 2}  # numbers a weight; the others have one
 
 
 def contexts(gpus: Optional[List[int]], cpus: int = 1) -> List[mx.Context]:
-    """The devices to train on: the GPUs of that number, else ``cpus`` contexts on the processor.
+    """The devices to train on: the GPUs with the given numbers, else ``cpus`` CPU contexts.
 
-    Several CPU contexts share the same cores: they make nothing faster, but they run the same
-    data-parallel code as several GPUs do, to the same result.
+    CPU contexts share the same cores, so several are no faster than one. They run the same
+    data-parallel code as several GPUs, with the same result.
 
     Raises:
-        UserError: an MXNet without CUDA, no driver or too old a one, a GPU that is not there or
-            that this MXNet has no code for, or one named twice.
+        UserError: MXNet is built without CUDA; the driver is missing or too old; a GPU is absent,
+            not supported by this MXNet, or named twice.
     """
     if gpus is None:
         return [mx.cpu(i) for i in range(cpus)]
@@ -45,7 +45,7 @@ def contexts(gpus: Optional[List[int]], cpus: int = 1) -> List[mx.Context]:
     return [mx.gpu(i) for i in gpus]
 
 
-def _check_cards(gpus):
+def _check_cards(gpus: List[int]) -> None:
     _, cards = cuda.driver_and_cards()
     for gpu in gpus:
         if not 0 <= gpu < len(cards):
@@ -68,10 +68,10 @@ def _check_cards(gpus):
 
 
 def check_kv_store(kv_store: str, contexts: List[mx.Context]) -> None:
-    """Refuse NCCL where there is none; MXNet's other stores work everywhere.
+    """Refuse ``nccl`` on CPU contexts; MXNet's other stores work everywhere.
 
     Raises:
-        UserError: on CPU contexts, or with an MXNet that is built without NCCL.
+        UserError: the contexts are CPUs, or MXNet is built without NCCL.
     """
     if kv_store != "nccl":
         return
@@ -81,15 +81,15 @@ def check_kv_store(kv_store: str, contexts: List[mx.Context]) -> None:
         raise UserError("--kv-store nccl: this MXNet is built without NCCL; give --kv-store device")
 
 
-def set_cudnn(args) -> None:
-    """Have cuDNN choose its algorithms as ``args`` say; before the network is bound.
+def set_cudnn(tune: Optional[str], deterministic: bool = False) -> None:
+    """Set how cuDNN chooses its algorithms; call it before the network is bound.
 
     Args:
-        args: has ``cudnn_tune``, one of CUDNN_TUNE or None, and ``deterministic``, which needs it
-            off: what times best differs from run to run, and so do the last bits.
+        tune: one of CUDNN_TUNE; None keeps what the environment says.
+        deterministic: turn tuning off. The fastest algorithm differs from run to run, and with it
+            the last bits of the results.
     """
-    tune = args.cudnn_tune
-    if args.deterministic:
+    if deterministic:
         os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"
         tune = "off"
     if tune is not None:
@@ -99,16 +99,19 @@ def set_cudnn(args) -> None:
 def training_memory(
     symbol: mx.sym.Symbol, image_shape: Tuple[int, ...], optimizer: str, itemsize: int = 4
 ) -> Tuple[int, int]:
-    """About how many bytes training takes on a device: (whatever the batch, for each image of it).
+    """Estimate the bytes that training takes on a device.
 
-    Each weight has its gradient and the optimizer's states. An image has the output of each layer,
-    which stays for the backward pass, and two gradients of the largest, since one is made from
-    another and then dropped.
+    Each weight has a gradient and the optimizer's states. Each image has the output of every layer,
+    which is kept for the backward pass, and two gradients of the size of the largest output.
 
     Args:
         image_shape: (channels, height, width).
-        itemsize: bytes of a number in a layer's output. Weights come to the same with 2 as with 4:
-            with 2 there are float32 weights besides.
+        optimizer: MXNet's name for it.
+        itemsize: bytes of a number in a layer's output. It does not change what the weights take:
+            float16 weights come with float32 copies.
+
+    Returns:
+        The bytes that any batch takes, and the bytes that each of its images adds.
     """
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape(data=(1, *image_shape))
@@ -119,28 +122,38 @@ def training_memory(
     return weights * 4 * (2 + _OPTIMIZER_STATES.get(optimizer, 1)), outputs * itemsize
 
 
-def check_memory(symbol: mx.sym.Symbol, contexts: List[mx.Context], args) -> None:
-    """Refuse a batch that the GPUs have no memory for; other devices are not asked.
+def check_memory(
+    symbol: mx.sym.Symbol,
+    contexts: List[mx.Context],
+    *,
+    batch_size: int,
+    image_shape: Tuple[int, ...],
+    optimizer: str,
+    dtype: str,
+) -> None:
+    """Refuse a batch that does not fit into the memory of the GPUs; CPUs are not checked.
 
     Args:
-        args: has ``batch_size``, ``image_shape``, ``optimizer`` and ``dtype``.
+        batch_size: images over all contexts.
+        image_shape: (channels, height, width).
+        optimizer: MXNet's name for it.
+        dtype: of the layers' outputs.
 
     Raises:
-        UserError: it does not fit; it says how large a batch does.
+        UserError: the batch does not fit; the message gives the largest one that does.
     """
     if contexts[0].device_type != "gpu":
         return
-    itemsize = np.dtype(args.dtype).itemsize
-    fixed, image = training_memory(symbol, args.image_shape, args.optimizer, itemsize)
+    fixed, image = training_memory(symbol, image_shape, optimizer, np.dtype(dtype).itemsize)
     _, cards = cuda.driver_and_cards()
     gpu = min((context.device_id for context in contexts), key=lambda i: cards[i].free)
-    needed = fixed + image * -(-args.batch_size // len(contexts)) + _ALLOWANCE
+    needed = fixed + image * -(-batch_size // len(contexts)) + _ALLOWANCE
     free = cards[gpu].free
     if needed <= free:
         return
     largest = max(0, (free - _ALLOWANCE - fixed) // image) * len(contexts)
     remedy = f"the largest that fits is {largest}" if largest else "not even one image fits"
     raise UserError(
-        f"--batch-size {args.batch_size}: takes about {needed / _GIB:.1f} GiB a GPU, and GPU {gpu}"
+        f"--batch-size {batch_size}: takes about {needed / _GIB:.1f} GiB a GPU, and GPU {gpu}"
         f" ({cards[gpu].name}) has {free / _GIB:.1f} free; {remedy}"
     )

@@ -1,4 +1,4 @@
-"""MXNet, ready to use: the one module of the project that imports it.
+"""MXNet, ready to use; no other module of the project imports it.
 
 from common.runtime.mxnet import mx
 """

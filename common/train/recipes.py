@@ -3,11 +3,11 @@
 A recipe names its source and what to expect of it. Flags override a recipe's values.
 """
 
-import os
 import textwrap
 from typing import List, NamedTuple
 
 from common.cli import UserError
+from common.io import cpus
 
 
 class Recipe(NamedTuple):
@@ -127,10 +127,9 @@ def describe(args, followed: Recipe, contexts, changed: List[str]) -> str:
         mark = "+" if name in changed else ""
         shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
         settings.append(f"{mark}{name.replace('_', '-')} {shown}")
-    threads = os.environ["OMP_NUM_THREADS"]
     paragraphs = [
         f"{args.network}, {args.num_classes} classes, images {shape}, on"
-        f" {', '.join(map(str, contexts))}, {threads} OpenMP threads",
+        f" {', '.join(map(str, contexts))}, {cpus.openmp_threads()} OpenMP threads",
         f"recipe for {args.dataset}: {followed.source}; expect {followed.expected}",
         "settings: " + ", ".join(settings),
     ]

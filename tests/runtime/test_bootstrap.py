@@ -1,10 +1,12 @@
 """What MXNet 1.9.1 needs of its surroundings."""
 
-import os
+import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, run_script
 
+from common.io import cpus
 from common.runtime import bootstrap
 
 
@@ -39,12 +41,19 @@ def test_a_numpy_that_cannot_be_imported_is_named():
     assert_refused(run_script("-c", command), "numpy: cannot be imported", "pip install")
 
 
-def test_without_openmp_one_line_names_the_package():
+@pytest.mark.parametrize(
+    "library, package", [("libgomp.so.1", "libgomp1"), ("libquadmath.so.0", "libquadmath0")]
+)
+def test_a_library_of_the_system_that_mxnet_lacks_is_named_with_its_package(library, package):
     command = (
-        "import ctypes\ndef refuse(*a): raise OSError\nimport numpy; ctypes.CDLL = refuse\n"
-        "import common.runtime.mxnet"
+        "import ctypes, numpy\nload = ctypes.CDLL\n"
+        "def refuse(name, *more):\n"
+        f"    if name == {library!r}: raise OSError\n"
+        "    return load(name, *more)\n"
+        "ctypes.CDLL = refuse\nimport common.runtime.mxnet"
     )
-    assert_refused(run_script("-c", command), "apt-get install libgomp1")
+    words = f"{library}: not found, and MXNet needs it; apt-get install {package}"
+    assert_refused(run_script("-c", command), words)
 
 
 def test_a_users_own_thread_count_wins(tmp_path):
@@ -52,18 +61,49 @@ def test_a_users_own_thread_count_wins(tmp_path):
     assert run_script("-c", show, OMP_NUM_THREADS="7").stdout == "7\n"
 
 
-def test_threads_default_to_the_physical_cores():
+def test_threads_default_to_the_cpus_that_are_available():
     show = (
         "import os; os.environ.pop('OMP_NUM_THREADS', 0); import common.runtime.mxnet;"
         "print(os.environ['OMP_NUM_THREADS'])"
     )
-    assert run_script("-c", show).stdout == f"{bootstrap.physical_cores()}\n"
+    assert run_script("-c", show).stdout == f"{cpus.available()}\n"
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
-def test_only_cores_this_process_may_use_are_counted():
-    show = (
-        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
-        "from common.runtime import bootstrap; print(bootstrap.physical_cores())"
-    )
-    assert run_script("-c", show, cwd=ROOT).stdout == "1\n"
+@pytest.mark.parametrize("script", ["predict.py", "train_imagenet.py", "score.py"])
+@pytest.mark.parametrize(
+    "cause, words",
+    [
+        (
+            "libGL.so.1: cannot open shared object file: No such file or directory",
+            ["cv2: cannot be imported (libGL.so.1: cannot open", "; apt-get install libgl1\n"],
+        ),
+        (
+            "odd",
+            ["cv2: cannot be imported (odd); pip install --force-reinstall opencv-python-head"],
+        ),
+    ],
+)
+def test_an_opencv_that_cannot_be_imported_is_one_line(tmp_path, script, cause, words):
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({cause!r})")
+    result = run_script(script, "--help", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert_refused(result, f"{script}: error: ", *words)
+
+
+def test_packing_names_the_package_that_opencv_lacks(tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open')")
+    result = run_script("-m", "data.folder", "--help", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert_refused(result, "apt-get install libgl1")
+
+
+def test_onnx_mapping_is_supplied_where_onnx_has_none(monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setattr(onnx, "mapping", None, raising=False)
+    monkeypatch.setitem(sys.modules, "onnx.mapping", None)
+    bootstrap.supply_onnx_mapping()
+    supplied = onnx.mapping
+    bootstrap.supply_onnx_mapping()  # a second export finds it there
+    assert onnx.mapping is supplied is sys.modules["onnx.mapping"]
+    for name in ("float32", "float16", "float64", "bool", "int8", "uint8", "int32", "int64"):
+        kind = supplied.NP_TYPE_TO_TENSOR_TYPE[np.dtype(name)]
+        assert kind == onnx.helper.np_dtype_to_tensor_dtype(np.dtype(name))
+        assert supplied.TENSOR_TYPE_TO_NP_TYPE[kind] == np.dtype(name)

@@ -142,12 +142,12 @@ def test_what_cuda_says_when_it_fails_is_one_line(machine, monkeypatch):
 
 
 def settings(batch_size, network="alexnet", optimizer="sgd"):
-    return SimpleNamespace(
-        batch_size=batch_size,
-        image_shape=symbols.IMAGE_SHAPES[network],
-        optimizer=optimizer,
-        dtype="float32",
-    )
+    return {
+        "batch_size": batch_size,
+        "image_shape": symbols.IMAGE_SHAPES[network],
+        "optimizer": optimizer,
+        "dtype": "float32",
+    }
 
 
 @pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
@@ -171,18 +171,18 @@ def test_the_largest_batch_that_fits_is_named_and_fits(machine, count):
     machine(["Tesla T4"] * count, free=4 * GIB)
     symbol, contexts = symbols.get_symbol("alexnet"), [mx.gpu(i) for i in range(count)]
     with pytest.raises(UserError) as caught:
-        devices.check_memory(symbol, contexts, settings(2000))
+        devices.check_memory(symbol, contexts, **settings(2000))
     largest = int(str(caught.value).split()[-1])
     assert 100 * count < largest < 400 * count
-    devices.check_memory(symbol, contexts, settings(largest))
+    devices.check_memory(symbol, contexts, **settings(largest))
     with pytest.raises(UserError, match=r"1 \(Tesla T4\)|0 \(Tesla T4\) has 4.0 free"):
-        devices.check_memory(symbol, contexts, settings(largest + count))
+        devices.check_memory(symbol, contexts, **settings(largest + count))
 
 
 def test_a_card_that_is_full_is_told_from_a_batch_that_is_large(machine):
     machine(["Tesla T4"], free=GIB)
     with pytest.raises(UserError, match="not even one image fits"):
-        devices.check_memory(symbols.get_symbol("alexnet"), [mx.gpu(0)], settings(1))
+        devices.check_memory(symbols.get_symbol("alexnet"), [mx.gpu(0)], **settings(1))
 
 
 def test_an_optimizer_with_more_states_leaves_less_memory():
@@ -193,7 +193,7 @@ def test_an_optimizer_with_more_states_leaves_less_memory():
 
 def test_the_memory_of_cpus_is_not_asked_for(machine):
     machine([], error=12)
-    devices.check_memory(symbols.get_symbol("lenet"), [mx.cpu()], settings(10**9, "lenet"))
+    devices.check_memory(symbols.get_symbol("lenet"), [mx.cpu()], **settings(10**9, "lenet"))
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -233,7 +233,7 @@ def test_how_cudnn_chooses_is_settled_before_a_network_is_bound(
     if before:
         environment[names[0]] = before
     monkeypatch.setattr(os, "environ", environment)
-    args = settings(4, "lenet")
+    args = SimpleNamespace(**settings(4, "lenet"))
     vars(args).update(seed=0, cudnn_tune=tune, deterministic=deterministic)
     with pytest.raises(RuntimeError, match="simple_bind"):  # for want of a GPU
         training.bind(symbols.get_symbol("lenet", 10), [mx.gpu(0)], args, None)
