@@ -26,12 +26,12 @@ class RunLog:
         # Line by line, so that what a killed run had said is there. It lives as long as the run.
         mode = "a" if append else "w"
         self._file = open(path, mode, buffering=1) if path else None  # noqa: SIM115
-        self._start = time.time()
+        self._start = time.monotonic()
 
     def event(self, kind: str, **fields) -> None:
         """Add a line to the JSON log: ``{"event": kind, "time": seconds, ...}``."""
         if self._file:
-            seconds = round(time.time() - self._start, 3)
+            seconds = round(time.monotonic() - self._start, 3)
             try:
                 self._file.write(json.dumps({"event": kind, "time": seconds, **fields}) + "\n")
             except OSError as error:  # not worth to end a training run for
@@ -62,7 +62,7 @@ class Progress:
     ):
         self._log, self._title, self._images, self._period = log, title, images, period
         self._batches, self._done, self._seen = batches, done, done
-        self._since = time.time()
+        self._since = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -85,7 +85,7 @@ class Progress:
             self._bar.update(count)
         if self._batches % self._period:
             return
-        now = time.time()
+        now = time.monotonic()
         speed = (self._done - self._seen) / (now - self._since)
         self._seen, self._since = self._done, now
         self._log.event("batch", batch=self._batches, img_per_s=round(speed, 1), **figures)

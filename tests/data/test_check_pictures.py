@@ -1,5 +1,7 @@
 """data/check.py: damaged pictures and changed labels, by decoding and by checksums."""
 
+import _multiprocessing
+import errno
 import multiprocessing
 import os
 import signal
@@ -146,3 +148,14 @@ def test_damaged_checksums_are_a_fault_and_repaired(path, tmp_path, capsys):
     code, lines = run(capsys, path, "--repair", tmp_path / "out")
     assert code == 1 and "x-checksums.npy: is damaged" in lines[0]
     assert contents(str(tmp_path / "out.rec")) == good
+
+
+def test_decoding_needs_no_semaphores(tmp_path, capsys, monkeypatch):
+    class SemLock(_multiprocessing.SemLock):
+        def __new__(cls, *_args, **_options):
+            raise OSError(errno.EROFS, "Read-only file system")  # /dev/shm of some containers
+
+    monkeypatch.setattr(_multiprocessing, "SemLock", SemLock)
+    path = write(tmp_path / "x", [jpeg(), CUT], [0, 1])
+    code, lines = run(capsys, path, "--decode")
+    assert code == 1 and lines[-1] == f"{path}: 1 records good, 1 faulty"
