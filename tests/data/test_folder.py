@@ -3,13 +3,16 @@
 import os
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from conftest import run_script
 from pictures import BAD, CUT, GREY, KINDS, file, jpeg, write_tree
 
 from common.cli import UserError
+from common.records.format import read_image
 from common.records.scan import scan_records
+from common.records.walk import open_records
 from data import folder
 
 
@@ -276,3 +279,13 @@ def test_an_error_of_the_disk_is_one_line_and_leaves_nothing(tree, tmp_path):
     assert "x.rec: cannot be written: File too large" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert left_in(tmp_path) == []
+
+
+def test_central_squares_are_packed_on_demand(tree, tmp_path):
+    result = run_folder(tree, tmp_path / "x", "--center-crop", "--resize", "24", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    with open_records(str(tmp_path / "x.rec")) as content:
+        for at in scan_records(str(tmp_path / "x.rec")).offsets.tolist():
+            picture = cv2.imdecode(np.frombuffer(read_image(content, at), np.uint8), 1)
+            height, width = picture.shape[:2]
+            assert height == width <= 24

@@ -1,6 +1,7 @@
 """The official ImageNet archives, in miniature: right labels, no image lost, killed and resumed."""
 
 import base64
+import gzip
 import io
 import os
 import shutil
@@ -189,7 +190,6 @@ VAL = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 6)]
 # The ground truth of the official set begins like this; Caffe's labels and the WordNet ids agree.
 IDS = [490, 361, 171, 822, 297]
 CAFFE = [65, 970, 230, 809, 516]
-VAL_WNIDS = ["n01751748", "n09193705", "n02105855", "n04263257", "n03125729"]
 
 
 @pytest.fixture(scope="module")
@@ -204,40 +204,47 @@ def lines(*columns):
     return "".join(" ".join(map(str, row)) + "\n" for row in zip(*columns))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [lines(IDS), lines(VAL_WNIDS), lines(VAL, CAFFE), lines(reversed(VAL), reversed(VAL_WNIDS))],
-    ids=["ILSVRC ids", "wnids", "Caffe's val.txt", "names and wnids"],
-)
-def test_each_form_of_the_ground_truth_gives_the_sorted_labels(text):
-    assert imagenet.val_labels(text, "labels", TABLE) == dict(zip(VAL, CAFFE))
+@pytest.fixture
+def devkit(tmp_path):
+    """Call it with the lines of the ground truth; the path of a development kit that has them."""
+
+    def make(text):
+        name = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+        path = tmp_path / "devkit.tar.gz"
+        path.write_bytes(gzip.compress(tar({name: text.encode()})))
+        return str(path)
+
+    return make
 
 
-def test_validation_images_keep_their_order_and_get_their_labels(val_tar, tmp_path):
-    devkit = tmp_path / "devkit.tar.gz"
-    name = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
-    with tarfile.open(devkit, "w:gz") as archive:
-        info = tarfile.TarInfo(name)
-        info.size = len(lines(IDS))
-        archive.addfile(info, io.BytesIO(lines(IDS).encode()))
-    imagenet.main([*SMALL, "--val", str(val_tar), "--devkit", str(devkit), str(tmp_path / "out")])
+def test_validation_images_keep_their_order_and_get_their_labels(val_tar, devkit, tmp_path):
+    kit = devkit(lines(IDS))
+    imagenet.main([*SMALL, "--val", str(val_tar), "--devkit", kit, str(tmp_path / "out")])
     wanted = [(label, encode(noise(1000 + i), resize=64)) for i, label in enumerate(CAFFE)]
     assert images_in(tmp_path / "out/val.rec") == wanted
 
 
-def test_a_validation_image_without_a_label_is_refused(val_tar, tmp_path):
-    labels = tmp_path / "labels.txt"
-    labels.write_text(lines(IDS[:4]))
-    with pytest.raises(UserError, match="none for ILSVRC2012_val_00000005"):
-        imagenet.main(
-            [*SMALL, "--val", str(val_tar), "--val-labels", str(labels), str(tmp_path / "out")]
-        )
+def test_the_central_squares_are_parts_of_their_own(val_tar, devkit, tmp_path):
+    command = [*SMALL, "--val", str(val_tar), "--devkit", devkit(lines(IDS)), str(tmp_path / "out")]
+    official = command[:4] + command[5:]  # without --allow-partial it ends before it joins
+    with pytest.raises(UserError, match="has 5 images, not 50,000"):
+        imagenet.main(official)
+    imagenet.main([*command, "--center-crop"])
+    wanted = [encode(noise(1000 + i), resize=64, center_crop=True) for i in range(len(VAL))]
+    assert [image for _, image in images_in(tmp_path / "out/val.rec")] == wanted
+    assert cv2.imdecode(np.frombuffer(wanted[0], np.uint8), 1).shape == (64, 64, 3)
 
 
-@pytest.mark.parametrize("line", ["0", "1001", "n00000000", "x.JPEG 1000", "a b c", ""])
-def test_a_line_that_is_no_label_is_refused(line):
-    with pytest.raises(UserError, match="labels.txt: line 2"):
-        imagenet.val_labels(f"1\n{line}\n2\n", "labels.txt", TABLE)
+def test_a_validation_image_without_a_label_is_refused(val_tar, devkit, tmp_path):
+    kit = devkit(lines(IDS[:4]))
+    with pytest.raises(UserError, match="no label for ILSVRC2012_val_00000005"):
+        imagenet.main([*SMALL, "--val", str(val_tar), "--devkit", kit, str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("line", ["0", "1001", "n01751748", "x.JPEG 1000", "a b c", ""])
+def test_a_line_that_is_no_id_is_refused(line):
+    with pytest.raises(UserError, match="kit.tar.gz: line 2"):
+        imagenet.val_labels(f"1\n{line}\n2\n", "kit.tar.gz", TABLE)
 
 
 def damaged(content, how):
@@ -266,12 +273,13 @@ def test_a_damaged_archive_is_refused_and_no_image_lost_without_a_word(how, trai
     assert not (tmp_path / "out/train.rec").exists()
 
 
-def test_fewer_classes_or_images_than_the_official_are_refused(train_tar, val_tar, tmp_path):
+def test_fewer_classes_or_images_than_the_official_are_refused(
+    train_tar, val_tar, devkit, tmp_path
+):
     command = ["-m", "data.imagenet", "--resize", "64", "--workers", "1", tmp_path / "out"]
     result = run_script(*command, "--train", train_tar)
     assert_refused(result, "has 4 classes, not 1000", imagenet.MD5["train"], "--allow-partial")
-    (tmp_path / "labels.txt").write_text(lines(IDS))
-    result = run_script(*command, "--val", val_tar, "--val-labels", tmp_path / "labels.txt")
+    result = run_script(*command, "--val", val_tar, "--devkit", devkit(lines(IDS)))
     assert result.returncode == 2
     assert "has 5 images, not 50,000" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "out/val.rec").exists()
@@ -353,7 +361,7 @@ def test_parts_of_other_settings_or_another_archive_are_not_mixed(train_tar, tra
     ("flags", "words"),
     [
         ([], "--train, --val or both"),
-        (["--val", "x.tar"], "--devkit or --val-labels"),
+        (["--val", "x.tar"], "--val needs its labels: give --devkit"),
         (["--train", "none.tar"], "none.tar: no such file"),
     ],
 )
