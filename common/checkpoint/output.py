@@ -1,5 +1,6 @@
 """Scripts that make a checkpoint in one go: their flags, and how it is written."""
 
+import argparse
 import contextlib
 from typing import Callable, Iterator, Tuple
 
@@ -11,7 +12,7 @@ from .lock import lock
 Network = Tuple[mx.sym.Symbol, dict, dict]
 
 
-def add_args(parser, default: str = "") -> None:
+def add_args(parser: argparse.ArgumentParser, default: str = "") -> None:
     """Add --out-prefix and --overwrite; ``default`` describes the prefix that is not given."""
     required, said = not default, f"; default: {default}" if default else ""
     parser.add_argument("--out-prefix", required=required, help=f"of the new checkpoint{said}")

@@ -17,6 +17,7 @@ batches: the newest state between two epochs' checkpoints, for mx.model.load_che
 ("PREFIX-partial", UUUU). Nothing is a pickle, so that loading runs no code.
 """
 
+import argparse
 import contextlib
 import errno
 import os
@@ -34,7 +35,7 @@ from .config import config_path, versions
 _FORMAT = 1
 
 
-def add_args(parser) -> None:
+def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which checkpoint to load."""
     parser.add_argument("--model-prefix", required=True, help="where train_imagenet.py saved it")
     parser.add_argument("--load-epoch", type=int, required=True, help="which of its checkpoints")
@@ -136,7 +137,7 @@ def _remove_set(prefix, number):
 def save(
     prefix: str,
     number: int,
-    symbol,
+    symbol: mx.sym.Symbol,
     arg_params: dict,
     aux_params: dict,
     optimizer: Optional[dict] = None,
@@ -273,7 +274,7 @@ def newest(prefix: str) -> Tuple[Optional[Tuple[str, int]], List[str]]:
     return None, damaged
 
 
-def load(prefix: str, number: int, verified: bool = False):
+def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbol, dict, dict]:
     """``mx.model.load_checkpoint`` with a user's mistakes named: (symbol, arg_params, aux_params).
 
     Where the checkpoint has a record, its checksums are compared first, unless it is ``verified``

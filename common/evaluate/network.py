@@ -1,6 +1,6 @@
 """A checkpoint's network, bound for inference."""
 
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from common.checkpoint import store
 from common.checkpoint.config import load_config
@@ -35,7 +35,9 @@ def bind(
     return module
 
 
-def probabilities(module: mx.mod.Module, images: mx.nd.NDArray, labels=None) -> "mx.nd.NDArray":
+def probabilities(
+    module: mx.mod.Module, images: mx.nd.NDArray, labels: Optional[List[mx.nd.NDArray]] = None
+) -> mx.nd.NDArray:
     """What a bound network makes of a batch (N, C, H, W): (N, classes), on the first device."""
     module.forward(mx.io.DataBatch([images], labels), is_train=False)
     return module.get_outputs()[0]

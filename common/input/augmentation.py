@@ -5,6 +5,7 @@ becomes float32, and it is repeatable. ImageRecordIter does the rest. For DALI t
 here, too.
 """
 
+import argparse
 import dataclasses
 from typing import Any, Mapping, NamedTuple, Optional, Set, Tuple
 
@@ -72,7 +73,7 @@ _RANGES = (
 )
 
 
-def add_args(parser) -> None:
+def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the augmentation flags; without a recipe everything is off."""
     group = parser.add_argument_group("augmentation (training only)")
     for entry in _TABLE:
@@ -100,7 +101,7 @@ class Augmentation:
     options: Mapping[str, Any]
 
     @classmethod
-    def from_args(cls, args) -> "Augmentation":
+    def from_args(cls, args: argparse.Namespace) -> "Augmentation":
         """From the parsed flags of :func:`add_args` and --seed."""
         values = {entry.argument: _value(args, entry.flag) for entry in _TABLE if entry.argument}
         options = {name: value for name, value in values.items() if value is not None}
@@ -150,12 +151,12 @@ class Augmentation:
         return corners, mirrored
 
 
-def active(args) -> Set[str]:
+def active(args: argparse.Namespace) -> Set[str]:
     """The augmentation flags that change something."""
     return {entry.flag for entry in _TABLE if _value(args, entry.flag) != entry.off}
 
 
-def check_args(args) -> None:
+def check_args(args: argparse.Namespace) -> None:
     """Refuse combinations that MXNet would ignore, or abort on.
 
     Raises:

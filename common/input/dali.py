@@ -13,6 +13,7 @@ An image that DALI cannot decode ends the run with an error; with several thread
 in place of reporting it (--data-nthreads 1 does not). data/folder.py packs none.
 """
 
+import argparse
 import importlib.util
 from typing import Iterator, Optional
 
@@ -33,7 +34,7 @@ def is_installed() -> bool:
     return all(map(importlib.util.find_spec, ("nvidia", "nvidia.dali")))
 
 
-def check_args(args) -> None:
+def check_args(args: argparse.Namespace) -> None:
     """Refuse flags that this backend cannot carry out.
 
     Raises:

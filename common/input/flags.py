@@ -1,5 +1,7 @@
 """The flags that say which images a network is trained on and how they are prepared."""
 
+import argparse
+
 from common import cli
 from common.cli import UserError
 from common.io import cpus
@@ -7,7 +9,7 @@ from common.io import cpus
 from . import augmentation, dali
 
 
-def add_data_args(parser) -> None:
+def add_data_args(parser: argparse.ArgumentParser) -> None:
     """Add the data flags and, in a group of their own, the augmentation flags."""
     data = parser.add_argument_group("data")
     add = data.add_argument
@@ -36,7 +38,7 @@ def add_data_args(parser) -> None:
     augmentation.add_args(parser)
 
 
-def check_data_args(args) -> None:
+def check_data_args(args: argparse.Namespace) -> None:
     """Refuse combinations of flags that MXNet would ignore, or crash on.
 
     Raises:

@@ -6,7 +6,7 @@ import queue
 import sys
 import threading
 import weakref
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -100,7 +100,9 @@ def normalise(images: np.ndarray, shift: np.ndarray, std: np.ndarray, out: np.nd
         np.divide(out, std[:, None, None], out=out)
 
 
-def crop(images: List[np.ndarray], corners: np.ndarray, mirrored: np.ndarray, size) -> np.ndarray:
+def crop(
+    images: List[np.ndarray], corners: np.ndarray, mirrored: np.ndarray, size: Tuple[int, int]
+) -> np.ndarray:
     """Crops of ``size`` (height, width) of uint8 images (rows, columns, C): (N, C, H, W) uint8.
 
     Args:
@@ -128,7 +130,11 @@ def _call(function, arrays, sizes):
 
 
 def batches(
-    read: Callable[[int], Iterator[Chunk]], images: int, batch_size: int, buffers, first: int
+    read: Callable[[int], Iterable[Chunk]],
+    images: int,
+    batch_size: int,
+    buffers: "Buffers",
+    first: int,
 ) -> Iterator[Optional[mx.io.DataBatch]]:
     """Cut the endless sequence of epochs into batches, one after the other.
 

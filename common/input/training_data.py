@@ -1,5 +1,6 @@
 """What is known of the training images before the first one is read."""
 
+import argparse
 import dataclasses
 from typing import Optional, Tuple
 
@@ -38,7 +39,7 @@ class TrainingData:
     verbose: bool = False
 
     @classmethod
-    def from_args(cls, args, found: Optional[Records] = None) -> "TrainingData":
+    def from_args(cls, args: argparse.Namespace, found: Optional[Records] = None) -> "TrainingData":
         """From the parsed flags; ``found`` are the records of --data-train.
 
         Raises:

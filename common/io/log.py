@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from typing import Optional
+from typing import Iterator, Optional
 
 from tqdm import tqdm
 
@@ -110,7 +110,7 @@ _QUIET = threading.Lock()
 
 
 @contextlib.contextmanager
-def quiet(verbose: bool = False):
+def quiet(verbose: bool = False) -> Iterator[None]:
     """Drop what MXNet's C++ code says on stderr; its errors arrive as exceptions all the same.
 
     Args:

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from typing import Any
 
 from common.cli import UserError
 from common.io.files import atomic, cache_folder
@@ -149,7 +150,7 @@ class NativeSGD(mx.optimizer.SGD):
         super().__init__(**options)
         self.aggregate_num = 0  # one weight a call
 
-    def update(self, index, weight, grad, state):
+    def update(self, index: int, weight: Any, grad: Any, state: Any) -> None:
         """Change ``weight`` and its momentum ``state`` in place."""
         if state is None or self.clip_gradient:  # no momentum, so nothing to fuse; or a rarity
             super().update(index, weight, grad, state)

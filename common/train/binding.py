@@ -1,5 +1,6 @@
 """A ``mx.mod.Module`` that is ready to train."""
 
+import argparse
 import dataclasses
 from typing import List, Optional, Sequence, Tuple
 
@@ -47,7 +48,7 @@ class ModuleSettings:
     loss_scale: float = 1.0
 
     @classmethod
-    def from_args(cls, args) -> "ModuleSettings":
+    def from_args(cls, args: argparse.Namespace) -> "ModuleSettings":
         """From the parsed flags."""
         return cls(
             LearningRate.from_args(args),

@@ -13,6 +13,7 @@ while the epoch was validated         goes on from it; validates and reports the
 ====================================  =====================================================
 """
 
+import argparse
 import contextlib
 import dataclasses
 import sys
@@ -51,7 +52,9 @@ class CheckpointSettings:
     fingerprint: Optional[str] = None
 
     @classmethod
-    def from_args(cls, args, fingerprint: Optional[str]) -> "CheckpointSettings":
+    def from_args(
+        cls, args: argparse.Namespace, fingerprint: Optional[str]
+    ) -> "CheckpointSettings":
         """From the parsed flags."""
         minutes, keep = args.save_minutes, args.keep
         return cls(args.model_prefix, args.save_period, minutes, keep, vars(args), fingerprint)

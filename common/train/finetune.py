@@ -4,6 +4,7 @@ The source's preparation of images and, for the same network, its graph come wit
 mean nothing without them.
 """
 
+import argparse
 import os
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -27,7 +28,7 @@ class Pretrained(NamedTuple):
     lr_mult: float  # factor of the learning rate of the other weights
 
 
-def add_args(parser) -> None:
+def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what to begin from."""
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--pretrained", metavar="PREFIX", help="begin with this checkpoint")
@@ -48,7 +49,7 @@ def add_args(parser) -> None:
     )
 
 
-def check_args(args) -> None:
+def check_args(args: argparse.Namespace) -> None:
     """Refuse flags that do nothing without one another.
 
     Raises:
@@ -141,7 +142,7 @@ def load(
     return Pretrained(fit, other, frozen, lr_mult)
 
 
-def describe(args, pretrained: Pretrained, source: Optional[dict]) -> str:
+def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[dict]) -> str:
     """What was taken from the source and what was not, for the first lines of a run.
 
     Args:

@@ -1,5 +1,7 @@
 """The flags that say how a network is trained, and what they refuse."""
 
+import argparse
+
 from common import cli
 from common.cli import UserError
 from common.runtime import devices
@@ -11,7 +13,7 @@ from .initializers import NAMES as INITIALIZERS
 _LARGEST_SEED = 2**32 - 1  # numpy's generators take no larger one
 
 
-def add_train_args(parser) -> None:
+def add_train_args(parser: argparse.ArgumentParser) -> None:
     """Add the training flags, but for those of finetune.py, which choose the recipe, too."""
     train = parser.add_argument_group("training")
     _add_device_args(train)
@@ -122,7 +124,7 @@ def _add_output_args(group):
     add("--verbose", action="store_true", help="show MXNet's own messages")
 
 
-def check_train_args(args) -> None:
+def check_train_args(args: argparse.Namespace) -> None:
     """Refuse combinations of flags with which MXNet would fail later.
 
     Raises:

@@ -1,5 +1,6 @@
 """The training loop around ``mx.mod.Module``."""
 
+import argparse
 import dataclasses
 import logging
 import time
@@ -44,7 +45,7 @@ class LoopSettings:
     monitor: int = 0
 
     @classmethod
-    def from_args(cls, args) -> "LoopSettings":
+    def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
         """From the parsed flags."""
         half = args.dtype == "float16"
         nonfinite, disp = args.skip_nonfinite, args.disp_batches

@@ -3,8 +3,9 @@
 A recipe names its source and what to expect of it. Flags override a recipe's values.
 """
 
+import argparse
 import textwrap
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Sequence
 
 from common.cli import UserError
 from common.io import cpus
@@ -114,7 +115,9 @@ def recipe(network: str, dataset: str) -> Recipe:
         raise UserError(f"--dataset {dataset}: {network} has recipes for {known} only")
 
 
-def describe(args, followed: Recipe, contexts, changed: List[str]) -> str:
+def describe(
+    args: argparse.Namespace, followed: Recipe, contexts: Sequence[object], changed: List[str]
+) -> str:
     """What a run resolved, for its first lines: the recipe's settings, and ``changed`` ones.
 
     Args:

