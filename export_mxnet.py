@@ -1,10 +1,9 @@
-"""Make a checkpoint without its training nodes, for MXNet alone to run: a symbol and its weights.
+"""Export a checkpoint for inference in MXNet alone: without Dropout, and without a label.
 
     python export_mxnet.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3
 
-``mx.model.load_checkpoint`` reads it; its one input is ``data``, so no label is bound. float32 and
-int8 checkpoints are exported alike. Before anything is written, the copy has to say what the
-checkpoint says of real images.
+The copy is a symbol and its weights, float32 or int8; docs/serving.md says how to load it. Before
+anything is written, it has to give the checkpoint's probabilities on real images.
 """
 
 import os
@@ -22,7 +21,9 @@ def parse_args():
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     compare.add_args(parser)
     parser.add_argument("--out-prefix", help="of the copy; default: MODEL_PREFIX-deploy")
-    parser.add_argument("--overwrite", action="store_true", help="checkpoints at --out-prefix")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the checkpoints at --out-prefix"
+    )
     args = parser.parse_args()
     args.out_prefix = args.out_prefix or f"{args.model_prefix}-deploy"
     if os.path.realpath(args.out_prefix) == os.path.realpath(args.model_prefix):
@@ -31,7 +32,7 @@ def parse_args():
 
 
 def main():
-    """Check everything, strip, compare, save."""
+    """Check everything, remove the training nodes, compare, save."""
     args = parse_args()
     config = load_config(args.model_prefix)
     symbol, *weights = store.load(args.model_prefix, args.load_epoch)

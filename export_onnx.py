@@ -1,10 +1,8 @@
-"""Make an ONNX file of a float32 checkpoint, for ONNX Runtime, OpenCV and what else reads it.
+"""Export a float32 checkpoint to ONNX.
 
     python export_onnx.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3
 
-The file holds its own image preparation and class names; docs/serving.md shows their use. Before
-it is written, it is run in ONNX Runtime and in OpenCV on real images, and has to say what MXNet
-says of them.
+docs/serving.md says what the file holds, how it is checked before it is written, and how to run it.
 """
 
 import os
@@ -16,7 +14,7 @@ from common.cli import UserError
 from common.convert import compare, onnx_writer, quantization
 from common.io import files
 
-_TWO_SIZES = (1, 3)  # that a file of any batch size is tried with
+_BATCH_SIZES = (1, 3)  # that a file of any batch size is compared with
 
 
 def parse_args():
@@ -24,10 +22,12 @@ def parse_args():
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     compare.add_args(parser)
     batch = parser.add_mutually_exclusive_group()
-    batch.add_argument("--batch-size", type=cli.positive_int, default=1, help="images a run")
-    batch.add_argument("--dynamic-batch", action="store_true", help="as many as each run brings")
+    batch.add_argument("--batch-size", type=cli.positive_int, default=1, help="images in each run")
+    batch.add_argument(
+        "--dynamic-batch", action="store_true", help="any number of images in each run"
+    )
     parser.add_argument("--out", metavar="X.onnx", help="default: MODEL_PREFIX-NNNN.onnx")
-    parser.add_argument("--overwrite", action="store_true", help="the file at --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file at --out")
     args = parser.parse_args()
     args.out = args.out or f"{args.model_prefix}-{args.load_epoch:04d}.onnx"
     return args
@@ -61,7 +61,7 @@ def main():
         content,
         images,
         compare.probabilities(symbol, *weights, images),
-        _TWO_SIZES if args.dynamic_batch else [args.batch_size],
+        _BATCH_SIZES if args.dynamic_batch else [args.batch_size],
     )
     os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
     with files.atomic(args.out) as temporary, open(temporary, "wb") as file:

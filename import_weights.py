@@ -1,18 +1,18 @@
-"""Make an alexnet2012 checkpoint of Caffe's bvlc_alexnet, or of a network fine-tuned from it.
+"""Convert Caffe's bvlc_alexnet, or a network fine-tuned from it, to an alexnet2012 checkpoint.
 
     python import_weights.py --prototxt deploy.prototxt --caffemodel bvlc_alexnet.caffemodel \
         --out-prefix checkpoints/bvlc --class-names data/imagenet_classes.txt
     python import_weights.py --onnx bvlc_alexnet.onnx --out-prefix checkpoints/bvlc
 
-LRN's k, how pooling rounds, and the size of the images are those of the file. Caffe's images are
-B, G, R; the checkpoint takes R, G, B as all do here. Before it is written, it has to give the
-probabilities that OpenCV gives with the file itself.
+LRN's k, the rounding of map sizes and the size of the images are those of the file. Caffe's images
+are B, G, R; the checkpoint takes R, G, B, as all do here. Before it is written, MXNet has to
+compute from it the probabilities that OpenCV computes from the file itself.
 """
 
 import os
-import re
 import sys
 
+import symbols
 from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import save_config
@@ -20,31 +20,35 @@ from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.convert import alexnet_import, caffe_reader, onnx_reader
 
-_EPOCH = 0  # of training here
-_NAMES = re.compile(r"(?:n\d{8}\s+(?:\d+\t)?)?(.*)")  # Caffe's synset_words.txt has WordNet ids
+_EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
 
 
 def parse_args():
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prototxt", help="Caffe's description of the network for inference")
+    parser.add_argument("--prototxt", help="Caffe's network for inference: deploy.prototxt")
     parser.add_argument("--caffemodel", help="its weights")
-    parser.add_argument("--onnx", metavar="X.onnx", help="or both in ONNX")
-    parser.add_argument("--out-prefix", required=True, help="of the checkpoint")
-    parser.add_argument("--overwrite", action="store_true", help="checkpoints at --out-prefix")
+    parser.add_argument("--onnx", metavar="X.onnx", help="network and weights as one ONNX file")
+    parser.add_argument("--out-prefix", required=True, help="of the new checkpoint")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the checkpoints at --out-prefix"
+    )
     parser.add_argument(
         "--class-names",
         metavar="TXT",
-        help="a name a line, as in Caffe's synset_words.txt or data/imagenet_classes.txt",
+        help="one name a line, as in Caffe's synset_words.txt or data/imagenet_classes.txt",
     )
     parser.add_argument(
         "--mean",
         type=cli.numbers,
         default=[122.679, 116.669, 104.007],
-        help="of R, G and B, 0 to 255, that was subtracted in training",
+        help="of R, G and B, 0 to 255; training subtracted it",
     )
     parser.add_argument(
-        "--resize", type=cli.positive_int, default=256, help="pictures' short side, before cropping"
+        "--resize",
+        type=cli.positive_int,
+        default=256,
+        help="short side of pictures before the crop",
     )
     args = parser.parse_args()
     caffe = args.prototxt, args.caffemodel
@@ -55,35 +59,23 @@ def parse_args():
     return args
 
 
-def class_names(path, count):
-    """The first name on each line, without its WordNet id, as data.imagenet's records have it."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            names = [_NAMES.fullmatch(line.strip())[1].split(", ")[0] for line in file]
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; write a class name a line")
-    if len(names) != count:
-        raise UserError(f"{path}: has {len(names)} names, but the network has {count} classes")
-    return names
-
-
 def main():
-    """Read, convert, compare, save."""
+    """Read the files, convert the weights, compare with OpenCV, save."""
     args = parse_args()
     if args.onnx:
-        model = onnx_reader.Model(args.onnx)
+        source = onnx_reader.read(args.onnx)
     else:
-        model = caffe_reader.Model(args.prototxt, args.caffemodel)
-    symbol = alexnet_import.build(model)
-    weights = alexnet_import.parameters(symbol, model)
+        source = caffe_reader.read(args.prototxt, args.caffemodel)
+    symbol = alexnet_import.build(source, symbols.get_symbol)
+    weights = alexnet_import.weights(source, symbol)
     classes = len(weights["fc3_bias"])
-    names = class_names(args.class_names, classes) if args.class_names else None
-    largest = alexnet_import.difference(symbol, weights, model, args.mean)
+    names = caffe_reader.class_names(args.class_names, classes) if args.class_names else None
+    largest = alexnet_import.difference(symbol, weights, source, args.mean)
 
     settings = {
         "network": alexnet_import.NETWORK,
         "num_classes": classes,
-        "image_shape": model.image_shape,
+        "image_shape": source.image_shape,
         "resize": args.resize,
         "rgb_mean": args.mean,
         "rgb_std": [1.0, 1.0, 1.0],
@@ -91,13 +83,13 @@ def main():
     }
     with lock(args.out_prefix, "--out-prefix"):
         store.check_free(args.out_prefix, args.overwrite, "--out-prefix")
-        save_config(args.out_prefix, settings, names, imported_from=model.files)
+        save_config(args.out_prefix, settings, names, imported_from=source.files)
         saved = store.save(args.out_prefix, _EPOCH, symbol, weights, {})
         store.remove(args.out_prefix, keep=(_EPOCH,))
 
-    shape = ",".join(map(str, model.image_shape))
+    shape = ",".join(map(str, source.image_shape))
     print(f"{saved}: {classes} classes, images {shape}")
-    print(f"differs from {model.files[-1]} in OpenCV by at most {largest:.1e} in a probability")
+    print(f"differs from {source.files[-1]} in OpenCV by at most {largest:.1e} in a probability")
     flags = f"--model-prefix {args.out_prefix} --load-epoch {_EPOCH}"
     print(f"Try it: {os.path.relpath(sys.executable)} predict.py {flags} picture.jpg")
 

@@ -1,10 +1,10 @@
-"""Make an int8 checkpoint, smaller and faster on the CPU, from a float32 one.
+"""Quantise a float32 checkpoint to int8: smaller, and faster on the CPU.
 
     python quantize.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3 \
         --data-calib train.rec
 
-Nothing is trained: real images show how large each layer's values get. predict.py, score.py and
-stock MXNet (its CPU build) take the new checkpoint as any other.
+Nothing is trained: the range of each layer's values is measured on real images. predict.py,
+score.py and stock MXNet (its CPU build) use the new checkpoint like any other.
 """
 
 import os
@@ -16,8 +16,8 @@ from common.checkpoint.config import load_config, save_config
 from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.convert import quantization
-from common.evaluate import classifier
 from common.input import pipeline
+from common.input.preparation import Preparation, sample_images
 
 
 def parse_args():
@@ -28,15 +28,20 @@ def parse_args():
         "--data-calib",
         required=True,
         metavar="X.rec",
-        help="images to calibrate on: the training records, so that the validation images stay"
-        " unseen",
+        help="images to measure the ranges on; take the training records, so that the validation"
+        " images stay unseen",
     )
     parser.add_argument(
-        "--num-calib-examples", type=cli.positive_int, default=512, help="how many of them, at most"
+        "--num-calib-examples",
+        type=cli.positive_int,
+        default=512,
+        help="use at most so many of them",
     )
     parser.add_argument("--out-prefix", help="of the int8 checkpoint; default: MODEL_PREFIX-int8")
-    parser.add_argument("--overwrite", action="store_true", help="checkpoints at --out-prefix")
-    parser.add_argument("--verbose", action="store_true", help="let MXNet talk, too")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the checkpoints at --out-prefix"
+    )
+    parser.add_argument("--verbose", action="store_true", help="show MXNet's own messages")
     args = parser.parse_args()
     args.out_prefix = args.out_prefix or f"{args.model_prefix}-int8"
     if os.path.realpath(args.out_prefix) == os.path.realpath(args.model_prefix):
@@ -45,7 +50,7 @@ def parse_args():
 
 
 def main():
-    """Check everything, quantise, save, say what was gained."""
+    """Check everything, quantise, save, compare the sizes."""
     args = parse_args()
     quantization.check_build()
     config = load_config(args.model_prefix)
@@ -55,13 +60,13 @@ def main():
             f"--model-prefix {args.model_prefix}: is int8 already; give the float32 one"
         )
     trained, classes = config["args"], config["classes"]
-    found = pipeline.open_records(args.data_calib, trained["num_classes"], classes=classes)
+    found = pipeline.checked_records(args.data_calib, trained["num_classes"], classes=classes)
     count = min(args.num_calib_examples, len(found))
     source = store.params_path(args.model_prefix, args.load_epoch)
     origin = {"quantized_from": source, "data_calib": args.data_calib, "num_calib_examples": count}
     with lock(args.out_prefix, "--out-prefix"):
         store.check_free(args.out_prefix, args.overwrite, "--out-prefix")
-        images = classifier.sample_images(found, count, classifier.preparation(trained))
+        images = sample_images(found, count, Preparation.from_args(trained))
         network = quantization.quantize(*network, images, trained["image_shape"], args.verbose)
         save_config(args.out_prefix, trained, classes, int8=origin)
         saved = store.save(args.out_prefix, args.load_epoch, *network)

@@ -16,8 +16,11 @@ from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import versions
 from common.cli import UserError
-from common.evaluate import classifier, confusion, evaluator
+from common.evaluate import confusion, network
+from common.evaluate.evaluator import Evaluator, check_crops
+from common.evaluate.scores import resolve_top_k
 from common.input import pipeline
+from common.input.preparation import Preparation
 from common.io import cpus, files
 from common.runtime import devices
 
@@ -119,18 +122,18 @@ def main():
         confusion.check_plots()
     if args.int8:
         args.model_prefix = find_int8(args.model_prefix, args.load_epoch)
-    config, (symbol, *weights) = classifier.load(args.model_prefix, args.load_epoch, contexts)
-    # What the network was trained with, save for what the command line says.
-    settings = argparse.Namespace(**{**config["args"], **vars(args)})
-    evaluator.resolve_top_k(settings)
-    evaluator.check_crops(settings)
-    found = pipeline.open_records(args.data_val, settings.num_classes, classes=config["classes"])
+    config, (symbol, *weights) = network.load(args.model_prefix, args.load_epoch, contexts)
+    preparation = Preparation.from_args(config["args"])
+    check_crops(args.crops, preparation)
+    classes = network.class_names(config)
+    top_k = resolve_top_k(args.top_k, len(classes))
+    found = pipeline.checked_records(args.data_val, len(classes), classes=config["classes"])
 
-    evaluate = evaluator.Evaluator(symbol, contexts, settings, found, args.crops)
-    started = time.time()
-    scores = confusion.Confusion(settings.top_k, classifier.class_names(config))
-    evaluate(*weights, scores)
-    speed = scores.count / (time.time() - started)
+    started = time.monotonic()
+    reading = preparation, args.batch_size, args.data_nthreads, args.crops, args.verbose
+    scores = confusion.Confusion(top_k, classes)
+    Evaluator(symbol, contexts, found, *reading).evaluate(*weights, scores)
+    speed = scores.count / (time.monotonic() - started)
 
     for path in args.confusion:
         confusion.write(scores, path)

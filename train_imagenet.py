@@ -8,72 +8,96 @@ trains on synthetic images and needs no records.
 """
 
 import contextlib
+import itertools
 import os
 import sys
 
 import symbols
 from common import cli
+from common.checkpoint import store
 from common.checkpoint.config import save_config
 from common.checkpoint.lock import lock
 from common.cli import UserError
-from common.evaluate import evaluator
+from common.evaluate import scores
+from common.evaluate.evaluator import Evaluator
+from common.input import flags as data_flags
 from common.input import pipeline
-from common.records import records
+from common.input.training_data import TrainingData
+from common.io.log import RunLog
 from common.runtime import devices
-from common.train import finetune, loop, recipes, resume
+from common.train import binding, finetune, loop, recipes, resume
+from common.train import flags as train_flags
+from common.train.checkpoints import Checkpoints, CheckpointSettings
+from common.train.schedule import Length
 
 
 def parse_args():
     """The command line over the recipe it names, checked as far as it can be without data."""
     choice = cli.ArgumentParser(add_help=False)
-    choice.add_argument("--network", default="alexnet", choices=symbols.NETWORKS)
+    choice.add_argument("--network", choices=symbols.NETWORKS, help="default: alexnet")
     choice.add_argument("--dataset", default="imagenet", help="whose recipe to follow")
+    finetune.add_args(choice)
     chosen, _ = choice.parse_known_args()
-    recipe = recipes.recipe(chosen.network, chosen.dataset)
+    source = finetune.source_args(chosen.pretrained) if chosen.pretrained else None
+    network = chosen.network or (source or {}).get("network", "alexnet")
+    recipe = recipes.recipe(network, chosen.dataset)
 
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0], parents=[choice])
-    loop.add_fit_args(parser)
-    pipeline.add_data_args(parser)
-    parser.set_defaults(**recipe.settings)
+    train_flags.add_train_args(parser)
+    data_flags.add_data_args(parser)
+    taken_over = finetune.preparation_defaults(source) if source else {}
+    parser.set_defaults(network=network, **{**recipe.settings, **taken_over})
     args = parser.parse_args()
-    loop.check_fit_args(args)
-    pipeline.check_data_args(args)
+    train_flags.check_train_args(args)
+    data_flags.check_data_args(args)
     if not (args.data_train or args.benchmark):
         raise UserError("--data-train: needed; data/README.md says how to make record files")
     changed = [name for name, value in vars(args).items() if value != parser.get_default(name)]
-    return args, recipe, changed
+    return args, recipe, changed, source
+
+
+def open_data(args):
+    """The training data and the validation records, None without --data-val."""
+    if args.benchmark:
+        return TrainingData.from_args(args), None
+    training = pipeline.checked_records(args.data_train, least=args.batch_size)
+    data = TrainingData.from_args(args, training)
+    if not args.data_val:
+        return data, None
+    classes = training.classes
+    return data, pipeline.checked_records(args.data_val, data.num_classes, classes=classes)
+
+
+def build(args, source):
+    """The plain network, and the pretrained weights for it, None without --pretrained."""
+    where = args.pretrained, args.pretrained_epoch
+    if source and source["network"] == args.network:
+        symbol = finetune.graph(*where, args.num_classes)
+    else:
+        symbol = symbols.get_symbol(args.network, args.num_classes)
+    with cli.blaming("--image-shape"):
+        symbols.check_image_shape(symbol, args.image_shape)
+    if not args.pretrained:
+        return symbol, None
+    shape, mult = args.image_shape, args.new_lr_mult
+    return symbol, finetune.load(symbol, shape, *where, args.freeze, mult)
 
 
 def main():
     """Check everything, then train."""
-    args, recipe, changed = parse_args()
+    args, recipe, changed, source = parse_args()
     contexts = devices.contexts(args.gpus, args.cpus)
     devices.check_kv_store(args.kv_store, contexts)
-    training = validation = None
-    if args.benchmark:
-        args.num_classes = args.num_classes or 1000
-        images = args.num_examples or 50 * args.batch_size
-    else:
-        training = pipeline.open_records(args.data_train, least=args.batch_size)
-        args.num_classes = pipeline.count_classes(training, args.num_classes)
-        images = pipeline.count_examples(training, args.num_examples)
-        if args.data_val:
-            validation = pipeline.open_records(
-                args.data_val, args.num_classes, classes=training.classes
-            )
-    symbol = symbols.get_symbol(args.network, args.num_classes)
-    with cli.blaming("--image-shape"):
-        symbols.check_image_shape(symbol, args.image_shape)
-    evaluator.resolve_top_k(args)
-    pretrained = finetune.load(args, symbol) if args.pretrained else None
+    data, validation = open_data(args)
+    args.num_classes = data.num_classes
+    args.top_k = scores.resolve_top_k(args.top_k, args.num_classes)
+    symbol, pretrained = build(args, source)
     print(recipes.describe(args, recipe, contexts, changed))
     if pretrained:
-        print(finetune.describe(args, pretrained))
+        print(finetune.describe(args, pretrained, source))
     if args.test_io:
-        batches = pipeline.training_iterator(args, contexts[0], images, count=len(training))
-        loop.test_io(args, batches, images)
+        loop.test_io(data, pipeline.training_iterator(data, contexts[0]), args.disp_batches)
         return
-
     devices.check_memory(
         symbol,
         contexts,
@@ -82,23 +106,61 @@ def main():
         optimizer=args.optimizer,
         dtype=args.dtype,
     )
-    fingerprint = training and records.fingerprint(training.path)
-    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext():
-        resumed = resume.prepare(args, fingerprint)
-        if args.model_prefix:
-            save_config(args.model_prefix, vars(args), training and training.classes)
-        if args.benchmark:
-            batches = pipeline.synthetic(args, contexts[0])
-        else:
-            first = resumed.state.batches if resumed else 0
-            batches = pipeline.training_iterator(args, contexts[0], images, first, len(training))
-        validate = validation and evaluator.Evaluator(symbol, contexts, args, validation)
-        run = loop.Run(symbol, contexts, args, images, fingerprint, resumed, pretrained)
-        run.train(batches, validate)
+    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext() as locked:
+        train(args, contexts, data, validation, symbol, pretrained, locked)
     if args.model_prefix:
         python = os.path.relpath(sys.executable)
         checkpoint_flags = f"--model-prefix {args.model_prefix} --load-epoch {args.num_epochs}"
         print(f"Name a picture with it: {python} predict.py {checkpoint_flags} PICTURE")
+
+
+def train(args, contexts, data, validation, symbol, pretrained, locked):
+    """Plan up to the first batch; then commit: delete, write, train."""
+    length = Length(data.images, args.batch_size, args.num_epochs)
+    resumed = resume.find(args, data.fingerprint)
+    said = resume.describe(args, resumed)
+    if said:
+        print(said)
+    devices.set_cudnn(args.cudnn_tune, args.deterministic)
+    settings = binding.ModuleSettings.from_args(args)
+    scheduler = settings.learning_rate.scheduler(length)
+    std = data.preparation.std if data.dtype == "uint8" else None
+    start = resumed, pretrained
+    module = binding.bind(symbol, contexts, data.batch_shape, settings, scheduler, *start, std)
+    batches = read_ahead(data, contexts[0], length, resumed)
+
+    # Nothing has been deleted or written so far.
+    if args.model_prefix:
+        if locked:  # otherwise another run may be using its temporary files
+            store.remove_left_over(args.model_prefix)
+        resume.clear(args, resumed)
+        classes = data.records and data.records.classes
+        save_config(args.model_prefix, vars(args), classes)
+    state = resumed.state if resumed else resume.State()
+    path = args.model_prefix and f"{args.model_prefix}-log.jsonl"
+    log = RunLog(path, append=resumed is not None)
+    log.event("resume" if resumed else "start", batch=state.batches, **vars(args))
+    keeping = CheckpointSettings.from_args(args, data.fingerprint)
+    checkpoints = Checkpoints(symbol, length, keeping, resumed and resumed.place)
+    looping = loop.LoopSettings.from_args(args)
+    evaluator = validation and Evaluator(
+        symbol, contexts, validation, data.preparation, args.batch_size, args.data_nthreads
+    )
+    run = loop.Run(module, data, length, looping, checkpoints, log, state)
+    run.train(batches, evaluator)
+
+
+def read_ahead(data, context, length, resumed):
+    """The run's batches. One is read already, so that what the reader refuses is known."""
+    if data.records is None:
+        return pipeline.synthetic(data, context)
+    first = resumed.state.batches if resumed else 0
+    done, seen = length.position(first)
+    if seen >= data.batch_size and done < length.num_epochs:
+        print(f"reading past the {seen} images that epoch {done + 1} has had")
+    batches = pipeline.training_iterator(data, context, first)
+    one = list(pipeline.take(batches, data.name, 1))
+    return itertools.chain(iter(one), batches)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ benchmarks/results/checkpoint.json.
 import statistics
 import tempfile
 import time
-from types import SimpleNamespace
 
 import report
 
@@ -20,7 +19,8 @@ import symbols
 from common import cli
 from common.checkpoint import store
 from common.runtime.mxnet import mx
-from common.train import resume, training
+from common.train import binding, module_state
+from common.train.schedule import LearningRate
 
 SHAPE = (32, 3, 227, 227)
 
@@ -31,12 +31,10 @@ def main():
     parser.add_argument("--rounds", type=cli.positive_int, default=5)
     parser.add_argument("--folder", help="on the disk to measure; default: the system's temporary")
     args = parser.parse_args()
-    settings = SimpleNamespace(
-        seed=0, batch_size=SHAPE[0], image_shape=SHAPE[1:], initializer="normal", optimizer="sgd",
-        lr=0.01, mom=0.9, wd=5e-4, kv_store="device",
-    )  # fmt: skip
+    rate = LearningRate(0.01)
+    settings = binding.ModuleSettings(rate, "sgd", 0.9, 5e-4, initializer="normal")
     symbol = symbols.get_symbol("alexnet")
-    module = training.bind(symbol, [mx.cpu()], settings, None)
+    module = binding.bind(symbol, [mx.cpu()], SHAPE, settings)
     batch = mx.io.DataBatch([mx.nd.random.normal(0, 60, SHAPE)], [mx.nd.zeros(SHAPE[0])])
 
     def step():
@@ -48,13 +46,13 @@ def main():
         ours, theirs = f"{folder}/ours", f"{folder}/theirs"
 
         def save():
-            state = resume.optimizer_state(module)
-            store.save(ours, 1, symbol, *resume.weights(module), state, batches=1)
+            state = module_state.optimizer_state(module)
+            store.save(ours, 1, symbol, *module_state.weights(module), state, batches=1)
 
         def go_on():
             store.newest(ours)
             store.load(ours, 1, verified=True)
-            resume.restore_optimizer(module, store.load_optimizer(ours, 1))
+            module_state.restore_optimizer(module, store.load_optimizer(ours, 1))
 
         measured = {
             "a training step": step,

@@ -5,7 +5,7 @@
 
 Training: AlexNet at 227 as train_imagenet.py trains it, one process a batch size. Reading: files of
 small records, the largest with as many as ImageNet has; written to a temporary folder (in all
-0.7 GB), then in a process of its own ``records.scan`` checks the file and MXNet's ImageRecordIter
+0.7 GB), then in a process of its own ``scan_records`` checks the file and MXNet's ImageRecordIter
 makes its first shuffled batch. Peak MiB counts what of the file is mapped, too. The file is in
 memory by then: how long a disk takes is another question. Sizes take turns. Prints two tables and
 writes benchmarks/results/growth.json.
@@ -23,7 +23,9 @@ import numpy as np
 import report
 
 from common import cli
-from common.records import records
+from common.records.index import index_path
+from common.records.scan import scan_records
+from common.records.writer import create_records
 
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 RECORDS = [12811, 128116, 1281167]
@@ -46,13 +48,13 @@ def read(path: str) -> dict:
 
     figures = {"start_mib": _peak_mib()}
     clock = time.perf_counter()
-    records.scan(path)
+    scan_records(path)
     figures["scan_s"] = time.perf_counter() - clock
     figures["scan_mib"] = _peak_mib()
     clock = time.perf_counter()
     batches = mx.io.ImageRecordIter(
         path_imgrec=path,
-        path_imgidx=records.index_path(path),
+        path_imgidx=index_path(path),
         data_shape=(3, 67, 67),
         batch_size=READ_BATCH,
         shuffle=True,
@@ -80,7 +82,7 @@ def make_records(path: str, count: int) -> None:
     """Write ``count`` records of one small JPEG in 1,000 classes."""
     ramp = np.linspace(0, 255, 32 * 32).astype(np.uint8).reshape(32, 32)
     picture = cv2.imencode(".jpg", ramp)[1].tobytes()
-    with records.create(os.path.splitext(path)[0]) as writer:
+    with create_records(os.path.splitext(path)[0]) as writer:
         for i in range(count):
             writer.write(i % 1000, picture)
 

@@ -26,7 +26,7 @@ import report
 from common import cli
 from common.input import dali
 from common.io import cpus
-from common.records import records
+from common.records.writer import create_records
 
 REPEATS = 10  # of each image in an epoch
 SIZES = (341, 256), (256, 341), (384, 256), (256, 256)
@@ -72,7 +72,7 @@ def make_photos(folder: str, count: int) -> int:
         photos.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
         with open(os.path.join(folder, f"{i:05d}.jpg"), "wb") as file:
             file.write(photos[-1])
-    with records.create(os.path.join(folder, "photos")) as writer:
+    with create_records(os.path.join(folder, "photos")) as writer:
         for i, encoded in enumerate(photos * REPEATS):
             writer.write(i % count % 1000, encoded)
     return round(statistics.mean(map(len, photos)))

@@ -25,7 +25,7 @@ import report
 
 from common.cli import ArgumentParser, UserError, positive_int, run
 from common.io import cpus
-from common.records import records
+from common.records.scan import scan_records
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES, FEW = 4, 32
@@ -110,7 +110,7 @@ def timed(packer, tree: str, work: str, args: argparse.Namespace, count: int) ->
     clock, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     prefix = packer(tree, work, args)
     taken, using = time.perf_counter() - clock, resource.getrusage(resource.RUSAGE_CHILDREN)
-    written = len(records.scan(f"{prefix}.rec"))
+    written = len(scan_records(f"{prefix}.rec"))
     if written != count:
         raise UserError(f"{prefix}.rec: {written} records in place of {count}")
     busy = using.ru_utime + using.ru_stime - used.ru_utime - used.ru_stime

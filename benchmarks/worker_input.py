@@ -13,8 +13,9 @@ import sys
 import time
 
 from common import cli
-from common.input import pipeline
-from common.records import records
+from common.input import flags, pipeline
+from common.input.training_data import TrainingData
+from common.records.scan import scan_records
 from common.runtime.mxnet import mx
 from common.train import recipes
 
@@ -23,14 +24,14 @@ def main():
     """Read an epoch to warm up, then time some."""
     backend, folder, epochs, threads = sys.argv[1:]
     parser = cli.ArgumentParser()
-    pipeline.add_data_args(parser)
+    flags.add_data_args(parser)
     parser.set_defaults(**recipes.recipe("alexnet", "imagenet").settings)
     parser.set_defaults(data_train=os.path.join(folder, "photos.rec"), seed=0, verbose=False)
     args = parser.parse_args([f"--data-backend={backend}", f"--data-nthreads={threads}"])
-    pipeline.check_data_args(args)
-    images = len(records.scan(args.data_train))
-    batches = pipeline.training_iterator(args, mx.cpu(), images)
-    steps = images // args.batch_size
+    flags.check_data_args(args)
+    data = TrainingData.from_args(args, scan_records(args.data_train))
+    batches = pipeline.training_iterator(data, mx.cpu())
+    steps = data.images // data.batch_size
     _read(batches, steps)
     start, used = time.perf_counter(), _cpu()
     images = _read(batches, steps * int(epochs))

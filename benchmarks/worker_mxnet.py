@@ -11,13 +11,13 @@ import json
 import resource
 import sys
 import time
-from types import SimpleNamespace
 
 import symbols
 from common.convert import quantization
-from common.evaluate import classifier
+from common.evaluate import network
 from common.runtime.mxnet import mx
-from common.train import training
+from common.train import binding
+from common.train.schedule import LearningRate
 
 SIDE = 227
 
@@ -42,27 +42,18 @@ def main():
     print(json.dumps({"seconds": seconds, "peak_mib": peak}))
 
 
-def train_step(variant, network, shape, batch):
+def train_step(variant, name, shape, batch):
     """A function that trains on ``batch`` once."""
-    symbol = symbols.get_symbol(network)
-    args = SimpleNamespace(
-        seed=0,
-        batch_size=shape[0],
-        image_shape=shape[1:],
-        initializer="normal",
-        optimizer="sgd",
-        lr=0.01,
-        mom=0.9,
-        wd=5e-4,
-        kv_store="device",
-    )
+    symbol = symbols.get_symbol(name)
     if variant == "ours":
-        module = training.bind(symbol, [mx.cpu()], args, None)
+        rate = LearningRate(0.01)
+        settings = binding.ModuleSettings(rate, "sgd", 0.9, 5e-4, initializer="normal")
+        module = binding.bind(symbol, [mx.cpu()], shape, settings)
     else:
         module = mx.mod.Module(symbol)
         module.bind([("data", shape)], [("softmax_label", shape[:1])])
         module.init_params(mx.init.Normal(0.01))
-        options = {"learning_rate": args.lr, "momentum": args.mom, "wd": args.wd}
+        options = {"learning_rate": 0.01, "momentum": 0.9, "wd": 5e-4}
         module.init_optimizer(optimizer_params=options)
 
     def step():
@@ -72,18 +63,18 @@ def train_step(variant, network, shape, batch):
     return step
 
 
-def infer_step(variant, network, shape, batch):
+def infer_step(variant, name, shape, batch):
     """A function that runs ``batch`` once."""
-    symbol = symbols.get_symbol(network)
+    symbol = symbols.get_symbol(name)
     module = mx.mod.Module(symbol)
     module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     module.init_params(mx.init.Normal(0.01))
     if variant == "int8":
         images = batch.data[0].asnumpy()
         quantized = quantization.quantize(symbol, *module.get_params(), images, shape[1:])
-        module = classifier.bind(*quantized, shape, mx.cpu())
+        module = network.bind(*quantized, shape, [mx.cpu()])
     elif variant == "ours":
-        module = classifier.bind(symbol, *module.get_params(), shape, mx.cpu())
+        module = network.bind(symbol, *module.get_params(), shape, [mx.cpu()])
     return lambda: module.forward(batch, is_train=False)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 from typing import Callable, Iterator, List, NoReturn, Optional, Tuple
@@ -43,7 +44,10 @@ def numbers(text: str) -> List[float]:
 
 def _list(text, kind, example):
     try:
-        return [kind(part) for part in text.split(",")]
+        values = [kind(part) for part in text.split(",")]
+        if not all(map(math.isfinite, values)):
+            raise ValueError(text)
+        return values
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of {example}")
 
@@ -61,15 +65,40 @@ def image_shape(text: str) -> Tuple[int, int, int]:
     return channels, height, width
 
 
-def positive_int(text: str) -> int:
-    """An argparse type: an integer of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
-    return value
+def number(
+    kind: type = float,
+    *,
+    least: Optional[float] = None,
+    above: Optional[float] = None,
+    most: Optional[float] = None,
+    below: Optional[float] = None,
+) -> Callable[[str], float]:
+    """An argparse type: a finite ``kind``, int or float, within these bounds."""
+    bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
+    said = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+    noun = "an integer" if kind is int else "a number"
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+            finite = math.isfinite(value)
+        except (ValueError, OverflowError):
+            value, finite = math.nan, False
+        fits = (
+            finite
+            and (least is None or value >= least)
+            and (above is None or value > above)
+            and (most is None or value <= most)
+            and (below is None or value < below)
+        )
+        if not fits:
+            raise argparse.ArgumentTypeError(f"'{text}' is not {noun} {said}".rstrip())
+        return value
+
+    return parse
+
+
+positive_int = number(int, least=1)
 
 
 @contextlib.contextmanager

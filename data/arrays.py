@@ -8,8 +8,9 @@ import numpy as np
 from common.cli import ArgumentParser, UserError
 from common.io.files import cache_folder
 from common.io.opencv import cv2
-from common.records import records
-from data import pack
+from common.records.scan import scan_records
+from common.records.writer import create_records
+from data.progress import progress
 
 # Images, (N, H, W, 3) BGR or (N, H, W) grey, uint8; and their labels, (N,).
 Split = Tuple[np.ndarray, np.ndarray]
@@ -65,11 +66,11 @@ def _is_whole(prefix, count, classes):
     if not os.path.exists(f"{prefix}.rec"):
         return False
     try:
-        found = records.scan(f"{prefix}.rec")
+        records = scan_records(f"{prefix}.rec")
     except UserError:
         print(f"{prefix}.rec: is damaged; making it again")
         return False
-    return len(found) == count and found.classes == list(classes)
+    return len(records) == count and records.classes == list(classes)
 
 
 def _check(split, images, labels, count, classes):
@@ -89,7 +90,7 @@ def _write(prefix, images, labels, classes, shuffle):
     order = np.arange(len(images))
     if shuffle:  # RandomState: its stream is the same in every numpy
         np.random.RandomState(_SHUFFLE_SEED).shuffle(order)
-    with records.create(prefix, classes) as writer:
-        for i in pack.progress(order, os.path.basename(prefix), len(order)):
+    with create_records(prefix, classes) as writer:
+        for i in progress(order, os.path.basename(prefix), len(order)):
             writer.write(float(labels[i]), cv2.imencode(".png", images[i], _PNG)[1].tobytes())
     print(f"{prefix}.rec: {len(order):,} images, {os.path.getsize(prefix + '.rec') / 1e6:.1f} MB")

@@ -3,33 +3,35 @@
     python -m data.check photos.rec --decode
     python -m data.check photos.rec --decode --repair photos-whole
 
-Reads X.rec, X.idx and, for the number of classes, X-classes.txt. A line on stdout for each fault,
-and a summary; after damage the search goes on at the next record. With --decode every image is
-decoded, too: MXNet shows a cut JPEG as a partly grey picture, and is killed by an image that it
-can neither decode nor, therefore, resize. Exit code: 0 without faults, 1 with, 2 if there is
-nothing to check.
+Reads X.rec, X.idx, X-checksums.npy and, for the number of classes, X-classes.txt. Prints a line
+for each fault on stdout, and a summary; after damage the search goes on at the next record. Every
+record is compared with its checksum, where there are any. With --decode every image is decoded,
+too: MXNet shows a cut JPEG as a partly grey picture, and an image that it cannot decode kills it.
+Exit code: 0 without faults, 1 with faults, 2 if there is nothing to check.
 """
 
+import argparse
+import contextlib
 import functools
-import itertools
 import os
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from typing import Iterator, List, NamedTuple, Optional
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from tqdm import tqdm
 
 from common import cli
 from common.cli import ArgumentParser, UserError, run
 from common.io import cpus
-from common.io.opencv import cv2
-from common.records import picture, records
-from data import pack
-
-_CHUNK = 64  # images a task
+from common.io.limits import is_limit, limit_reached
+from common.records import picture
+from common.records.checksums import checksums_path, payload_fault, read_checksums
+from common.records.classes import is_class, read_class_names
+from common.records.format import read_image, read_payload
+from common.records.index import index_path, read_index
+from common.records.walk import open_records, walk_records
+from common.records.writer import create_records, record_paths
+from data import workers as pool
+from data.outputs import prepare_output
+from data.progress import progress, say
 
 
 class Record(NamedTuple):
@@ -37,6 +39,7 @@ class Record(NamedTuple):
 
     number: int
     at: int  # offset in bytes
+    end: int
     label: Optional[float]  # None if unknown
     fault: Optional[str]  # None if it is good
 
@@ -45,61 +48,89 @@ class Record(NamedTuple):
         return f"record {self.number} at byte {self.at}{label}: {self.fault}"
 
 
-def structure(content, listed=(), num_classes: Optional[int] = None) -> Iterator[Record]:
+def structure(
+    content: bytes, listed: Sequence[int] = (), num_classes: Optional[int] = None
+) -> Iterator[Record]:
     """Yield every record of a file.
 
     Args:
-        content: of the file, from :func:`common.records.records.view`.
+        content: of the file, from :func:`common.records.walk.open_records`.
         listed: the sorted offsets in its index.
         num_classes: labels are below it; None if unknown.
     """
-    for number, (at, _, label, fault) in enumerate(records.walk(content, listed)):
-        yield Record(number, at, label, fault or _label_fault(label, num_classes))
+    for number, (at, end, label, fault) in enumerate(walk_records(content, listed)):
+        yield Record(number, at, end, label, fault or _label_fault(label, num_classes))
 
 
 def _label_fault(label, num_classes):
-    if records.is_class(label, num_classes):
+    if is_class(label, num_classes):
         return None
-    if records.is_class(label):
+    if is_class(label):
         return f"its label is not one of {num_classes} classes, 0 to {num_classes - 1}"
     return "its label is not a class number"
 
 
-def undecodable(path: str, found: List[Record], workers: int) -> Iterator[Record]:
-    """Yield those of ``found``, all of them good, whose image cannot be decoded, or only in part.
+def compare_checksums(
+    content: bytes, records: List[Record], rows: np.ndarray, path: str
+) -> Tuple[List[Record], List[str]]:
+    """Compare each good one of ``records`` with its checksum; ``rows`` are those of ``path``.
+
+    Returns:
+        The records with the faults that this shows, and lines on the checksums themselves.
+    """
+    compared, compared_well = [], 0
+    for record in progress(records, "checksums", len(records)):
+        if not record.fault:
+            fault = payload_fault(read_payload(content, record.at), record.label, rows)
+            compared_well += fault is None
+            record = record._replace(fault=fault)
+        compared.append(record)
+    name = checksums_path(path)
+    if not compared_well and any(not record.fault for record in records):
+        return records, [f"{name}: does not fit {path}: no record has its checksum; not used"]
+    lost = len(rows) - len(records)
+    return compared, [f"{name}: has {lost} rows more than there are records"] if lost > 0 else []
+
+
+def undecodable(path: str, records: List[Record], workers: int) -> Iterator[Record]:
+    """Yield those of ``records``, all of them good, whose image cannot be decoded as a whole.
 
     Args:
-        workers: processes; what a JPEG decoder warns of, it writes to the stderr of its process.
+        workers: processes.
 
     Raises:
-        UserError: a process died.
+        UserError: a process died, or a limit of the machine is reached.
     """
-    chunks = [found[i : i + _CHUNK] for i in range(0, len(found), _CHUNK)]
+    judge = functools.partial(_decoding_fault, path)
+    judged = pool.run(judge, records, workers, "--data-nthreads", _name)
     try:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _begin) as processes:
-            judged = processes.map(functools.partial(_judge, path), chunks)
-            faults = itertools.chain.from_iterable(judged)
-            for record, fault in pack.progress(zip(found, faults), "decode", len(found)):
+        with contextlib.closing(judged):
+            for record, fault in progress(judged, "decode", len(records)):
                 if fault:
                     yield record._replace(fault=fault)
-    except BrokenProcessPool:
-        raise UserError(f"{path}: a process died (out of memory?); lower --data-nthreads")
+    except UserError as error:
+        raise UserError(f"{path}: {error}")
 
 
-def _begin():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    cv2.setNumThreads(1)
+def _name(record):
+    return f"record {record.number}"
 
 
-def _judge(path, chunk):
-    with records.view(path) as content:
-        return [picture.fault(records.read_image(content, record.at)) for record in chunk]
+def _decoding_fault(path, record):
+    try:
+        with open(path, "rb") as file:
+            file.seek(record.at)
+            return picture.fault(read_image(file.read(record.end - record.at), 0))
+    except OSError as error:
+        if is_limit(error):
+            raise UserError(f"cannot be read: {limit_reached(error)}")
+        return f"cannot be read ({error.strerror})"
 
 
-def index_faults(path: str, listed: np.ndarray, found: List[Record]) -> Iterator[str]:
+def index_faults(path: str, listed: np.ndarray, records: List[Record]) -> Iterator[str]:
     """Yield a line for each way in which ``listed``, its index, is not what ``path`` holds."""
-    starts = np.array([record.at for record in found], np.int64)
-    good = np.array([record.at for record in found if not record.fault], np.int64)
+    starts = np.array([record.at for record in records], np.int64)
+    good = np.array([record.at for record in records if not record.fault], np.int64)
     offsets, entries = np.unique(listed, return_counts=True)
     for wrong, what in (
         (np.setdiff1d(offsets, starts), "entries point where no record begins"),
@@ -107,32 +138,30 @@ def index_faults(path: str, listed: np.ndarray, found: List[Record]) -> Iterator
         (np.setdiff1d(good, offsets), "good records have no entry"),
     ):
         if len(wrong):
-            yield f"{records.index_path(path)}: {len(wrong)} {what}; the first at byte {wrong[0]}"
+            yield f"{index_path(path)}: {len(wrong)} {what}; the first at byte {wrong[0]}"
 
 
-def repair(content, good: List[Record], prefix: str, classes: Optional[List[str]]) -> None:
-    """Write the ``good`` records to ``prefix.rec`` with an index, and the names of the classes."""
+def repair(content: bytes, good: List[Record], prefix: str, classes: Optional[List[str]]) -> None:
+    """Write the ``good`` records to ``prefix.rec`` with its companions."""
     if not good:
         raise UserError(f"{prefix}.rec: there is no good record to write")
-    with records.create(prefix, classes) as writer:
-        for record in pack.progress(good, os.path.basename(prefix), len(good)):
-            writer.write(record.label, records.read_image(content, record.at))
+    with create_records(prefix, classes) as writer:
+        for record in progress(good, os.path.basename(prefix), len(good)):
+            writer.write(record.label, read_image(content, record.at))
 
 
-def _check_output(args):
-    """The prefix to write to; refuse the input, and output that is there unless --overwrite."""
+def _prepare_repair(args):
+    """The prefix to write to; the files that are checked are refused."""
     prefix = args.repair[:-4] if args.repair.endswith(".rec") else args.repair
-    inputs = [os.path.realpath(path) for path in (args.rec, records.index_path(args.rec))]
-    for path in (f"{prefix}.rec", f"{prefix}.idx", f"{prefix}-classes.txt"):
-        if os.path.realpath(path) in inputs:
-            raise UserError(f"--repair {args.repair}: is what is checked; choose another name")
-        if os.path.exists(path) and not args.overwrite:
-            raise UserError(f"{path}: is there already; choose another name or pass --overwrite")
-    os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
+    inputs = {os.path.realpath(path) for path in record_paths(os.path.splitext(args.rec)[0])}
+    inputs.add(os.path.realpath(args.rec))
+    if inputs & {os.path.realpath(path) for path in record_paths(prefix)}:
+        raise UserError(f"--repair {args.repair}: is what is checked; choose another name")
+    prepare_output(prefix, args.overwrite)
     return prefix
 
 
-def _parse(argv):
+def _parse(argv) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m data.check", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("rec", metavar="X.rec", help="the record file")
@@ -144,52 +173,55 @@ def _parse(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None) -> int:
+def main(argv: Optional[List[str]] = None) -> int:
     """Check, say what is wrong, repair; return the exit code."""
     args = _parse(argv)
-    prefix = _check_output(args) if args.repair else None
-    classes = records.class_names(args.rec)
-    with records.view(args.rec) as content:
-        listed, wrong = _read_index(args.rec)
-        count = args.num_classes or (len(classes) if classes else None)
-        found, good = [], []
-        for record in structure(content, () if listed is None else listed, count):
-            found.append(record)
-            if record.fault:
-                print(record)
-            else:
-                good.append(record)
-        if args.decode:
-            good = _decodable(args.rec, good, args.data_nthreads)
-        if listed is not None:
-            wrong += index_faults(args.rec, listed, found)
+    prefix = _prepare_repair(args) if args.repair else None
+    classes = read_class_names(args.rec)
+    with open_records(args.rec) as content:
+        records, wrong = _check(content, args, args.num_classes or len(classes or ()) or None)
+        good = [record for record in records if not record.fault]
         for line in wrong:
             print(line)
-        print(f"{args.rec}: {len(good)} records good, {len(found) - len(good)} faulty")
-        if prefix and (wrong or len(good) < len(found)):
+        print(f"{args.rec}: {len(good)} records good, {len(records) - len(good)} faulty")
+        faulty = bool(wrong) or len(good) < len(records)
+        if prefix and faulty:
             repair(content, good, prefix, classes)
             print(f"{prefix}.rec: has the {len(good)} good records; the faulty ones were left out")
         elif prefix:
             print(f"{prefix}.rec: not written, there is nothing to repair")
-    return int(bool(wrong) or len(good) < len(found))
+    return int(faulty)
 
 
-def _read_index(path):
-    """The offsets in the index of ``path``, None if it has none; and lines with what is wrong."""
+def _check(content, args, num_classes):
+    """Every record, the faulty ones printed, and lines on the files beside it."""
+    listed, wrong = _read_companion(read_index, args.rec)
+    if listed is None and not wrong:
+        wrong = [f"{index_path(args.rec)}: is missing"]
+    records = list(structure(content, () if listed is None else listed, num_classes))
+    rows, lines = _read_companion(read_checksums, args.rec)
+    if rows is not None:
+        records, lines = compare_checksums(content, records, rows, args.rec)
+    wrong += lines
+    for record in records:
+        if record.fault:
+            say(str(record))
+    if args.decode:
+        good = [record for record in records if not record.fault]
+        for record in undecodable(args.rec, good, args.data_nthreads):
+            say(str(record))
+            records[record.number] = record
+    if listed is not None:
+        wrong += index_faults(args.rec, listed, records)
+    return records, wrong
+
+
+def _read_companion(read, path):
+    """What ``read`` reads of ``path``, None if that is missing or damaged; lines on the damage."""
     try:
-        listed = records.index_offsets(path)
+        return read(path), []
     except UserError as error:
         return None, [str(error)]
-    return listed, [f"{records.index_path(path)}: is missing"] if listed is None else []
-
-
-def _decodable(path, found, workers):
-    """Those of ``found`` whose image can be decoded; print the others."""
-    bad = set()
-    for record in undecodable(path, found, workers):
-        tqdm.write(str(record))  # above the progress bar
-        bad.add(record.number)
-    return [record for record in found if record.number not in bad]
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ import sys
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from common.cli import ArgumentParser, UserError, run
-from common.records import records
+from common.records.writer import create_records
 from data import pack
+from data.outputs import prepare_output
+from data.progress import progress
 
 # What OpenCV decodes. ImageNet's files end in .JPEG: case does not matter.
 EXTENSIONS = {
@@ -175,7 +177,7 @@ def write(wanted: Dict[str, List[pack.Item]], classes: List[str], skip_bad=False
     bad, written = [], {}
     with contextlib.ExitStack() as stack:
         for prefix, listed in wanted.items():
-            writer = stack.enter_context(records.create(prefix, classes))
+            writer = stack.enter_context(create_records(prefix, classes))
             unreadable = _fill(writer, listed, os.path.basename(prefix), how)
             written[prefix] = writer.count
             bad += unreadable
@@ -190,20 +192,12 @@ def _fill(writer, listed, title, how):
     """Write what is readable; return (name, cause) of the rest."""
     bad = []
     with contextlib.closing(pack.encode_all(listed, **how)) as encoded:
-        for name, label, image in pack.progress(encoded, title, len(listed)):
+        for name, label, image in progress(encoded, title, len(listed)):
             if isinstance(image, pack.Unreadable):
                 bad.append((name, str(image)))
             else:
                 writer.write(label, image)
     return bad
-
-
-def _prepare(prefix, overwrite):
-    """Make the folder of ``prefix``; refuse output that is there already unless ``overwrite``."""
-    for path in (f"{prefix}.rec", f"{prefix}.idx", f"{prefix}-classes.txt"):
-        if os.path.exists(path) and not overwrite:
-            raise UserError(f"{path}: is there already; choose another name or pass --overwrite")
-    os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
 
 
 def parse_args() -> argparse.Namespace:
@@ -234,7 +228,7 @@ def main() -> None:
     args = parse_args()
     wanted, classes, ignored = outputs(args)
     for prefix in wanted:
-        _prepare(prefix, args.overwrite)
+        prepare_output(prefix, args.overwrite)
     if ignored:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
         print(f"ignored: {sum(ignored.values())} files ({kinds})", file=sys.stderr)

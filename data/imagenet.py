@@ -128,8 +128,8 @@ def _make(job, args, names):
 def _make_parts(job, workspace, args):
     """Make the parts of ``job`` that are missing; return all."""
     # Parts made with other settings lie in another folder, so they are never mixed.
-    encoding = f"resize{args.resize}-quality{args.quality}{args.encoding.replace('.', '-')}"
-    folder = os.path.join(workspace, encoding)
+    settings = f"resize{args.resize}-quality{args.quality}{args.encoding.replace('.', '-')}"
+    folder = os.path.join(workspace, settings + "-square" * args.center_crop)
     done = parts.find(folder)
     if done:
         print(f"{job.split}: going on; {len(done)} parts are there already", flush=True)

@@ -16,8 +16,9 @@ import numpy as np
 
 from common.cli import UserError
 from common.io.files import atomic
-from common.records import records
+from common.records.writer import create_records
 from data import pack
+from data.progress import progress
 
 # Images that join() holds in memory, to read each part once and in its order: about 300 MB.
 _WINDOW = 8192
@@ -73,7 +74,7 @@ def write(folder: str, items: Iterable, names: Dict[int, str], title, total, **e
         UserError: the disk is full.
     """
     with contextlib.closing(pack.encode_all(items, **encoding)) as encoded:
-        results = pack.progress(encoded, title, total)
+        results = progress(encoded, title, total)
         for number, images in itertools.groupby(results, key=lambda result: result[1]):
             path = os.path.join(folder, names[number])
             with atomic(f"{path}.bin", f"{path}.txt") as (binary, index):  # renames .bin last
@@ -118,8 +119,8 @@ def join(
         order = sorted(range(len(images)), key=lambda n: found[images[n][0]].names[images[n][1]])
     _check_room(prefix, sum(int(part.offsets[-1]) + 64 * len(part.names) for part in found))
     title = os.path.basename(prefix)
-    with records.create(prefix, classes) as writer:
-        for n, image in pack.progress(_windows(found, images, order), title, len(images)):
+    with create_records(prefix, classes) as writer:
+        for n, image in progress(_windows(found, images, order), title, len(images)):
             i, j = images[n]
             writer.write(label(found[i].name, found[i].names[j]), image)
     return writer.count

@@ -1,6 +1,6 @@
 // Operators for the CPU, through the extension interface that MXNet 1.9.1 ships
-// (mxnet/lib_api.h). They replace MXNet's own only while a module is bound: see common/graph/lowering.py
-// and common/runtime/native.py.
+// (mxnet/lib_api.h). They replace MXNet's own only while a module is bound: see
+// common/graph/native_operators.py and common/runtime/native.py.
 
 #include "convolution.h"
 #include "division.h"

@@ -23,7 +23,7 @@ import mxnet as mx
 import train_imagenet
 from common import cli
 from common.io.signals import Stop
-from common.records import records
+from common.records.writer import create_records
 from common.train import loop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -69,7 +69,7 @@ def output_and_gradients(operator, arrays, gradient):
 
 def write_records(prefix, images, labels, classes=None):
     """Pack arrays as PNG records; returns the .rec's path."""
-    with records.create(str(prefix), classes) as writer:
+    with create_records(str(prefix), classes) as writer:
         for image, label in zip(images, labels):
             writer.write(label, cv2.imencode(".png", image)[1].tobytes())
     return f"{prefix}.rec"

@@ -81,7 +81,7 @@ BAD = {
     "stray bytes.jpg": (jpeg()[:-2] + b"stray" * 20 + b"\xff\xd9", "is damaged"),
     "lost sector.jpg": (LOST_SECTOR, "is damaged"),
     "only a header.jpg": (jpeg()[:100], "is not a picture"),
-    "cut.png": (file(".png", photo(200, 300))[:-900], "is not a picture"),
+    "cut.png": (file(".png", photo(200, 300))[:-900], "is damaged (the PNG ends early)"),
     "cut.webp": (file(".webp", photo(200, 300))[:-900], "is not a picture"),
     "empty.jpg": (b"", "is empty"),
     "text.jpg": (b"<html>404 not found</html>", "is not a picture"),

@@ -15,7 +15,7 @@ from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import load_config, save_config
 from common.convert import compare, quantization
-from common.evaluate import classifier
+from common.evaluate import network
 
 SHAPE = (3, 67, 67)
 
@@ -77,7 +77,7 @@ def test_the_copy_says_the_same_and_needs_no_label(kind, networks, images, monke
     module.forward(mx.io.DataBatch([mx.nd.array(images)]), is_train=False)
     said = module.get_outputs()[0].asnumpy()
 
-    original = classifier.bind(*store.load(prefix, 1), images.shape, mx.cpu())
+    original = network.bind(*store.load(prefix, 1), images.shape, [mx.cpu()])
     original.forward(mx.io.DataBatch([mx.nd.array(images)]), is_train=False)
     expected = original.get_outputs()[0].asnumpy()
     assert np.ptp(expected, axis=0).max() > 0.05  # pictures are told apart
@@ -127,6 +127,6 @@ def test_what_is_there_is_lost_only_with_overwrite(networks, tmp_path, monkeypat
 def test_the_copy_is_bound_as_any_checkpoint(networks, images, monkeypatch):
     run(monkeypatch, networks["float32"], "--overwrite")
     copy = store.load(f"{networks['float32']}-deploy", 1)
-    module = classifier.bind(*copy, images.shape, mx.cpu())
+    module = network.bind(*copy, images.shape, [mx.cpu()])
     module.forward(mx.io.DataBatch([mx.nd.array(images)]), is_train=False)
     assert module.get_outputs()[0].shape == (6, 3)

@@ -19,7 +19,8 @@ from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import load_config, save_config
 from common.convert import onnx_writer, quantization
-from common.evaluate import classifier
+from common.evaluate.network import bind
+from common.input.preparation import Preparation
 
 onnx = pytest.importorskip("onnx", reason="pip install '.[onnx]' brings it")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install '.[onnx]' brings it")
@@ -94,12 +95,12 @@ def alexnet(coloured, tmp_path_factory):
 
 def inputs(prefix, images):
     """The pictures as the network gets them, (N, C, H, W)."""
-    settings = classifier.preparation(load_config(prefix)["args"])
-    return np.stack([classifier.prepare(image, **settings) for image in images])
+    preparation = Preparation.from_args(load_config(prefix)["args"])
+    return np.stack([preparation.apply(image) for image in images])
 
 
 def mxnet_says(prefix, data):
-    module = classifier.bind(*store.load(prefix, 1), data.shape, mx.cpu())
+    module = bind(*store.load(prefix, 1), data.shape, [mx.cpu()])
     module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=False)
     return module.get_outputs()[0].asnumpy()
 
@@ -315,8 +316,7 @@ def test_the_documented_lines_name_a_picture_as_mxnet_does(
     for prefix, path, channels in [(alexnet, coloured.files[1], 3), (lenet, small, 1)]:
         result = run_script("-c", code, f"{prefix}-0001.onnx", path)
         assert result.returncode == 0, result.stderr
-        with open(path, "rb") as file:
-            image = classifier.decode(file.read(), channels, path)
+        image = cv2.imread(path, cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
         expected = mxnet_says(prefix, inputs(prefix, [image]))[0]
         name, probability = result.stdout.split()
         assert name == ["top", "middle", "bottom"][expected.argmax()]

@@ -119,7 +119,7 @@ def test_files_of_2013_give_the_same_weights(caffe, imported, tmp_path):
     files = str(tmp_path / "old.prototxt"), str(tmp_path / "old.caffemodel")
     (tmp_path / "old.prototxt").write_text(sizes + text)
     (tmp_path / "old.caffemodel").write_bytes(bvlc_alexnet.caffemodel(caffe.arrays, legacy=True))
-    assert_same(imported[0], caffe_reader.Model(*files))
+    assert_same(imported[0], caffe_reader.read(*files))
 
 
 @pytest.mark.parametrize("opset", [3, 7, 12])
@@ -127,7 +127,7 @@ def test_onnx_of_any_age_gives_the_same_weights(opset, caffe, imported, tmp_path
     onnx = pytest.importorskip("onnx")
     path = str(tmp_path / "x.onnx")
     onnx.save(bvlc_alexnet.onnx_model(caffe.arrays, SIDE, opset), path)
-    assert_same(imported[0], onnx_reader.Model(path))
+    assert_same(imported[0], onnx_reader.read(path))
 
 
 def test_a_file_of_export_onnx_is_refused_for_its_colours(caffe, tmp_path, monkeypatch):
@@ -140,82 +140,146 @@ def test_a_file_of_export_onnx_is_refused_for_its_colours(caffe, tmp_path, monke
     assert_refused(monkeypatch, tmp_path, ["--onnx", tmp_path / "x.onnx"], "takes R, G, B")
 
 
-def assert_same(prefix, model):
-    """The checkpoint is what ``model`` gives, to the bit, and OpenCV's reading of it agrees."""
+def assert_same(prefix, source):
+    """The checkpoint is what ``source`` gives, to the bit, and OpenCV's reading of it agrees."""
     symbol, weights, _ = store.load(prefix, 0)
-    again = alexnet_import.build(model)
-    found = alexnet_import.parameters(again, model)
+    again = alexnet_import.build(source, symbols.get_symbol)
+    found = alexnet_import.weights(source, again)
     assert again.tojson() == symbol.tojson() and found.keys() == weights.keys()
     assert all(np.array_equal(found[name].asnumpy(), weights[name].asnumpy()) for name in found)
-    print(f"{model.files[-1]}: {alexnet_import.difference(again, found, model, [120] * 3):.1e}")
+    print(f"{source.files[-1]}: {alexnet_import.difference(again, found, source, [120] * 3):.1e}")
 
 
-def test_the_light_model_of_the_onnx_package(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def light():
+    """The path of a bvlc_alexnet without weights: all are .02, and are made by ConstantOfShape."""
     onnx = pytest.importorskip("onnx")
     data = os.path.join(os.path.dirname(onnx.__file__), "backend", "test", "data", "light")
-    light = os.path.join(data, "light_bvlc_alexnet.onnx")
-    if not os.path.exists(light):
+    path = os.path.join(data, "light_bvlc_alexnet.onnx")
+    if not os.path.exists(path):
         pytest.skip("this onnx package has no light models")
-    run(monkeypatch, "--onnx", light, "--out-prefix", tmp_path / "light")
-    assert "1000 classes, images 3,224,224" in capsys.readouterr().out
-    symbol, weights, _ = store.load(str(tmp_path / "light"), 0)
+    return path
+
+
+def test_the_light_model_of_the_onnx_package(light):
+    source = onnx_reader.read(light)
+    symbol = alexnet_import.build(source, symbols.get_symbol)
     attrs = symbol.attr_dict()
     conventions = [attrs[f"pooling{i}"].get("pooling_convention") for i in range(3)]
     assert conventions == [None, None, "full"]  # its third pooling alone is padded at the end
     assert [attrs[f"lrn{i}"]["knorm"] for i in range(2)] == ["1", "1"]
+    weights = alexnet_import.weights(source, symbol)
     assert weights["fc3_weight"].shape == (1000, 4096)
+    assert all((array.asnumpy() == np.float32(0.02)).all() for array in weights.values())
+
+
+def test_the_light_model_becomes_a_checkpoint(light, tmp_path, monkeypatch, capsys):
+    """With smaller weights: with .02 its logits are 1e20, and any rounding decides the softmax."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(light)
+    shapes = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "ConstantOfShape":
+            inputs = np.prod(shapes[node.input[0]][1:])
+            node.attribute[0].t.float_data[0] = 1 / inputs  # the mean of what a layer reads
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    run(monkeypatch, "--onnx", tmp_path / "x.onnx", "--out-prefix", tmp_path / "light")
+    assert "1000 classes, images 3,224,224" in capsys.readouterr().out
+    _, weights, _ = store.load(str(tmp_path / "light"), 0)
+    assert (weights["fc3_weight"].asnumpy() == np.float32(1 / 4096)).all()
     assert load_config(str(tmp_path / "light"))["args"]["image_shape"] == [3, 224, 224]
+
+
+DIFFERS = r"x\.caffemodel in OpenCV: differs from the checkpoint by .*nothing is written"
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
-        (("num_output: 256 pad: 2", "num_output: 255 pad: 2"), "conv2 has num_filter 255, not 256"),
-        (("kernel_size: 5 group: 2", "kernel_size: 5"), "conv2 has num_group 1, not 2"),
+        (
+            ("num_output: 256 pad: 2", "num_output: 255 pad: 2"),
+            "layer conv2: OpenCV cannot make it",
+        ),
         (("local_size: 5", "local_size: 3"), "norm1 has nsize 3, not 5"),
-        (("local_size: 5", "local_size: 5 norm_region: WITHIN_CHANNEL"), "norm1 has norm_region"),
-        (("pool: MAX", "pool: AVE"), "pool1 has pool_type ave, not max"),
-        (("num_output: 4096", "num_output: 512"), "fc6 has num_hidden 512, not 4096"),
-        (("num_output: 4096", "num_output: 4096 bias_term: false"), "fc6 has bias_term false"),
-        (("kernel_size: 11", "kernel_h: 11 kernel_w: 11"), "conv1 has kernel"),
-        (("kernel_size: 11", "kernel_size: 11 kernel_size: 9"), "its kernel_size is 11, 9"),
-        (('type: "ReLU"', 'type: "PReLU"'), "relu1 is PReLU"),
-        (('type: "Input"', 'type: "Data"'), "give deploy.prototxt"),
-        (('bottom: "fc6" top: "fc7"', 'bottom: "pool5" top: "fc7"'), "fc7: takes"),
+        (("alpha: 0.0001", "alpha: 0.000101"), "norm1 has alpha 0.000101, not 0.0001"),
+        (("beta: 0.75", "beta: 0.7"), "norm1 has beta 0.7, not 0.75"),
+        (("lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }", ""), "norm1 has alpha 1, not"),
+        (("local_size: 5", "local_size: 5 k: 2"), "x.prototxt: has an LRN with k 2, not 1"),
+        (("local_size: 5", "local_size: 5 norm_region: WITHIN_CHANNEL"), DIFFERS),
+        (("pool: MAX", "pool: AVE"), DIFFERS),
+        (("pool: MAX", "pool: MAX pad: 1"), "OpenCV cannot run it on images of 3x64x64"),
+        (("stride: 4", "stride: 3"), "OpenCV cannot run it"),
+        (("num_output: 4096", "num_output: 512"), "layer fc6: OpenCV cannot make it"),
+        (("num_output: 4096", "num_output: 4096 bias_term: false"), DIFFERS),
+        (("kernel_size: 11", "kernel_size: 11 kernel_size: 9"), "OpenCV cannot run it"),
+        (('type: "ReLU"', 'type: "PReLU"'), "layer relu1: OpenCV cannot make it"),
+        (('type: "ReLU"', 'type: "TanH"'), "relu1 is TanH where alexnet2012 has Activation"),
+        (('type: "Input"', 'type: "Data"'), "layer data: OpenCV cannot make it"),
+        (('bottom: "fc6" top: "fc7"', 'bottom: "pool5" top: "fc7"'), "OpenCV cannot run it"),
         (("dim: 64 dim: 64", "dim: 99 dim: 99"), "layer fc6 has weights of 4096x256.*4096x1024"),
         (("dim: 64 dim: 64", "dim: 20 dim: 20"), "images of 3x20x20 are too small"),
+        (("dim: 3 dim: 64", "dim: 1 dim: 64"), "conv1 has weights of 96x3x11x11.* 96x1x11x11"),
         (("dim: 64 dim: 64", "dim: 64"), "give deploy.prototxt"),
         (("dim: 64 dim: 64", "dim: 64 dim: 64 }"), "is not a prototxt"),
     ],
 )
-def test_another_network_is_refused_by_its_first_other_layer(
-    change, words, caffe, tmp_path, monkeypatch
-):
+def test_another_network_is_refused(change, words, caffe, tmp_path, monkeypatch):
     text = caffe.prototxt.read_text()
+    assert change[0] in text
     (tmp_path / "x.prototxt").write_text(text.replace(*change, 1))
     assert_refused(monkeypatch, tmp_path, flags(caffe, tmp_path / "x.prototxt"), words)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("kernel_size: 11", "kernel_h: 11 kernel_w: 11"),
+        ("local_size: 5", "local_size: 5 k: 1.0"),
+        ("pool: MAX", "# pool: AVE\n pool: MAX"),
+        ("{ dim: 10 dim: 3", "{ dim: 1, dim: 3;"),
+    ],
+)
+def test_the_same_network_in_other_words_gives_the_same_weights(change, caffe, imported, tmp_path):
+    text = caffe.prototxt.read_text()
+    assert change[0] in text
+    (tmp_path / "x.prototxt").write_text(text.replace(*change, 1))
+    assert_same(imported[0], caffe_reader.read(str(tmp_path / "x.prototxt"), str(caffe.model)))
+
+
+def as_caffenet(text):
+    """The prototxt with each LRN after its pooling, as CaffeNet has them."""
+    for i in (1, 2):
+        start = text.index(f'layer {{\n  name: "norm{i}"')
+        between = text.index(f'layer {{\n  name: "pool{i}"')
+        end = text.index("layer {", between + 1)
+        lrn, pooling = text[start:between], text[between:end]
+        pooling = pooling.replace(f'bottom: "norm{i}"', f'bottom: "conv{i}"')
+        lrn = lrn.replace(f'bottom: "conv{i}"', f'bottom: "pool{i}"')
+        rest = text[end:].replace(f'bottom: "pool{i}"', f'bottom: "norm{i}"', 1)
+        text = text[:start] + pooling + lrn + rest
+    return text
+
+
 def test_caffenet_and_networks_with_layers_more_or_less_are_refused(caffe, tmp_path, monkeypatch):
     text = caffe.prototxt.read_text()
-    caffenet = (
-        text.replace('"norm1"', '"x"').replace('"pool1"', '"norm1"').replace('"x"', '"pool1"')
-    )
-    swapped = caffenet.replace('"LRN"', '"y"', 1).replace('"Pooling"', '"LRN"', 1)
     soft = text.index('layer {\n  name: "prob"')
-    again = text[soft:].replace('bottom: "fc8"', 'bottom: "prob"')
+    again = text[soft:].replace('bottom: "fc8"', 'bottom: "prob"').replace('"prob"', '"again"')
+    again = again.replace('bottom: "again"', 'bottom: "prob"')
     for changed, words in [
-        (
-            swapped.replace('"y"', '"Pooling"', 1),
-            "layer pool1 is Pooling where alexnet2012 has LRN",
-        ),
+        (as_caffenet(text), "layer pool1 is Pooling where alexnet2012 has LRN"),
         (text[:soft], "the file ends where alexnet2012 has SoftmaxOutput"),
-        (text + again, "layer prob is SoftmaxOutput where alexnet2012 ends"),
+        (text + again, "layer again is Softmax where alexnet2012 ends"),
         (text[: soft - 9], "is not a prototxt, or is cut"),
         ("<html>404 Not Found</html>", "is not a prototxt, or is cut"),
+        (
+            text.replace("conv1", "conv\udc8d"),
+            "is not a prototxt, or is cut",
+        ),  # a byte that is no UTF-8
         ("", "give deploy.prototxt"),
     ]:
-        (tmp_path / "x.prototxt").write_text(changed)
+        (tmp_path / "x.prototxt").write_bytes(changed.encode("utf-8", "surrogateescape"))
         assert_refused(monkeypatch, tmp_path, flags(caffe, tmp_path / "x.prototxt"), words)
 
 
@@ -230,8 +294,8 @@ def test_weights_that_are_damaged_or_of_another_network_are_refused(caffe, tmp_p
         (whole[: len(whole) // 2], "x.caffemodel: OpenCV cannot read it"),
         (b"version https://git-lfs.github.com/spec/v1\n", "x.caffemodel: OpenCV cannot read it"),
         (b"", "x.caffemodel: .*conv1"),
-        (bvlc_alexnet.caffemodel(without), "x.caffemodel: has no weights of layer fc7"),
-        (bvlc_alexnet.caffemodel(fewer), "has no weights of layer fc8, or others than"),
+        (bvlc_alexnet.caffemodel(without), "x.caffemodel: layer fc7 has no weight and bias"),
+        (bvlc_alexnet.caffemodel(fewer), "layer fc8: .* not of the size that its settings say"),
         (bvlc_alexnet.caffemodel(endless), "x.caffemodel in OpenCV: differs .* by nan"),
     ]:
         path.write_bytes(content)
@@ -239,13 +303,13 @@ def test_weights_that_are_damaged_or_of_another_network_are_refused(caffe, tmp_p
 
 
 def test_what_opencv_computes_otherwise_is_not_written(caffe, tmp_path, monkeypatch):
-    def disturbed(symbol, model):
-        found = parameters(symbol, model)
+    def disturbed(source, symbol):
+        found = weights(source, symbol)
         found["conv1_weight"] = found["conv1_weight"][:, ::-1]  # B, G, R
         return found
 
-    parameters = alexnet_import.parameters
-    monkeypatch.setattr(alexnet_import, "parameters", disturbed)
+    weights = alexnet_import.weights
+    monkeypatch.setattr(alexnet_import, "weights", disturbed)
     assert_refused(monkeypatch, tmp_path, flags(caffe), "differs from the checkpoint by .*e-01")
 
 
@@ -282,7 +346,7 @@ def test_what_is_there_is_lost_only_with_overwrite(caffe, imported, monkeypatch)
 )
 def test_class_names_are_those_of_the_record_files(text, name, tmp_path):
     (tmp_path / "names.txt").write_text(text)
-    assert import_weights.class_names(tmp_path / "names.txt", 1) == [name]
+    assert caffe_reader.class_names(str(tmp_path / "names.txt"), 1) == [name]
 
 
 @pytest.mark.slow

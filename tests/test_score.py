@@ -1,10 +1,10 @@
 """score.py, run as a user runs it, against the same figures in plain numpy."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
-from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -16,8 +16,10 @@ import symbols
 from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import save_config
-from common.evaluate import evaluator
-from common.records import records
+from common.evaluate.evaluator import Evaluator, check_crops
+from common.evaluate.scores import Scores, wilson
+from common.input.preparation import Preparation
+from common.records.scan import scan_records
 from score import main
 
 SETTINGS = {
@@ -137,7 +139,7 @@ def test_the_files_hold_all_that_is_printed(network, grey, expected, main_json, 
     assert written["checkpoint"] == f"{network[0]}-0001.params"
     assert (written["data_val"], written["crops"]) == (grey.val, 1)
     assert written["top-1"] == written["right"]["top-1"] / 101
-    assert written["interval95"]["top-1"] == list(evaluator.wilson(written["right"]["top-1"], 101))
+    assert written["interval95"]["top-1"] == list(wilson(written["right"]["top-1"], 101))
     assert [row["right"] for row in written["per_class"]] == [matrix[i][i] for i in range(3)]
     assert written["versions"]["mxnet"] == mx.__version__
 
@@ -166,10 +168,10 @@ def test_int8_scores_the_quantised_checkpoint(grey, tmp_path, main_json, monkeyp
 def test_ten_crops_need_room_around_the_crop(network, grey, monkeypatch):
     assert_main_refuses(monkeypatch, network[0], grey.val, "has none; leave", "--crops", "10")
     for resize, image_shape in ((32, (1, 32, 32)), (32, (1, 40, 32))):
-        args = SimpleNamespace(crops=10, resize=resize, image_shape=image_shape)
+        preparation = Preparation(image_shape, resize, (0,), (1,))
         with pytest.raises(cli.UserError, match="--crops 10: .* has 32; leave"):
-            evaluator.check_crops(args)
-        evaluator.check_crops(SimpleNamespace(crops=10, resize=41, image_shape=image_shape))
+            check_crops(10, preparation)
+        check_crops(10, dataclasses.replace(preparation, resize=41))
 
 
 def test_files_that_could_not_be_written_are_refused_before_the_work(network, tmp_path):
@@ -191,10 +193,10 @@ def test_top_k_is_five_or_what_the_classes_allow(network, grey, monkeypatch):
 def test_fewer_images_than_devices_are_scored_too(network, tmp_path):
     prefix, _ = network
     path = write_records(tmp_path / "two", *bands(2, seed=1))
-    args = SimpleNamespace(**{**SETTINGS, "data_nthreads": 1, "verbose": False})
     symbol, *weights = store.load(prefix, 1)
+    reading = scan_records(path), Preparation.from_args(SETTINGS), SETTINGS["batch_size"], 1
     scores = [
-        evaluator.Evaluator(symbol, contexts, args, records.scan(path))(*weights)
+        Evaluator(symbol, contexts, *reading).evaluate(*weights, Scores(SETTINGS["top_k"]))
         for contexts in ([mx.cpu(0)], [mx.cpu(0), mx.cpu(1), mx.cpu(2)])
     ]
     assert [score.count for score in scores] == [2, 2]

@@ -2,7 +2,6 @@
 
 import json
 import os
-from types import SimpleNamespace
 
 import cv2
 import mxnet as mx
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, bands, run_script, write_records
 
-from common.train import training
+from common.train.schedule import LearningRate, Length
 
 QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
 
@@ -149,14 +148,13 @@ LENET = ["--network", "lenet", "--dataset", "mnist"]
 
 def rates(**flags):
     """The learning rate of each of 40 updates, ten an epoch."""
-    standard = dict(num_epochs=4, lr=1.0, lr_schedule="step", lr_step_epochs=[], lr_factor=0.1)
-    schedule = training.schedule(SimpleNamespace(**{**standard, "warmup_epochs": 0, **flags}), 40)
+    schedule = LearningRate(1.0, **flags).scheduler(Length(100, 10, 4))
     return [schedule(update) for update in range(1, 41)]
 
 
 @pytest.mark.parametrize("shape", ["step", "linear", "cosine"])
 def test_warm_up_rises_evenly_and_then_the_schedule_goes_on(shape):
-    found = rates(lr_schedule=shape, lr_step_epochs=[3], warmup_epochs=1.5)
+    found = rates(schedule=shape, step_epochs=(3,), warmup_epochs=1.5)
     np.testing.assert_allclose(found[:14], np.arange(1, 15) / 15)
     assert found[14] == 1
     assert all(a >= b for a, b in zip(found[14:], found[15:]))

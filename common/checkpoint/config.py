@@ -1,9 +1,8 @@
 """``PREFIX-config.json``: what goes with weights, so that nobody has to remember it as flags.
 
-The image preparation, among the arguments of the training run, and the class names.
+It holds the training arguments, among them the preparation of images, and the class names.
 """
 
-import json
 import platform
 from typing import List, Optional
 
@@ -11,21 +10,31 @@ import numpy as np
 
 from common.cli import UserError
 from common.io import cpus
-from common.io.files import atomic, checksum_of
+from common.io.files import atomic, read_json, write_json
 from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
 
-def save_config(prefix: str, args: dict, classes: Optional[List[str]], **origin: dict) -> None:
-    """Write ``PREFIX-config.json``: the run's arguments, the class names, the versions.
+def config_path(prefix: str) -> str:
+    """Where the config of the checkpoints at ``prefix`` is."""
+    return f"{prefix}-config.json"
 
-    ``origin`` is added as it is: what was done to the network after its training.
+
+def config_entries(args: dict, classes: Optional[List[str]], **origin: object) -> dict:
+    """What a config holds.
+
+    Args:
+        args: the training run's arguments.
+        classes: names, in the order of the network's output; None if there are none.
+        origin: what was done to the network after its training.
     """
-    config = {"args": args, "classes": classes, **origin, "versions": versions()}
-    config["sha256"] = checksum_of(config)
-    with atomic(f"{prefix}-config.json") as temporary, open(temporary, "w") as file:
-        json.dump(config, file, indent=1)
-        file.write("\n")
+    return {"args": args, "classes": classes, **origin, "versions": versions()}
+
+
+def save_config(prefix: str, args: dict, classes: Optional[List[str]], **origin: object) -> None:
+    """Write ``PREFIX-config.json`` with :func:`config_entries`."""
+    with atomic(config_path(prefix)) as temporary:
+        write_json(temporary, config_entries(args, classes, **origin))
 
 
 def versions() -> dict:
@@ -45,20 +54,12 @@ def load_config(prefix: str) -> dict:
     Raises:
         UserError: it is missing, damaged, or not what :func:`save_config` wrote.
     """
-    path = f"{prefix}-config.json"
+    path = config_path(prefix)
+    remedy = "copy it anew, or delete its entry sha256 if it was changed on purpose"
     try:
-        with open(path) as file:
-            config = json.load(file)
+        config = read_json(path, remedy, unsigned=True)  # the first versions wrote no checksum
     except FileNotFoundError:
         raise UserError(f"{path}: not found; train_imagenet.py writes it beside the checkpoint")
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}: is not JSON; copy it anew from where the network was trained")
-    checksum = isinstance(config, dict) and checksum_of(config)
-    if not checksum or not {"args", "classes"} <= config.keys():
+    if not {"args", "classes"} <= config.keys():
         raise UserError(f"{path}: lacks args or classes; copy it anew from where it was trained")
-    if config.pop("sha256", checksum) != checksum:
-        raise UserError(
-            f"{path}: is damaged (its checksum is wrong); copy it anew, or delete its entry sha256"
-            " if it was changed on purpose"
-        )
     return config

@@ -19,18 +19,17 @@ batches: the newest state between two epochs' checkpoints, for mx.model.load_che
 
 import contextlib
 import errno
-import json
 import os
 import re
 import struct
 from typing import List, Optional, Sequence, Tuple
 
 from common.cli import UserError
-from common.io.files import atomic, checksum_of, sha256
+from common.io.files import TEMPORARY, atomic, read_json, sha256, write_json
 from common.runtime.mxnet import mx
 
 from . import validation
-from .config import versions
+from .config import config_path, versions
 
 _FORMAT = 1
 
@@ -69,10 +68,10 @@ def remove_left_over(prefix: str) -> None:
     """Delete what a run that was killed while it saved has left: temporary files, half a set."""
     folder = os.path.dirname(prefix)
     for name in (prefix, partial(prefix)):
-        for match in _matches(name, r"-(\d{4,})\.json\.tmp\d+"):
+        for match in _matches(name, r"-(\d{4,})\.json" + TEMPORARY):
             if not os.path.exists(record_path(name, int(match[1]))):
                 _remove_set(name, int(match[1]))
-        for match in _matches(name, r"-(\d{4,}(-optimizer)?|symbol|config)\.\w+\.tmp\d+"):
+        for match in _matches(name, r"-(\d{4,}(-optimizer)?|symbol|config)\.\w+" + TEMPORARY):
             os.unlink(os.path.join(folder, match[0]))
 
 
@@ -121,10 +120,15 @@ def remove(prefix: str, keep: Sequence[int] = ()) -> None:
             os.unlink(f"{prefix}-symbol.json")
 
 
-def _remove_set(prefix, number):
+def _set_paths(prefix, number):
+    """The files of one number, in the order in which to delete them."""
     # The record first: what is left of a set that has none is never taken for whole.
     paths = _paths(prefix, number)
-    for path in (record_path(prefix, number), paths["optimizer"], paths["params"]):
+    return record_path(prefix, number), paths["optimizer"], paths["params"]
+
+
+def _remove_set(prefix, number):
+    for path in _set_paths(prefix, number):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -136,13 +140,15 @@ def save(
     arg_params: dict,
     aux_params: dict,
     optimizer: Optional[dict] = None,
-    **record,
+    config: Optional[dict] = None,
+    **record: object,
 ) -> str:
-    """Write a checkpoint; either all of it is there afterwards, or nothing has changed.
+    """Write a checkpoint. Either all of it is there afterwards, or nothing has changed.
 
     Args:
         number: epochs trained, or batches where ``prefix`` is a :func:`partial` one.
         optimizer: name -> array, its state; None or empty: there is none to keep.
+        config: :func:`config_entries`, to be written with the weights; None leaves the config.
         record: what the record holds beside the checksums; values that JSON has.
 
     Returns:
@@ -154,9 +160,14 @@ def save(
     weights = {f"arg:{name}": value for name, value in arg_params.items()}
     weights.update({f"aux:{name}": value for name, value in aux_params.items()})
     paths = _paths(prefix, number)
+    old = _set_paths(prefix, number)
     if not optimizer:
         del paths["optimizer"]
-    with atomic(record_path(prefix, number), *paths.values()) as (record_file, *files):
+    configs = [] if config is None else [config_path(prefix)]
+    targets = [record_path(prefix, number), *paths.values(), *configs]
+    with atomic(*targets, instead_of=old) as (record_file, *files):
+        for path in files[len(paths) :]:
+            write_json(path, config)
         files = dict(zip(paths, files))
         with open(files["symbol"], "w") as file:  # symbol.save is silent about a full disk
             file.write(symbol.tojson())
@@ -177,11 +188,7 @@ def update_record(prefix: str, number: int, **changes) -> None:
 
 
 def _write_record(path, record):
-    record = {**record, "format": _FORMAT, "versions": versions()}
-    record["sha256"] = checksum_of(record)
-    with open(path, "w") as file:
-        json.dump(record, file, indent=1)
-        file.write("\n")
+    write_json(path, {**record, "format": _FORMAT, "versions": versions()})
 
 
 def _save_arrays(path, arrays):
@@ -213,15 +220,11 @@ def load_record(prefix: str, number: int) -> dict:
     """
     path = record_path(prefix, number)
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
-        whole = record["sha256"] == checksum_of(record) and record["format"] == _FORMAT
+        record = read_json(path, "take another checkpoint")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; without it a checkpoint holds weights only")
-    except (ValueError, TypeError, KeyError, RecursionError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path}: is damaged (its checksum is wrong); take another checkpoint")
+    if record.get("format") != _FORMAT:
+        raise UserError(f"{path}: is of a newer version of this program; update it")
     return record
 
 

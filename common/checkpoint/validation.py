@@ -1,11 +1,11 @@
-"""Damaged files that MXNet would crash on, found before it reads them."""
+"""Checks of a checkpoint's files for damage that would crash MXNet."""
 
-import json
 import math
 import os
 import struct
 
-import numpy as np
+from common.graph.graph import Graph
+from common.runtime.mxnet import mx
 
 # Files of mx.nd.save: the numbers that start them and each array, bytes by type of element.
 _LIST, _ARRAYS = 0x112, (0xF993FAC9, 0xF993FACA)
@@ -44,10 +44,11 @@ def check_arrays(path: str) -> None:
             raise ValueError(f"{path}: is not a file of named arrays")
 
 
-def check_graph(symbol) -> None:
-    """Raise ValueError where a node takes an output that another has not: MXNet crashes on it."""
-    graph = json.loads(symbol.tojson())
-    outputs = np.diff(graph["node_row_ptr"])
-    taken = [entry for node in graph["nodes"] for entry in node["inputs"]] + graph["heads"]
-    if any(output >= outputs[node] for node, output, *_ in taken):
+def check_graph(symbol: mx.sym.Symbol) -> None:
+    """Make sure that nodes read only outputs that exist: MXNet crashes on others.
+
+    Raises:
+        ValueError: one does not exist.
+    """
+    if any(output.index >= output.node.outputs for output in Graph(symbol).taken()):
         raise ValueError("a node of the graph takes an output that is not there")

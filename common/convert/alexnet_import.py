@@ -1,23 +1,19 @@
-"""What the importers share: another framework's AlexNet as layers, and the same in MXNet.
+"""Another framework's AlexNet, as OpenCV reads it, made an MXNet network with the same weights.
 
-A model of ``import_caffe`` or ``import_onnx`` has
-
-- ``files``: their paths; the layers are in the first, the weights in the last;
-- ``image_shape``: (C, H, W);
-- ``layers``: each a :class:`Layer`, in order;
-- ``weights(layer)``: its weight and bias, as the file has them;
-- ``network``: OpenCV's reading of the same files, for images in Caffe's order of colours, B, G, R.
+common/convert/caffe_reader.py and onnx_reader.py read the files, with OpenCV. Here the chain of
+layers is compared with our network's, the weights are renamed, and the result is run beside OpenCV
+on the files themselves. What the chain and the shapes of the weights do not show, such as strides,
+padding and the kind of pooling, those probabilities do.
 """
 
-import ast
 import itertools
-import json
-from typing import List, NamedTuple
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-import symbols
 from common.cli import UserError
+from common.graph.graph import Graph
+from common.io.log import quiet
 from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
@@ -25,142 +21,185 @@ from . import compare
 
 NETWORK = "alexnet2012"
 
-# What MXNet takes where a node says nothing.
-DEFAULTS = {
-    "Convolution": {"stride": (1, 1), "pad": (0, 0), "dilate": (1, 1), "num_group": 1},
-    "Pooling": {"stride": (1, 1), "pad": (0, 0), "pooling_convention": "valid"},
+# OpenCV's type of a layer -> MXNet's operator.
+_OPERATORS = {
+    "Convolution": "Convolution",
+    "ReLU": "Activation",
+    "LRN": "LRN",
+    "Pooling": "Pooling",
+    "InnerProduct": "FullyConnected",
+    "Gemm": "FullyConnected",  # what newer versions of OpenCV make of ONNX's
+    "Softmax": "SoftmaxOutput",
 }
-# What the file decides and the network need not agree with: LRN's k, how map sizes are rounded.
-_OF_THE_FILE = "knorm", "pooling_convention"
-_NOT_COMPARED = "null", "Dropout", "Flatten"  # variables, and what inference does without
+_WEIGHTED = "Convolution", "FullyConnected"
+_WITHOUT_EFFECT = "Dropout", "Flatten", "Reshape", "Identity"  # in inference, on a chain
 
 
-class Layer(NamedTuple):
-    """An operator in MXNet's terms: what it computes in inference."""
+class SourceNetwork(NamedTuple):
+    """A network for inference, as it was read from another framework's files."""
 
-    name: str  # in the file
-    op: str
-    attrs: dict  # such as {"kernel": (3, 3)}; all of them, defaults included
-
-
-def number(value: float) -> float:
-    """A number without the noise of its float32 form: 9.99999975e-05 is 1e-4, and 1.0 is 1."""
-    value = float(f"{value:.6g}")
-    return int(value) if value.is_integer() else value
+    files: Tuple[str, ...]  # the layers are in the first, the weights in the last
+    image_shape: Tuple[int, int, int]  # (C, H, W)
+    net: "cv2.dnn.Net"  # for images in the order of colours B, G, R
+    layers: List["cv2.dnn.Layer"]  # those with an effect, in order
+    lrn: List[Dict[str, float]]  # of each LRN: nsize, alpha, beta, knorm
+    poolings: List[str]  # how each pooling rounds map sizes: 'valid' down, 'full' up
 
 
-def translate(given: dict, known: dict, harmless: set) -> dict:
-    """The attributes of a layer in MXNet's terms.
+def layers_of(net: "cv2.dnn.Net", path: str) -> List["cv2.dnn.Layer"]:
+    """The layers of ``net`` that have an effect in inference.
 
     Args:
-        given: parameters as the file has them.
-        known: their names -> MXNet's, and the default.
-        harmless: (name, value) of those that change nothing. What is neither known nor harmless
-            is kept as it is, for :func:`build` to refuse.
-    """
-    attrs = {mxnet: given.get(key, default) for key, (mxnet, default) in known.items()}
-    for key, value in given.items():
-        if key not in known and (key, value) not in harmless:
-            attrs[key] = value
-    return attrs
-
-
-def build(model) -> mx.sym.Symbol:
-    """``alexnet2012`` with the classes, LRN's k and pooling of ``model``.
+        path: the file with the weights, for the message.
 
     Raises:
-        UserError: the model is another network; it names the first layer that differs.
+        UserError: OpenCV cannot make a layer of what it read.
     """
-    graph = json.loads(symbols.get_symbol(NETWORK, _classes(model.layers)).tojson())
-    nodes = [node for node in graph["nodes"] if node["op"] not in _NOT_COMPARED]
-    for node, layer in itertools.zip_longest(nodes, model.layers):
-        if layer is None or node is None or layer.op != node["op"]:
-            found = f"layer {layer.name} is {layer.op}" if layer else "the file ends"
-            wanted = f"has {node['op']} ({node['name']})" if node else "ends"
-            raise UserError(f"{model.files[0]}: {found} where {NETWORK} {wanted}")
-        attrs = node.setdefault("attrs", {})
-        for key in set(_OF_THE_FILE) & set(layer.attrs):
-            if layer.attrs[key] != DEFAULTS.get(layer.op, {}).get(key):
-                attrs[key] = str(layer.attrs[key])
-        _compare(model.files[0], layer, {**DEFAULTS.get(layer.op, {}), **_values(attrs)})
-    try:
-        return mx.sym.load_json(json.dumps(graph))
-    except mx.MXNetError:
-        raise UserError(f"{model.files[0]}: has a k of LRN that MXNet does not take")
+    layers = []
+    for name in net.getLayerNames():
+        try:
+            with quiet():
+                layers.append(net.getLayer(net.getLayerId(name)))
+        except cv2.error:
+            raise UserError(
+                f"{path}: layer {_plain(name)}: OpenCV cannot make it; it is of an unknown type, or"
+                " its weights are missing or not of the size that its settings say"
+            )
+    return [layer for layer in layers if layer.type not in _WITHOUT_EFFECT]
+
+
+def build(source: SourceNetwork, get_symbol: Callable[..., mx.sym.Symbol]) -> mx.sym.Symbol:
+    """``alexnet2012`` with the classes of ``source``, its LRN's k and its rounding of map sizes.
+
+    Args:
+        get_symbol: (network, classes) -> symbol; classes may be None, for the network's own.
+
+    Raises:
+        UserError: ``source`` is another network. It names the first layer that differs.
+    """
+    graph = Graph(get_symbol(NETWORK, _classes(source.layers)))
+    nodes = [node for node in graph.nodes if node.op in _OPERATORS.values()]
+    lrn, poolings = iter(source.lrn), iter(source.poolings)
+    path = source.files[0]
+    for node, layer in itertools.zip_longest(nodes, source.layers):
+        if not (layer and node) or _OPERATORS.get(layer.type) != node.op:
+            there = f"layer {_plain(layer.name)} is {layer.type}" if layer else "the file ends"
+            wanted = f"has {node.op} ({node.name})" if node else "ends"
+            raise UserError(f"{path}: {there} where {NETWORK} {wanted}")
+        if node.op == "LRN":
+            _set_lrn(f"{path}: is no {NETWORK}: layer {_plain(layer.name)}", node, next(lrn))
+        if node.op == "Pooling" and next(poolings, "valid") == "full":
+            node.attrs["pooling_convention"] = "full"
+    return graph.symbol()
+
+
+def _plain(name):
+    return name.split("!")[-1]  # OpenCV puts 'onnx_node!' before it
 
 
 def _classes(layers):
-    """How many; None, for the default, where the layers say no sensible number."""
-    outputs = [layer.attrs["num_hidden"] for layer in layers if layer.op == "FullyConnected"]
-    return outputs[-1] if outputs and outputs[-1] in range(1, 1 << 20) else None
+    """How many, by the size of the last bias; None where there is none."""
+    biases = [layer.blobs[1] for layer in layers if len(layer.blobs) == 2]
+    return biases[-1].size if biases else None
 
 
-def _values(attrs):
-    numeric = {"(", *"0123456789"}
-    return {k: ast.literal_eval(v) if v[0] in numeric else v for k, v in attrs.items()}
+def _set_lrn(layer, node, settings):
+    """Take k over. Probabilities hardly show the other numbers, so they are compared here."""
+    for key, value in settings.items():
+        if key == "knorm":
+            node.attrs[key] = f"{value:g}"
+        elif not np.isclose(value, float(node.attrs[key]), rtol=1e-6, atol=0):  # float32's noise
+            raise UserError(f"{layer} has {key} {value:g}, not {node.attrs[key]}")
 
 
-def _compare(path, layer, expected):
-    for key in sorted(expected.keys() | layer.attrs.keys()):
-        found, wanted = layer.attrs.get(key), expected.get(key)
-        if found != wanted:
-            other = f"not {wanted}" if key in expected else "which it has not"
-            raise UserError(
-                f"{path}: is no {NETWORK}: layer {layer.name} has {key} {found}, {other}"
-            )
-
-
-def parameters(symbol: mx.sym.Symbol, model) -> dict:
-    """Name -> array, the weights of ``symbol`` out of ``model``; conv1 takes R, G, B order.
+def weights(source: SourceNetwork, symbol: mx.sym.Symbol) -> Dict[str, mx.nd.NDArray]:
+    """Name -> float32 array, the weights of ``symbol``; conv1 takes images in R, G, B order.
 
     Raises:
-        UserError: some have another shape, or the model's images are too small.
+        UserError: some have another shape, or the images are too small.
     """
-    try:
-        symbols.check_image_shape(symbol, model.image_shape)
-    except ValueError:
-        raise UserError(f"{model.files[0]}: images of {_by(model.image_shape)} are too small")
-    shapes, _, _ = symbol.infer_shape(data=(1, *model.image_shape))
-    shape_of = dict(zip(symbol.list_arguments(), shapes))
-    weighted = [layer for layer in model.layers if layer.op in ("Convolution", "FullyConnected")]
-    names = [name for name in shape_of if name.endswith(("_weight", "_bias"))]
-    arrays = [(layer, array) for layer in weighted for array in model.weights(layer)]
-    found = {}
-    for name, (layer, array) in zip(names, arrays):
-        if np.squeeze(array).shape != tuple(n for n in shape_of[name] if n != 1):
+    shapes = _shapes(source, symbol)
+    names = [name for name in symbol.list_arguments() if name.endswith(("_weight", "_bias"))]
+    layers = [layer for layer in source.layers if _OPERATORS[layer.type] in _WEIGHTED]
+    path = source.files[-1]
+    owners = [_plain(layer.name) for layer in layers for _ in ("weight", "bias")]
+    arrays = dict(zip(names, (blob for one in layers for blob in _weight_and_bias(one, path))))
+    for (name, array), owner in zip(_outputs_first(arrays, shapes).items(), owners):
+        if np.squeeze(array).shape != tuple(n for n in shapes[name] if n != 1):
             raise UserError(
-                f"{model.files[-1]}: layer {layer.name} has weights of {_by(array.shape)}, which on"
-                f" images of {_by(model.image_shape)} would be {_by(shape_of[name])}"
+                f"{path}: layer {owner} has weights of {_by(array.shape)}, which on"
+                f" images of {_by(source.image_shape)} would be {_by(shapes[name])}"
             )
-        found[name] = array.reshape(shape_of[name])
-    found["conv1_weight"] = found["conv1_weight"][:, ::-1]
-    return {name: mx.nd.array(array, dtype=np.float32) for name, array in found.items()}
+        arrays[name] = array.reshape(shapes[name])
+    arrays["conv1_weight"] = arrays["conv1_weight"][:, ::-1]
+    return {name: mx.nd.array(array, dtype=np.float32) for name, array in arrays.items()}
+
+
+def _weight_and_bias(layer, path):
+    if len(layer.blobs) != 2:
+        raise UserError(f"{path}: layer {_plain(layer.name)} has no weight and bias")
+    return layer.blobs
+
+
+def _shapes(source, symbol):
+    """Name -> shape of what ``symbol`` computes and takes, on the images of ``source``."""
+    try:
+        shapes = Graph(symbol).shapes(data=(1, *source.image_shape))
+    except mx.MXNetError:
+        shapes = {"data": ()}
+    if not all(shape and min(shape) > 0 for shape in shapes.values()):
+        raise UserError(f"{source.files[0]}: images of {_by(source.image_shape)} are too small")
+    return shapes
+
+
+def _outputs_first(arrays, shapes):
+    """Fully connected weights as (outputs, inputs); some ONNX files have (inputs, outputs).
+
+    All of a file are in the same order, and those that are not square show which.
+    """
+    dense = [n for n, array in arrays.items() if array.ndim == 2 and n.endswith("_weight")]
+    if any(arrays[name].shape == shapes[name][::-1] != shapes[name] for name in dense):
+        return {**arrays, **{name: arrays[name].T for name in dense}}
+    return arrays
 
 
 def _by(shape):
     return "x".join(map(str, shape))
 
 
-def difference(symbol: mx.sym.Symbol, arg_params: dict, model, mean: List[float]) -> float:
+def difference(
+    symbol: mx.sym.Symbol,
+    arg_params: Dict[str, mx.nd.NDArray],
+    source: SourceNetwork,
+    mean: Sequence[float],
+) -> float:
     """The largest difference between MXNet and OpenCV in a probability, on eight pictures.
 
+    Args:
+        mean: of R, G and B, 0 to 255, subtracted from the pictures.
+
     Raises:
-        UserError: it is too large, or OpenCV cannot run the model.
+        UserError: it is too large, or OpenCV cannot run the network.
     """
-    images = _pictures(*model.image_shape) - np.float32(mean)[:, None, None]
-    if hasattr(model.network, "enableWinograd"):  # less exact; OpenCV before 4.7 has it not
-        model.network.enableWinograd(False)
+    images = _pictures(*source.image_shape) - np.float32(mean)[:, None, None]
+    if hasattr(source.net, "enableWinograd"):  # less exact; OpenCV has it from 4.7 on
+        source.net.enableWinograd(False)
 
     def run(image):
-        model.network.setInput(image)
-        return model.network.forward()
+        source.net.setInput(image)
+        return source.net.forward()
 
+    path = source.files[-1]
     try:
-        said = compare.in_batches(run, np.ascontiguousarray(images[:, ::-1]), 1)
+        with quiet():
+            said = compare.in_batches(run, np.ascontiguousarray(images[:, ::-1]), 1)
     except cv2.error:
-        raise UserError(f"{model.files[-1]}: OpenCV cannot run it, so it cannot be compared")
+        shape = _by(source.image_shape)
+        raise UserError(f"{path}: OpenCV cannot run it on images of {shape}; its layers do not fit")
     expected = compare.probabilities(symbol, arg_params, {}, images)
-    return compare.difference(f"{model.files[-1]} in OpenCV", said, expected)
+    if said.shape != expected.shape:
+        raise UserError(f"{path}: OpenCV's output is {_by(said.shape)}, not {_by(expected.shape)}")
+    return compare.difference(f"{path} in OpenCV", said, expected)
 
 
 def _pictures(channels, height, width):

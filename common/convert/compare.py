@@ -1,4 +1,4 @@
-"""What exporters and the importer share: the network for inference alone, comparing a copy."""
+"""Networks without their training nodes, and the comparison of a converted one with its source."""
 
 import os
 from typing import Callable
@@ -7,88 +7,83 @@ import numpy as np
 
 from common.checkpoint import store
 from common.cli import UserError
-from common.evaluate import classifier
-from common.graph.graph import rewrite
+from common.graph.graph import Graph
 from common.input import pipeline
+from common.input.preparation import Preparation, sample_images
 from common.runtime.mxnet import mx
 
-_IMAGES = 8  # that a copy is compared on, at most
+_IMAGES = 8  # to compare on, at most
 # Probabilities alone would pass nearly any copy of a network that is sure of its images.
 _TOLERANCE, _LOG_TOLERANCE = 1e-5, 1e-3  # of a probability and of its natural logarithm
 
 
 def add_args(parser) -> None:
-    """Add the flags that say which checkpoint to export, and which images to compare it on."""
+    """Add the flags for the checkpoint to export and the images to compare it on."""
     store.add_args(parser)
     compared = parser.add_mutually_exclusive_group()
     compared.add_argument(
         "--data-val",
         metavar="X.rec",
-        help="images to compare the copy on; default: what the training was evaluated on",
+        help="images to compare the copy on; default: those that training was validated with",
     )
     compared.add_argument("--images", nargs="+", metavar="IMAGE", help="or picture files")
 
 
 def without_training(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    """The same network for inference alone, float32 or int8: ``data`` in, probabilities out.
+    """The network, float32 or int8, for inference alone: ``data`` in, probabilities out.
 
-    A softmax of the same name stands in place of SoftmaxOutput and its label; Dropout is left out.
+    A softmax of the same name replaces SoftmaxOutput and its label; Dropout is removed.
     """
 
-    def put(node, nodes):
-        if node["op"] == "Dropout":
-            return node["inputs"][0][0]
-        if node["op"] == "SoftmaxOutput":
-            node.update(op="softmax", inputs=node["inputs"][:1], attrs={})
-        nodes.append(node)
-        return len(nodes) - 1
-
-    return rewrite(symbol, put)
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        if node.op == "Dropout":
+            graph.replace(node, node.inputs[0])
+        if node.op == "SoftmaxOutput":
+            node.op, node.inputs, node.attrs = "softmax", node.inputs[:1], {}
+    return graph.symbol()
 
 
 def real_images(args, config: dict) -> np.ndarray:
-    """The images to compare on, prepared as for evaluation: (N, C, H, W) float32, N at most 8.
+    """The images to compare on, prepared as for evaluation.
+
+    Returns:
+        (N, C, H, W) float32, N at most 8.
 
     Raises:
         UserError: there are none, or they cannot be read.
     """
     trained = config["args"]
-    preparation = classifier.preparation(trained)
+    preparation = Preparation.from_args(trained)
     if args.images:
-        images = [_picture(path, preparation) for path in args.images[:_IMAGES]]
-        return np.stack(images)
+        return np.stack([preparation.load(path) for path in args.images[:_IMAGES]])
     path = args.data_val or trained.get("data_val")
     if not args.data_val and not os.path.isfile(path or ""):
         raise UserError(
-            f"--data-val: is needed, since the training's own ({path}) is not here; or --images"
+            f"--data-val: is needed, since the validation data of training ({path}) is not here; or"
+            " give --images"
         )
-    found = pipeline.open_records(path, trained["num_classes"], classes=config["classes"])
-    return np.stack(list(classifier.sample_images(found, _IMAGES, preparation)))
-
-
-def _picture(path, preparation):
-    with open(path, "rb") as file:
-        image = classifier.decode(file.read(), preparation["image_shape"][0], path)
-    return classifier.prepare(image, **preparation)
+    found = pipeline.checked_records(path, trained["num_classes"], classes=config["classes"])
+    return np.stack(list(sample_images(found, _IMAGES, preparation)))
 
 
 def probabilities(symbol, arg_params: dict, aux_params: dict, images: np.ndarray) -> np.ndarray:
-    """What stock MXNet makes of ``images`` (N, C, H, W), on the CPU: (N, classes)."""
-    # Without a type for data, MXNet takes all the rest for float32 as well, int8 weights included.
+    """What stock MXNet computes from ``images`` (N, C, H, W) on the CPU: (N, classes)."""
+    # Without a type for data, MXNet takes everything for float32, int8 weights included.
     executor = symbol.simple_bind(mx.cpu(), "null", {"data": "float32"}, data=images.shape)
     executor.copy_params_from(arg_params, aux_params)
     return executor.forward(is_train=False, data=mx.nd.array(images))[0].asnumpy()
 
 
 def in_batches(run: Callable, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """``run`` on ``batch_size`` images at a time, the last batch filled up with the first images.
+    """Call ``run`` on batches of ``batch_size``; the last one is filled up with the first images.
 
     Args:
         run: (batch_size, C, H, W) float32 -> (batch_size, classes).
         images: (N, C, H, W).
 
     Returns:
-        (N, classes), without the filling.
+        (N, classes), without what the filling gave.
     """
     filled = np.resize(images, (len(images) + -len(images) % batch_size, *images.shape[1:]))
     said = [run(filled[i : i + batch_size]) for i in range(0, len(filled), batch_size)]
@@ -96,13 +91,13 @@ def in_batches(run: Callable, images: np.ndarray, batch_size: int) -> np.ndarray
 
 
 def difference(copy: str, said: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of two (N, classes) probabilities, as long as it may be neglected.
+    """The largest difference between two arrays of probabilities, (N, classes).
 
     Args:
-        copy: what said it, for the message.
+        copy: the network that ``said`` is from, for the message.
 
     Raises:
-        UserError: it may not.
+        UserError: a probability differs by more than 1e-5, or its logarithm by more than 1e-3.
     """
     largest = float(np.abs(said - expected).max())
     logs = float(np.abs(_log(said) - _log(expected)).max())

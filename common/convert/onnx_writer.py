@@ -1,16 +1,17 @@
-"""A network -> ONNX by MXNet's own converter, and the engines that a file is tried in.
+"""Writing a network as ONNX, with MXNet's own converter, and running it in other engines.
 
-What ``mx.onnx.export_model`` of MXNet 1.9.1 writes is put right:
+Four faults of ``mx.onnx.export_model`` in MXNet 1.9.1 are corrected:
 
-- It takes a FullyConnected that leaves ``flatten`` at its default, True, for one with False. The
-  reshaping that follows makes OpenCV compute wrong with a dynamic batch, without a word.
-- It turns weights into Python lists, which takes gigabytes. So they are converted as inputs, and
-  made constants here.
-- It stamps the newest opset that the onnx package knows on operators of opset 13, and servers
-  refuse what is newer than they are.
-- It leaves a constant that nothing uses, of which ONNX Runtime complains.
+- It takes a FullyConnected that leaves ``flatten`` at its default, True, for one with False. It
+  then adds a Reshape, with which OpenCV silently computes wrong values at a dynamic batch size.
+- It turns weights into Python lists, which takes gigabytes. So the weights are converted as
+  inputs, and made constants here.
+- It declares the newest opset that the onnx package knows, although the operators are of opset 13.
+  Servers refuse an opset that is newer than they are.
+- It leaves an unused constant, which ONNX Runtime warns about.
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -22,7 +23,9 @@ from typing import Dict, Optional, Sequence
 import numpy as np
 
 from common.cli import UserError
-from common.evaluate import classifier
+from common.evaluate.network import class_names
+from common.graph.graph import Graph
+from common.input.preparation import Preparation
 from common.io.opencv import cv2
 from common.runtime import bootstrap
 from common.runtime.mxnet import mx
@@ -33,7 +36,7 @@ _OPSET, _IR_VERSION = 13, 7  # from 2020; ONNX Runtime reads them from 1.7 on
 
 
 def check_packages() -> None:
-    """Make sure that the packages are there with which this works.
+    """Make sure that onnx and onnxruntime are installed in versions that work.
 
     Raises:
         UserError: one is missing, or onnx is too old or too new for MXNet's converter.
@@ -58,9 +61,12 @@ def convert(
     """The network as an onnx.ModelProto: ``data`` (N, C, H, W) -> ``softmax`` (N, classes).
 
     Args:
-        symbol: of :func:`export.without_training`, float32.
+        symbol: of :func:`compare.without_training`, float32.
         image_shape: (C, H, W).
-        batch_size: N; None leaves it open.
+        batch_size: N; None allows any.
+
+    Raises:
+        onnx.checker.ValidationError: the converter wrote no valid model.
     """
     import onnx
     from onnx import checker, numpy_helper
@@ -90,11 +96,11 @@ def convert(
 
 
 def _with_flatten(symbol):
-    graph = json.loads(symbol.tojson())
-    for node in graph["nodes"]:
-        if node["op"] == "FullyConnected":
-            node["attrs"].setdefault("flatten", "True")
-    return mx.sym.load_json(json.dumps(graph))
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        if node.op == "FullyConnected":
+            node.attrs.setdefault("flatten", "True")
+    return graph.symbol()
 
 
 def _keep(values, wanted):
@@ -104,15 +110,11 @@ def _keep(values, wanted):
 
 
 def metadata(config: dict) -> Dict[str, str]:
-    """What the file says of itself, each value as JSON, from a checkpoint's config.
-
-    ``image_shape`` [C, H, W], ``resize`` (short side, or null), ``mean`` and ``std`` (C numbers
-    each), ``channel_order`` ("RGB" or "grey") and ``classes`` (names, in the order of the output).
-    """
+    """The file's ``metadata_props``, from a checkpoint's config; docs/serving.md lists them."""
     trained = config["args"]
-    said = classifier.preparation(trained)
+    said = dataclasses.asdict(Preparation.from_args(trained))
     said["channel_order"] = "grey" if trained["image_shape"][0] == 1 else "RGB"
-    said["classes"] = config["classes"] or [str(i) for i in range(trained["num_classes"])]
+    said["classes"] = class_names(config)
     return {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()}
 
 
@@ -139,7 +141,7 @@ _ENGINES = {"ONNX Runtime": _onnxruntime, "OpenCV": _opencv}
 def differences(
     content: bytes, images: np.ndarray, expected: np.ndarray, batch_sizes: Sequence[int]
 ) -> Dict[str, float]:
-    """Engine -> the largest difference from ``expected`` of what it makes of an ONNX file.
+    """Run an ONNX file in ONNX Runtime and in OpenCV.
 
     Args:
         content: of the file.
@@ -147,8 +149,11 @@ def differences(
         expected: (N, classes) probabilities.
         batch_sizes: to run it with, one after the other.
 
+    Returns:
+        Engine -> the largest difference from ``expected``.
+
     Raises:
-        UserError: one differs by more than may be neglected.
+        UserError: an engine differs by more than :func:`compare.difference` allows.
     """
     largest = {}
     for engine, load in _ENGINES.items():

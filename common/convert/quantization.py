@@ -1,13 +1,12 @@
-"""Post-training quantisation: a float32 network -> one that computes in int8 on the CPU.
+"""Post-training quantisation: a float32 network becomes one that computes in int8 on the CPU.
 
-MXNet's MKL-DNN backend fuses each convolution and fully connected layer with its relu and runs
-them, and max pooling between them, in 8-bit integers. LRN, tanh and softmax have no int8 form and
-stay float32. What an integer step is worth is fixed beforehand, for each tensor, by its range over
-real images: the calibration. These ranges are part of the graph, so a quantised symbol belongs to
-one epoch's weights.
+MXNet's MKL-DNN backend fuses each convolution and fully connected layer with its relu, and runs
+them and the max pooling between them in 8-bit integers. LRN, tanh and softmax have no int8 form and
+stay float32. The scale of each tensor's integers is fixed beforehand, from the range of its values
+on real images: this is the calibration. The ranges are part of the graph, so a quantised symbol
+belongs to one epoch's weights.
 """
 
-import json
 import logging
 import os
 from typing import Iterable, Sequence, Tuple
@@ -16,6 +15,7 @@ import numpy as np
 from mxnet.contrib.quantization import quantize_model_mkldnn
 
 from common.cli import UserError
+from common.graph.graph import Graph
 from common.io.log import quiet
 from common.runtime.mxnet import mx
 
@@ -24,7 +24,7 @@ def check_build() -> None:
     """Make sure that this MXNet has int8 operators.
 
     Raises:
-        UserError: it is built without MKL-DNN, or MKL-DNN is switched off.
+        UserError: MXNet was built without MKL-DNN, or an environment variable disables it.
     """
     if not mx.runtime.Features().is_enabled("MKLDNN"):
         raise UserError("int8: this MXNet is built without MKL-DNN; install mxnet==1.9.1 from PyPI")
@@ -34,8 +34,7 @@ def check_build() -> None:
 
 def is_quantized(symbol: mx.sym.Symbol) -> bool:
     """Whether any layer of the network computes in int8."""
-    nodes = json.loads(symbol.tojson())["nodes"]
-    return any(node.get("attrs", {}).get("quantized", "").lower() == "true" for node in nodes)
+    return any(node.attrs.get("quantized", "").lower() == "true" for node in Graph(symbol).nodes)
 
 
 class _Batches(mx.io.DataIter):
@@ -66,9 +65,9 @@ def quantize(
 
     Args:
         symbol, arg_params, aux_params: the plain float32 network.
-        images: (C, H, W) float32 arrays, as the network gets them.
-        image_shape: their (C, H, W).
-        verbose: let MXNet say what it does.
+        images: prepared pictures, (C, H, W) float32 each.
+        image_shape: (C, H, W).
+        verbose: show MXNet's own messages.
 
     Returns:
         symbol, arg_params and aux_params, for any batch size. The weights of fully connected layers

@@ -8,7 +8,7 @@ import numpy as np
 from common.cli import UserError
 from common.io.files import atomic
 
-from .evaluator import Scores
+from .scores import Scores
 
 _LABELLED = 30  # classes up to which the picture has room for names and numbers
 

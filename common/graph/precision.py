@@ -6,7 +6,7 @@ import numpy as np
 
 from common.runtime.mxnet import mx
 
-from .graph import rewrite
+from .graph import Graph, Node, Output
 
 SHIFT = "data_shift"  # the second input of a network that takes 8-bit images
 
@@ -14,8 +14,8 @@ SHIFT = "data_shift"  # the second input of a network that takes 8-bit images
 def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Symbol:
     """A copy of ``symbol`` that computes in ``dtype`` from ``data`` up to the softmax.
 
-    ``data``, the label, the softmax and the names are as they were; MXNet infers that the weights
-    are of ``dtype``, too.
+    ``data``, the label, the softmax and all names stay; MXNet infers that the weights are of
+    ``dtype``, too.
 
     Args:
         symbol: a plain network, which ends in a SoftmaxOutput.
@@ -23,30 +23,26 @@ def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Sym
         loss_scale: the gradient is multiplied by it, so that ``dtype`` does not lose small values;
             the optimizer has to divide by it.
     """
-
-    def put(node, nodes):
-        if node["op"] == "SoftmaxOutput":
-            nodes.append(_cast(node["name"], node["inputs"][0], "float32"))
-            node["inputs"][0] = [len(nodes) - 1, 0, 0]
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        if node.op == "SoftmaxOutput":
+            node.inputs[0] = _cast(node.name, node.inputs[0], "float32")
             if loss_scale != 1:
-                node.setdefault("attrs", {})["grad_scale"] = repr(float(loss_scale))
-        nodes.append(node)
-        if node["name"] == "data":
-            nodes.append(_cast("data", [len(nodes) - 1, 0, 0], dtype))
-        return len(nodes) - 1
-
-    return rewrite(symbol, put)
+                node.attrs["grad_scale"] = repr(float(loss_scale))
+        if node.name == "data":
+            graph.replace(node, _cast("data", Output(node), dtype))
+    return graph.symbol()
 
 
 def _cast(name, source, dtype):
-    return {"op": "Cast", "name": f"{name}_cast", "attrs": {"dtype": dtype}, "inputs": [source]}
+    return Output(Node("Cast", f"{name}_cast", [source], {"dtype": dtype}))
 
 
 def normalise(symbol: mx.sym.Symbol, std: Sequence[float]) -> mx.sym.Symbol:
     """A copy of ``symbol`` whose input ``data`` takes 8-bit images, and a shift beside them.
 
-    Where ``data`` was read, there is (data + SHIFT) / ``std`` in float32, the same to the last bit
-    as common/input/prefetch.py makes it; the rest and its names are as they were.
+    What read ``data`` reads (data + SHIFT) / ``std`` in float32, the same to the last bit as
+    common/input/prefetch.py computes it. The rest of the network and its names stay.
 
     Args:
         symbol: any network; its ``data`` becomes uint8 (N, C, H, W), SHIFT is float32 (N, C).

@@ -1,17 +1,20 @@
-"""What may be done at random to training images: the flags, ImageRecordIter's names, lighting.
+"""Random augmentation of training images: the flags, ImageRecordIter's names for them, lighting.
 
-Lighting is drawn here and not by ImageRecordIter: added while a batch becomes float32 it costs
-nothing, and it is repeatable. All else is ImageRecordIter's; DALI's crops are drawn here, too.
+Lighting is drawn here and not by ImageRecordIter: it costs nothing when it is added while a batch
+becomes float32, and it is repeatable. ImageRecordIter does the rest. For DALI the crops are drawn
+here, too.
 """
 
-from typing import NamedTuple, Optional, Set, Tuple
+import dataclasses
+from typing import Any, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
+from common import cli
 from common.cli import UserError
 
-# Principal components of ImageNet's colours, those of MXNet's image_aug_default.cc: a row for each
-# of R, G, B, a column for each component; and the components' deviations in grey levels.
+# Principal components of ImageNet's colours, as in MXNet's image_aug_default.cc: a row for each of
+# R, G, B, a column for each component; and the components' standard deviations in grey levels.
 _EIGENVECTORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
@@ -22,34 +25,36 @@ class _Entry(NamedTuple):
     flag: str
     argument: Optional[str]  # ImageRecordIter's name for it; None: not done there
     off: object  # the value that changes nothing
+    least: float
+    most: Optional[float]  # None: any
     help: str
     colour: bool = False
 
 
 # The flags of MXNet's example/image-classification, all of them.
 _TABLE = [
-    _Entry("--random-crop", "rand_crop", 0, "1: crop at a random place, 0: at the centre"),
-    _Entry("--random-mirror", "rand_mirror", 0, "1: mirror half of the images, 0: none"),
-    _Entry("--pca-noise", None, 0.0, "deviation of the PCA lighting", True),
-    _Entry("--random-resized-crop", "random_resized_crop", 0, "1: crop by area and aspect"),
-    _Entry("--min-random-area", "min_random_area", 1.0, "least area of a resized crop"),
-    _Entry("--max-random-area", "max_random_area", 1.0, "largest area of a resized crop"),
-    _Entry("--min-crop-size", "min_crop_size", -1, "least side of a random crop, px"),
-    _Entry("--max-crop-size", "max_crop_size", -1, "largest side of a random crop, px"),
-    _Entry("--min-random-scale", "min_random_scale", 1.0, "least random scale"),
-    _Entry("--max-random-scale", "max_random_scale", 1.0, "largest random scale"),
-    _Entry("--min-random-aspect-ratio", "min_aspect_ratio", None, "least width / height"),
-    _Entry("--max-random-aspect-ratio", "max_aspect_ratio", 0.0, "largest width / height"),
-    _Entry("--max-random-rotate-angle", "max_rotate_angle", 0, "largest rotation, degrees"),
-    _Entry("--max-random-shear-ratio", "max_shear_ratio", 0.0, "largest shear"),
-    _Entry("--max-random-h", "random_h", 0, "largest change of hue, 0 to 180", True),
-    _Entry("--max-random-s", "random_s", 0, "largest change of saturation, 0 to 255", True),
-    _Entry("--max-random-l", "random_l", 0, "largest change of lightness, 0 to 255", True),
-    _Entry("--brightness", "brightness", 0.0, "largest relative change", True),
-    _Entry("--contrast", "contrast", 0.0, "largest relative change", True),
-    _Entry("--saturation", "saturation", 0.0, "largest relative change", True),
-    _Entry("--pad-size", "pad", 0, "pixels added on each side before the crop"),
-    _Entry("--fill-value", "fill_value", 127, "grey value of what is added"),
+    _Entry("--random-crop", "rand_crop", 0, 0, 1, "1: crop at a random place, 0: at the centre"),
+    _Entry("--random-mirror", "rand_mirror", 0, 0, 1, "1: mirror half of the images, 0: none"),
+    _Entry("--pca-noise", None, 0.0, 0, None, "deviation of the PCA lighting", True),
+    _Entry("--random-resized-crop", "random_resized_crop", 0, 0, 1, "1: crop by area and aspect"),
+    _Entry("--min-random-area", "min_random_area", 1.0, 0.001, 1, "least area of a resized crop"),
+    _Entry("--max-random-area", "max_random_area", 1.0, 0.001, 1, "largest area of a resized crop"),
+    _Entry("--min-crop-size", "min_crop_size", -1, -1, None, "least side of a random crop, px"),
+    _Entry("--max-crop-size", "max_crop_size", -1, -1, None, "largest side of a random crop, px"),
+    _Entry("--min-random-scale", "min_random_scale", 1.0, 0.001, 1000, "least random scale"),
+    _Entry("--max-random-scale", "max_random_scale", 1.0, 0.001, 1000, "largest random scale"),
+    _Entry("--min-random-aspect-ratio", "min_aspect_ratio", None, 0, 1000, "least width / height"),
+    _Entry("--max-random-aspect-ratio", "max_aspect_ratio", 0.0, 0, 1000, "largest width / height"),
+    _Entry("--max-random-rotate-angle", "max_rotate_angle", 0, 0, 360, "largest angle, degrees"),
+    _Entry("--max-random-shear-ratio", "max_shear_ratio", 0.0, 0, 1000, "largest shear"),
+    _Entry("--max-random-h", "random_h", 0, 0, 180, "largest change of hue", True),
+    _Entry("--max-random-s", "random_s", 0, 0, 255, "largest change of saturation", True),
+    _Entry("--max-random-l", "random_l", 0, 0, 255, "largest change of lightness", True),
+    _Entry("--brightness", "brightness", 0.0, 0, 1000, "largest relative change", True),
+    _Entry("--contrast", "contrast", 0.0, 0, 1000, "largest relative change", True),
+    _Entry("--saturation", "saturation", 0.0, 0, 1000, "largest relative change", True),
+    _Entry("--pad-size", "pad", 0, 0, 65535, "pixels added on each side before the crop"),
+    _Entry("--fill-value", "fill_value", 127, 0, 255, "grey value of what is added"),
 ]
 
 _NOT_WITH_RESIZED_CROP = (
@@ -72,59 +77,82 @@ def add_args(parser) -> None:
     group = parser.add_argument_group("augmentation (training only)")
     for entry in _TABLE:
         kind = float if isinstance(entry.off, float) or entry.off is None else int
-        group.add_argument(entry.flag, type=kind, default=entry.off, help=entry.help)
+        bounded = cli.number(kind, least=entry.least, most=entry.most)
+        group.add_argument(entry.flag, type=bounded, default=entry.off, help=entry.help)
 
 
-def options(args) -> dict:
-    """ImageRecordIter's keyword arguments for the flags in ``args``."""
-    values = {entry.argument: _value(args, entry.flag) for entry in _TABLE if entry.argument}
-    return {name: value for name, value in values.items() if value is not None}
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied, and the seed of all that is drawn at random.
+
+    Attributes:
+        seed: of the order of images, crops, mirrors and lighting.
+        random_crop: crop at a random place, else at the centre.
+        random_mirror: mirror half of the images.
+        pca_noise: standard deviation of the weights of the PCA lighting; 0 for none.
+        options: ImageRecordIter's keyword arguments for these and for all other flags.
+    """
+
+    seed: int
+    random_crop: bool
+    random_mirror: bool
+    pca_noise: float
+    options: Mapping[str, Any]
+
+    @classmethod
+    def from_args(cls, args) -> "Augmentation":
+        """From the parsed flags of :func:`add_args` and --seed."""
+        values = {entry.argument: _value(args, entry.flag) for entry in _TABLE if entry.argument}
+        options = {name: value for name, value in values.items() if value is not None}
+        return cls(
+            args.seed, bool(args.random_crop), bool(args.random_mirror), args.pca_noise, options
+        )
+
+    def epoch_seed(self, epoch: int) -> int:
+        """The seed of an epoch's order: different for each epoch and each --seed."""
+        return int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0] >> 1)
+
+    def lighting(self, shape: Tuple[int, int], epoch: int, batch: int) -> np.ndarray:
+        """PCA lighting of one batch: what is added to every pixel of each image, in grey levels.
+
+        Each image draws a weight for each component from N(0, pca_noise). The generator is seeded
+        with (seed, ``epoch``, ``batch``), so a batch's lighting does not depend on what was read
+        before.
+
+        Args:
+            shape: (images, channels).
+
+        Returns:
+            float32 of that shape, in R, G, B order; zeros without lighting.
+        """
+        if not self.pca_noise:
+            return np.zeros(shape, np.float32)
+        rng = np.random.RandomState([self.seed, epoch, batch])
+        weights = rng.normal(0, self.pca_noise, (shape[0], 3))
+        return (weights * _EIGENVALUES @ _EIGENVECTORS.T).astype(np.float32)
+
+    def crops(self, epoch: int, batch: int, margins: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Where to crop each image of a batch, and whether to mirror it, for DALI's images.
+
+        Drawn as `lighting` is. The centre crop leaves an odd pixel out below and at the right, as
+        ImageRecordIter does.
+
+        Args:
+            margins: (N, 2), by how many rows and columns each image is larger than the crop.
+
+        Returns:
+            Row and column of the upper left corner, (N, 2) integers, each place equally likely, and
+            (N,) booleans.
+        """
+        rng = np.random.RandomState([self.seed, epoch, batch, 1])  # not the one of `lighting`
+        corners = rng.randint(margins + 1) if self.random_crop else margins // 2
+        mirrored = rng.randint(2, size=len(margins)).astype(bool) & self.random_mirror
+        return corners, mirrored
 
 
 def active(args) -> Set[str]:
     """The augmentation flags that change something."""
     return {entry.flag for entry in _TABLE if _value(args, entry.flag) != entry.off}
-
-
-def epoch_seed(args, epoch: int) -> int:
-    """The seed of an epoch's order: neither another epoch's nor that of another --seed."""
-    return int(np.random.SeedSequence([args.seed, epoch]).generate_state(1)[0] >> 1)
-
-
-def lighting(args, epoch: int, batch: int) -> np.ndarray:
-    """PCA lighting of one batch: what is added to every pixel of each image, in grey levels.
-
-    The components' weights are drawn from N(0, --pca-noise) for each image, by a generator seeded
-    with (--seed, ``epoch``, ``batch``), so that a batch's lighting does not depend on what was read
-    before.
-
-    Returns:
-        (N, C) float32 for --batch-size N, in R, G, B order; zeros without --pca-noise.
-    """
-    if not args.pca_noise:
-        return np.zeros((args.batch_size, args.image_shape[0]), np.float32)
-    rng = np.random.RandomState([args.seed, epoch, batch])
-    weights = rng.normal(0, args.pca_noise, (args.batch_size, 3))
-    return (weights * _EIGENVALUES @ _EIGENVECTORS.T).astype(np.float32)
-
-
-def crops(args, epoch: int, batch: int, spare: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Where to crop each image of a batch, and whether to mirror it, for readers that do not draw.
-
-    Drawn like `lighting`. Without --random-crop it is the centre, and an odd pixel is left out
-    below and at the right, as ImageRecordIter does.
-
-    Args:
-        spare: (N, 2), by how many rows and columns each image is larger than the crop.
-
-    Returns:
-        Row and column of the upper left corner, (N, 2) integers, each place equally likely, and
-        (N,) booleans.
-    """
-    rng = np.random.RandomState([args.seed, epoch, batch, 1])  # another than `lighting` has
-    corners = rng.randint(spare + 1) if args.random_crop else spare // 2
-    mirrored = rng.randint(2, size=len(spare)).astype(bool) & bool(args.random_mirror)
-    return corners, mirrored
 
 
 def check_args(args) -> None:

@@ -19,10 +19,11 @@ from typing import Iterator, Optional
 import numpy as np
 
 from common.cli import UserError
-from common.records import records
+from common.records.index import index_path
 from common.runtime import native
 
 from . import augmentation, prefetch
+from .training_data import TrainingData
 
 _CAN = {"--random-crop", "--random-mirror", "--pca-noise"}
 
@@ -33,7 +34,7 @@ def is_installed() -> bool:
 
 
 def check_args(args) -> None:
-    """Refuse what this backend has not got.
+    """Refuse flags that this backend cannot carry out.
 
     Raises:
         UserError: DALI is not installed, or naming a flag that it does not carry out.
@@ -45,88 +46,90 @@ def check_args(args) -> None:
         raise UserError(f"{cannot[0]}: --data-backend dali cannot do it; leave one of them out")
 
 
-def read(args, gpu: Optional[int], count: int, epoch: int) -> Iterator[prefetch.Chunk]:
+def read(data: TrainingData, gpu: Optional[int], epoch: int) -> Iterator[prefetch.Chunk]:
     """An epoch's images, each once, cropped and mirrored, uint8.
 
     Args:
         gpu: its number, None for the CPU.
-        count: how many records the file has.
 
     Raises:
         UserError: DALI cannot read the file or prepare an image, or one is smaller than the crop.
     """
-    mean, std = np.float32(args.rgb_mean), np.float32(args.rgb_std)
+    mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
+    count, path = len(data.records), data.records.path
     if native.load():
         # In the thread that calls: what it does takes a fifth of the time that decoding takes,
         # which DALI's own threads do meanwhile.
-        native.library().omp_set_num_threads(max(1, args.data_nthreads // 4))
+        native.library().omp_set_num_threads(max(1, data.threads // 4))
     try:
-        pipeline = _pipeline(args, gpu, count, epoch)
-        for number, start in enumerate(range(0, count, args.batch_size)):
+        pipeline = _pipeline(data, gpu, epoch)
+        for number, start in enumerate(range(0, count, data.batch_size)):
             decoded, labels = pipeline.run()
-            rows = min(args.batch_size, count - start)
+            rows = min(data.batch_size, count - start)
             decoded = decoded.as_cpu()
             images = [np.asarray(decoded[i]) for i in range(rows)]
             labels = np.asarray(labels.as_tensor()).ravel()[:rows]
-            shift = augmentation.lighting(args, epoch, number)[:rows] - mean
-            yield prefetch.Chunk(labels, _crops(args, epoch, number, images), shift, std)
+            lighting = data.augmentation.lighting(data.batch_shape[:2], epoch, number)
+            crops = _crops(data, epoch, number, images)
+            yield prefetch.Chunk(labels, crops, lighting[:rows] - mean, std)
     except RuntimeError as error:
         text = str(error).rpartition("encountered:")[2]
         cause = next(filter(str.strip, text.splitlines()), "no reason given")
         raise UserError(
-            f"{args.data_train}: DALI cannot prepare one of its images ({cause[:90]});"
-            f" find it: python -m data.check {args.data_train} --decode, or pack the file again"
+            f"{path}: DALI cannot prepare one of its images ({cause[:90]});"
+            f" find it: python -m data.check {path} --decode, or pack the file again"
         ) from error
 
 
-def _pipeline(args, gpu, count, epoch):
-    """A pipeline of images (height, width, C), uint8, and labels (1,); the file has ``count``."""
+def _pipeline(data, gpu, epoch):
+    """A pipeline of images (height, width, C), uint8, and labels (1,)."""
     from nvidia.dali import pipeline_def
 
     graph = pipeline_def(enable_conditionals=True)(_graph)
-    options = dict(num_threads=args.data_nthreads, device_id=gpu, batch_size=args.batch_size)
-    options.update(seed=augmentation.epoch_seed(args, epoch))
-    pipeline = graph(args, gpu, count, **options)
+    options = dict(num_threads=data.threads, device_id=gpu, batch_size=data.batch_size)
+    options.update(seed=data.augmentation.epoch_seed(epoch))
+    pipeline = graph(data, gpu, **options)
     pipeline.build()
     return pipeline
 
 
-def _graph(args, gpu, count):
+def _graph(data, gpu):
     from nvidia.dali import fn, math, types
 
     encoded, labels = fn.readers.mxnet(
-        path=[args.data_train],
-        index_path=[records.index_path(args.data_train)],
+        path=[data.records.path],
+        index_path=[index_path(data.records.path)],
         random_shuffle=True,
-        initial_fill=count,
+        initial_fill=len(data.records),
     )
     images = fn.decoders.image(
         encoded,
         device="cpu" if gpu is None else "mixed",
-        output_type=types.RGB if args.image_shape[0] == 3 else types.GRAY,
+        output_type=types.RGB if data.preparation.channels == 3 else types.GRAY,
     )
-    if args.resize is not None:
+    if data.preparation.resize is not None:
         shape = images.shape()
         short = math.min(shape[0], shape[1])
         # To resize to the same size would take twice as long as all the rest.
-        if short != args.resize:
+        if short != data.preparation.resize:
             # As ImageRecordIter: the long side is rounded down, and no filter against aliasing.
-            size = math.floor(shape[:2] * args.resize / short)
+            size = math.floor(shape[:2] * data.preparation.resize / short)
             images = fn.resize(images, size=size, antialias=False)
     return images, labels
 
 
-def _crops(args, epoch, batch, images):
+def _crops(data, epoch, batch, images):
     """A batch's images, cropped and mirrored: (N, C, H, W) uint8.
 
     DALI's own crops that also bring the channels apart take 2.5 times as long.
     """
-    spare = np.array([image.shape[:2] for image in images]) - args.image_shape[1:]
-    if spare.min() < 0:
-        height, width, _ = images[int(np.argmin(spare.min(axis=1)))].shape
+    size = data.preparation.image_shape[1:]
+    margins = np.array([image.shape[:2] for image in images]) - size
+    if margins.min() < 0:
+        height, width, _ = images[int(np.argmin(margins.min(axis=1)))].shape
         raise UserError(
-            f"{args.data_train}: one of its images is {width}x{height}, smaller than the crop,"
+            f"{data.records.path}: one of its images is {width}x{height}, smaller than the crop,"
             " --image-shape; set --resize"
         )
-    corners, mirrored = augmentation.crops(args, epoch, batch, spare)
-    return prefetch.crop(images, corners, mirrored, args.image_shape[1:])
+    corners, mirrored = data.augmentation.crops(epoch, batch, margins)
+    return prefetch.crop(images, corners, mirrored, size)

@@ -1,4 +1,4 @@
-"""Batches prepared while the network runs: cut, normalised, in memory that is used again."""
+"""Batches that a thread prepares while the network computes, in memory that is used again."""
 
 import ctypes
 import itertools
@@ -6,7 +6,7 @@ import queue
 import sys
 import threading
 import weakref
-from typing import Callable, Iterator, List, NamedTuple, Optional
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Ahead:
 
 
 def memory(array: mx.nd.NDArray) -> np.ndarray:
-    """A numpy array of the same memory, once the engine is through with it."""
+    """A numpy array that shares the memory, once the engine has finished writing it."""
     pointer = ctypes.c_void_p()
     mx.base.check_call(mx.base._LIB.MXNDArrayWaitToWrite(array.handle))
     mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
@@ -68,17 +68,17 @@ def memory(array: mx.nd.NDArray) -> np.ndarray:
 
 
 class Chunk(NamedTuple):
-    """Consecutive images of an epoch, as a reader hands them out."""
+    """Consecutive images of an epoch, as a reader yields them."""
 
     labels: np.ndarray  # (N,) float32
     images: np.ndarray  # (N, C, H, W) uint8
-    shift: np.ndarray  # (N, C) float32: added to them
-    std: np.ndarray  # (C,) float32: they are then divided by it
+    shift: np.ndarray  # (N, C) float32: is added to the images
+    std: np.ndarray  # (C,) float32: the sum is divided by it
 
     def write(self, start: int, stop: int, out: np.ndarray, shift: np.ndarray) -> None:
-        """Put images ``start`` to ``stop`` into ``out``, normalised if it is float32.
+        """Write images ``start`` to ``stop`` into ``out``, normalised if ``out`` is float32.
 
-        If it is uint8, what remains to be added to them goes into ``shift`` (N, C).
+        If it is uint8, the shift that is still to be added goes into ``shift`` (N, C).
         """
         if out.dtype == np.uint8:
             out[:], shift[:] = self.images[start:stop], self.shift[start:stop]
@@ -89,8 +89,8 @@ class Chunk(NamedTuple):
 def normalise(images: np.ndarray, shift: np.ndarray, std: np.ndarray, out: np.ndarray) -> None:
     """``out`` = (images + shift) / std, of uint8 (N, C, H, W), float32 (N, C) and (C,).
 
-    It runs in the calling thread and not through MXNet's engine: there it would compete with the
-    network, whose training took 10% longer.
+    It runs in the calling thread and not through MXNet's engine, where it would compete with the
+    network: training took 10% longer.
     """
     if native.load():
         sizes = images.shape[0], images.shape[1], images[0, 0].size
@@ -132,41 +132,49 @@ def batches(
 ) -> Iterator[Optional[mx.io.DataBatch]]:
     """Cut the endless sequence of epochs into batches, one after the other.
 
-    A batch that an epoch's end does not fill goes on with the next epoch's beginning, so that each
-    image is there exactly once an epoch.
+    A batch in which an epoch ends goes on with the next epoch's first images, so that each image is
+    there exactly once an epoch.
 
     Args:
         read: number of an epoch, from 0 -> its images, always the same ones in the same order.
         images: how many images make an epoch.
         buffers: where the memory for a batch comes from.
-        first: how many batches to leave out: where an earlier run stopped.
+        first: how many batches to leave out: those that an earlier run has seen.
 
     Yields:
-        Batches of data and softmax_label, and where data is uint8 of precision.SHIFT, too; None
-        after what is left out, so that whoever waits can stop waiting.
+        Batches of data and softmax_label and, if data is uint8, of precision.SHIFT. While images
+        are left out it yields None after each chunk, so that whoever waits can stop waiting.
     """
-    start, skip = divmod(first * batch_size, images)
     data, labels, filled = None, np.empty(batch_size, np.float32), 0
     shift = np.empty(buffers.shape[:2], np.float32)
+    for part in _unseen(read, images, first * batch_size):
+        if part is None:
+            yield None
+            continue
+        chunk, at, end = part
+        while at < end:
+            if filled == 0:
+                data = None  # or this frame would keep the last batch's memory from being used
+                data = buffers.take()
+            stop = min(end, at + batch_size - filled)
+            place = slice(filled, filled + stop - at)
+            chunk.write(at, stop, memory(data)[place], shift[place])
+            labels[place] = chunk.labels[at:stop]
+            at, filled = stop, place.stop % batch_size
+            if filled == 0:
+                yield _batch(data, shift, labels)
+
+
+def _unseen(read, images, first):
+    """Yield (chunk, begin, end) from image ``first`` of the run on; None for a chunk before it."""
+    start, skip = divmod(first, images)
     for epoch in itertools.count(start):
         seen = 0
         for chunk in read(epoch):
-            rows = min(len(chunk.labels), images - seen)
-            at = min(rows, max(0, skip - seen))
-            seen += rows
-            if at == rows:
-                yield None
-            while at < rows:
-                if filled == 0:
-                    data = None  # or this frame would keep the last batch's memory from use
-                    data = buffers.take()
-                stop = min(rows, at + batch_size - filled)
-                place = slice(filled, filled + stop - at)
-                chunk.write(at, stop, memory(data)[place], shift[place])
-                labels[place] = chunk.labels[at:stop]
-                at, filled = stop, place.stop % batch_size
-                if filled == 0:
-                    yield _batch(data, shift, labels)
+            end = min(len(chunk.labels), images - seen)
+            begin = min(end, max(0, skip - seen))
+            seen += end
+            yield (chunk, begin, end) if begin < end else None
             if seen == images:
                 break
         skip = 0
@@ -178,13 +186,13 @@ def _batch(data, shift, labels):
 
 
 class Buffers:
-    """Memory for batches, used again once nobody holds it: to fill fresh memory takes longer.
+    """Memory for batches, which is used again once nobody holds it: fresh memory is slower to fill.
 
-    For a GPU it is pinned, so that the copy there overlaps with what the GPU computes.
+    For a GPU it is pinned, so that the copy to the GPU overlaps with computation.
     """
 
-    def __init__(self, args, context: mx.Context, dtype: str = "float32"):
-        self.shape, self._dtype = (args.batch_size, *args.image_shape), dtype
+    def __init__(self, shape: Tuple[int, ...], context: mx.Context, dtype: str = "float32"):
+        self.shape, self._dtype = shape, dtype
         gpu = context.device_type == "gpu"
         self._context = mx.cpu_pinned(context.device_id) if gpu else mx.cpu()
         self._arrays = []

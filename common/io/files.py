@@ -1,46 +1,82 @@
-"""Files that appear only when whole, written under another name, flushed and renamed; checksums."""
+"""Write files so that they appear only when whole; checksums of files and of JSON records."""
 
 import contextlib
 import errno
 import hashlib
 import json
 import os
+import secrets
+import stat
+import tempfile
+from typing import Any, Iterator, Sequence
 
 from common.cli import UserError
 
+from .limits import is_limit, limit_reached
+
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Folders that cannot be flushed: CIFS, vboxsf and others refuse, or the folder cannot be read.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
+TEMPORARY = r"\.tmp\d+(-[0-9a-f]{16})?"  # how temporary names end, as a regular expression
 
 
 def cache_folder() -> str:
-    """Where downloads and builds are kept: ``$XDG_CACHE_HOME/alexnet-mxnet``, or in ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # to be ignored, says the XDG standard
-        base = os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "alexnet-mxnet")
+    """The folder for downloads and builds: ``$XDG_CACHE_HOME/alexnet-mxnet``, or in ~/.cache.
+
+    A user without a home has a private folder under the temporary directory.
+
+    Raises:
+        UserError: that private folder belongs to somebody else.
+    """
+    base, home = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~")
+    if os.path.isabs(base):  # the XDG standard says to ignore others
+        return os.path.join(base, "alexnet-mxnet")
+    if os.path.isabs(home):
+        return os.path.join(home, ".cache", "alexnet-mxnet")
+    path = os.path.join(tempfile.gettempdir(), f"alexnet-mxnet-{os.getuid()}")
+    os.makedirs(path, 0o700, exist_ok=True)
+    state = os.lstat(path)  # code is loaded from here, so nobody else may write to it
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise UserError(f"{path}: others can write to it; set XDG_CACHE_HOME to a folder of yours")
+    return path
 
 
 @contextlib.contextmanager
-def atomic(*paths):
+def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
     """Yield a temporary path for each of ``paths``; rename them all once the block ends well.
 
     The temporary files lie in the same folder, so the renames cannot fail for lack of space. The
     first path is renamed last: give the file that marks the set as whole first. If the block
-    raises, the temporary files go and whatever stood at ``paths`` before stays.
+    raises, the temporary files are removed and whatever stood at ``paths`` before stays.
+
+    Yields:
+        One path as a string, several as a list of strings.
+
+    Args:
+        instead_of: files that are deleted just before the renames, in this order, so that a kill
+            between two renames leaves no mixture of an old set with the new one.
 
     >>> with atomic("x.rec", "x.idx") as (rec, idx):
     ...     ...
 
     Raises:
-        UserError: the disk is full or fails.
+        UserError: the disk is full or fails, or a limit of the machine is reached.
     """
-    temporary = [f"{path}.tmp{os.getpid()}" for path in paths]
+    temporary = []
     try:
+        for path in paths:
+            temporary.append(_new_temporary(path))
         yield temporary[0] if len(paths) == 1 else temporary
         for path in temporary:
             _flush(path)
+        for path in instead_of:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         for path, target in reversed(list(zip(temporary, paths))):
             os.replace(path, target)
     except OSError as error:
+        if is_limit(error):
+            raise UserError(f"{paths[0]}: cannot be written: {limit_reached(error)}")
         if error.errno not in _NO_SPACE and error.filename:
             raise
         raise UserError(f"{paths[0]}: cannot be written: {error.strerror}; make room and run again")
@@ -49,7 +85,16 @@ def atomic(*paths):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
     for folder in {os.path.dirname(os.path.abspath(path)) for path in paths}:
-        _flush(folder)
+        _flush_folder(folder)
+
+
+def _new_temporary(path):
+    """Make an empty file beside ``path`` that no other process has, in any container."""
+    while True:
+        name = f"{path}.tmp{os.getpid()}-{secrets.token_hex(8)}"
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return name
 
 
 def sha256(path: str) -> str:
@@ -61,8 +106,37 @@ def sha256(path: str) -> str:
     return digest.hexdigest()
 
 
+def write_json(path: str, entries: dict) -> None:
+    """Write ``entries`` as a JSON file that holds its own checksum, in the entry ``sha256``."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({**entries, "sha256": checksum_of(entries)}, file, indent=1)
+        file.write("\n")
+
+
+def read_json(path: str, remedy: str, unsigned: bool = False) -> dict:
+    """The entries of a JSON file that :func:`write_json` wrote, without their checksum.
+
+    Args:
+        remedy: what the user can do about a damaged file, for the message.
+        unsigned: accept a file without a checksum.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UserError: it is damaged.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            entries = json.load(file)
+        checksum = entries.pop("sha256", None)
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise UserError(f"{path}: is damaged (it is not a JSON object); {remedy}")
+    if checksum != checksum_of(entries) and not (unsigned and checksum is None):
+        raise UserError(f"{path}: is damaged (its checksum is wrong); {remedy}")
+    return entries
+
+
 def checksum_of(entries: dict) -> str:
-    """SHA-256, in hex, of what is to be a JSON file, but for the entry ``sha256``: its place."""
+    """SHA-256, in hex, of what a JSON file holds, without the entry ``sha256``."""
     rest = {name: value for name, value in entries.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -73,3 +147,11 @@ def _flush(path):
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _flush_folder(path):
+    try:
+        _flush(path)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise

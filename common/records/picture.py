@@ -2,22 +2,25 @@
 
 MXNet's ImageRecordIter fails on WebP and GIF, ignores the orientation that cameras note in EXIF,
 and shows a damaged JPEG as a partly grey picture. So every picture is decoded here once.
+simplejpeg decodes JPEGs to the same pixels as OpenCV, and returns libjpeg's warnings of damage,
+which OpenCV prints. Everything here may be called by several threads at once.
 Formats: JPEG markers, ITU-T T.81 table B.1; the orientation tag, Exif 2.3 section 4.6.4.
 """
 
 import contextlib
-import os
 import struct
 import zlib
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional
 
 import numpy as np
+import simplejpeg
 
 from common.io.opencv import cv2
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PROOF = cv2.IMREAD_REDUCED_COLOR_8  # every bit of a JPEG is read, at a fraction of the work
-# What libjpeg (jerror.h) says of a JPEG that it fills up with grey, or may have read amiss. Stray
+_PROOF = 8  # the reduction at which every bit of a JPEG is read, at a fraction of the work
+_MAX_PIXELS = 1 << 30  # as OpenCV's own limit
+# What libjpeg (jerror.h) says of a JPEG that it fills up with grey, or may have misread. Stray
 # bytes before a marker, which some cameras leave, are the one trace of most lost sectors, too.
 _WARNINGS = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 
@@ -26,23 +29,36 @@ class Unreadable(ValueError):
     """A picture cannot be decoded, or only in part; the message is the cause."""
 
 
-def encode(image: bytes, resize: int = 256, quality: int = 95, encoding: str = ".jpg") -> bytes:
+def encode(
+    image: bytes,
+    resize: int = 256,
+    quality: int = 95,
+    encoding: str = ".jpg",
+    center_crop: bool = False,
+) -> bytes:
     """Return ``image`` (the bytes of a picture file) as ImageRecordIter reads it.
 
-    A picture whose short side is over ``resize`` pixels is scaled down to it; none is enlarged,
-    and 0 keeps every size. ``encoding`` is '.jpg' (of ``quality`` 1 to 100) or '.png'. A JPEG that
-    needs no change is decoded as a proof and returned as it is. Transparency is dropped; of an
-    animation the first frame is taken.
+    A JPEG that needs no change is decoded as a proof and returned as it is. Transparency is
+    dropped; of an animation the first frame is taken.
+
+    Args:
+        resize: pixels; a picture with a longer short side is scaled down to it, none is enlarged.
+            0 keeps every size.
+        quality: of a JPEG, 1 to 100.
+        encoding: '.jpg' or '.png'.
+        center_crop: keep the central square only, cut out after the scaling.
 
     Raises:
         Unreadable: :func:`fault` finds one, or the format cannot hold the picture.
     """
     jpeg = _read_jpeg(image)
-    if encoding == ".jpg" and jpeg and jpeg.plain and not 0 < resize < jpeg.sides[0]:
-        _decode(image, _PROOF)
+    if encoding == ".jpg" and jpeg and _fits(jpeg, resize, center_crop):
+        _decode(image, jpeg, _PROOF)
         return bytes(image)
-    picture = _decode(image, _reduction(jpeg, resize))
-    picture = _shrink(picture, resize, jpeg.sides if jpeg else sorted(picture.shape[:2]))
+    picture = _decode(image, jpeg, _reduction(jpeg, resize))
+    picture = _shrink(picture, resize, sorted(jpeg[:2] if jpeg else picture.shape[:2]))
+    if center_crop:
+        picture = _central_square(picture)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if encoding == ".jpg" else []
     with contextlib.suppress(cv2.error):
         done, encoded = cv2.imencode(encoding, picture, options)
@@ -52,17 +68,28 @@ def encode(image: bytes, resize: int = 256, quality: int = 95, encoding: str = "
     raise Unreadable(f"its {width}x{height} pixels cannot be encoded as {encoding}")
 
 
+def decode(image: bytes) -> np.ndarray:
+    """The picture in the file content ``image``, upright, BGR, (height, width, 3) uint8.
+
+    Raises:
+        Unreadable: OpenCV cannot decode it, or not the whole of it.
+    """
+    return _decode(image, _read_jpeg(image), 1)
+
+
 def fault(image: bytes) -> Optional[str]:
-    """Why OpenCV cannot decode ``image``, or perhaps not the whole of it; None if it can."""
+    """Why ``image`` cannot be decoded, or not the whole of it; None if it can."""
     try:
-        _decode(image, _PROOF if _read_jpeg(image) else cv2.IMREAD_COLOR)
+        _decode(image, _read_jpeg(image), _PROOF)
     except Unreadable as cause:
         return str(cause)
     return None
 
 
 class _Jpeg(NamedTuple):
-    sides: Tuple[int, int]  # the shorter and the longer, in pixels
+    height: int  # pixels, as stored: before it is turned upright
+    width: int
+    channels: int
     plain: bool  # baseline or progressive, grey or of three channels, upright: fit to be stored
 
 
@@ -95,8 +122,8 @@ def _read_jpeg(image) -> Optional[_Jpeg]:
         at += 2 + length
     if frame is None:
         return None
-    kind, *sides, channels = frame
-    return _Jpeg(tuple(sorted(sides)), kind <= 0xC2 and channels in (1, 3) and upright)
+    kind, height, width, channels = frame
+    return _Jpeg(height, width, channels, kind <= 0xC2 and channels in (1, 3) and upright)
 
 
 def _orientation(tiff):
@@ -114,65 +141,72 @@ def _orientation(tiff):
         return 0
 
 
+def _fits(jpeg, resize, center_crop):
+    """Whether the JPEG can be stored without a change."""
+    if center_crop and jpeg.height != jpeg.width:
+        return False
+    return jpeg.plain and not 0 < resize < min(jpeg.height, jpeg.width)
+
+
 def _reduction(jpeg, resize):
-    """The flag with which libjpeg divides a large picture itself, to twice ``resize`` or more.
+    """By what libjpeg itself divides a large picture's sides, to twice ``resize`` or more.
 
     It averages as well as OpenCV and skips most of the work. Twice, because scaling what is left
     by less than that would soften the picture.
     """
     if jpeg and resize:
         for factor in (8, 4, 2):
-            if jpeg.sides[0] >= 2 * factor * resize:
-                return getattr(cv2, f"IMREAD_REDUCED_COLOR_{factor}")
-    return cv2.IMREAD_COLOR
+            if min(jpeg.height, jpeg.width) >= 2 * factor * resize:
+                return factor
+    return 1
 
 
-def _decode(image, flag):
-    """``image`` as (H, W, 3) uint8, upright. Raises Unreadable."""
+def _decode(image, jpeg, factor):
+    """``image`` as (H, W, 3) uint8, upright; a JPEG with its sides divided by ``factor``."""
     if not image:
         raise Unreadable("is empty")
-    picture, noise = _quietly(cv2.imdecode, np.frombuffer(image, np.uint8), flag)
-    lines = [line for line in noise.splitlines() if line and not line.startswith("[")]
-    if picture is None:
-        why = f" ({lines[0]})" if lines else ""
-        raise Unreadable(f"is not a picture that OpenCV {cv2.__version__} decodes{why}")
-    for line in lines:
-        if line.startswith(_WARNINGS):
-            raise Unreadable(f"is damaged ({line})")
-    if image[: len(_PNG)] == _PNG:
+    if jpeg:
+        picture = _decode_jpeg(image, jpeg, factor if jpeg.plain else _PROOF)
+        if picture is not None and jpeg.plain:
+            return picture
+    elif image[: len(_PNG)] == _PNG:
         _check_png(image)
+    reduced = f"IMREAD_REDUCED_COLOR_{factor}" if jpeg and factor > 1 else "IMREAD_COLOR"
+    cause = ""
+    try:
+        picture = cv2.imdecode(np.frombuffer(image, np.uint8), getattr(cv2, reduced))
+    except cv2.error as error:
+        picture, cause = None, f" ({' '.join(error.err.split())})"
+    if picture is None:
+        raise Unreadable(f"is not a picture that OpenCV {cv2.__version__} decodes{cause}")
     return picture
+
+
+def _decode_jpeg(image, jpeg, factor):
+    """The JPEG as it is stored, BGR or CMYK; None if simplejpeg does not know its kind."""
+    if jpeg.height * jpeg.width > _MAX_PIXELS:
+        raise Unreadable(f"has {jpeg.width}x{jpeg.height} pixels, more than {_MAX_PIXELS}")
+    colors = "CMYK" if jpeg.channels == 4 else "BGR"
+    height, width = -(-jpeg.height // factor), -(-jpeg.width // factor)
+    try:
+        return simplejpeg.decode_jpeg(image, colors, min_height=height, min_width=width)
+    except ValueError as error:
+        if str(error).startswith(_WARNINGS):
+            raise Unreadable(f"is damaged ({error})")
+    return None
 
 
 def _check_png(image):
     """Raise Unreadable if a chunk is damaged: decoders differ in what they forgive."""
     at, kind = len(_PNG), None
-    while kind != b"IEND" and at + 12 <= len(image):
-        length, kind = struct.unpack_from(">I4s", image, at)
+    while kind != b"IEND":
+        length, kind = struct.unpack(">I4s", image[at : at + 8].ljust(8, b"\0"))
         end = at + 8 + length
+        if end + 4 > len(image):
+            raise Unreadable("is damaged (the PNG ends early)")
         if image[end : end + 4] != struct.pack(">I", zlib.crc32(image[at + 4 : end])):
             raise Unreadable(f"is damaged (the checksum of the PNG's chunk at its byte {at})")
         at = end + 4
-    if kind != b"IEND":
-        raise Unreadable("is damaged (the PNG ends early)")
-
-
-def _quietly(function, *args):
-    """Call ``function``; return its result and what C code wrote to stderr meanwhile."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)  # a full pipe loses text, it does not stop the decoder
-    stderr = os.dup(2)
-    os.dup2(writer, 2)
-    os.close(writer)
-    try:
-        result, error = function(*args), ""
-    except cv2.error as refusal:
-        result, error = None, refusal.err
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-    with open(reader, "rb") as file:
-        return result, error + file.read().decode(errors="replace")
 
 
 def _shrink(picture, resize, sides):
@@ -189,3 +223,11 @@ def _shrink(picture, resize, sides):
         twice = (2 * size[0], 2 * size[1])
         picture = cv2.resize(picture, twice, interpolation=cv2.INTER_LINEAR)
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _central_square(picture):
+    """The central square of ``picture``; an odd pixel over is cut at the bottom or right."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[top : top + side, left : left + side]

@@ -1,9 +1,9 @@
 """Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
 
 native/ has convolution (with the relu after it), LRN (with the relu and max pooling around it), max
-pooling and fully connected layers, which common/graph/lowering.py puts into graphs, the update of
-:class:`NativeSGD`, the crops and normalisation of common/input/prefetch.py, and what keeps MXNet
-alive when it cannot decode an image.
+pooling and fully connected layers, which common/graph/native_operators.py puts into graphs, the
+update of :class:`NativeSGD`, the crops and normalisation of common/input/prefetch.py, and what
+keeps MXNet alive when it cannot decode an image.
 """
 
 import ctypes

@@ -1,27 +1,39 @@
-"""Begin from another checkpoint's weights: ``--pretrained``, on another class count perhaps."""
+"""Fine-tuning: begin with another checkpoint's weights, perhaps for other classes.
 
-import json
-from typing import Dict, List, NamedTuple
+The source's preparation of images and, for the same network, its graph come with its weights: they
+mean nothing without them.
+"""
 
+import os
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from common import cli
 from common.checkpoint import store
+from common.checkpoint.config import load_config
 from common.cli import UserError
+from common.graph.graph import Graph
 from common.runtime.mxnet import mx
+
+# The training arguments that say how images are prepared.
+_PREPARATION = ("image_shape", "resize", "rgb_mean", "rgb_std")
 
 
 class Pretrained(NamedTuple):
     """What --pretrained, --freeze and --new-lr-mult come to for a network."""
 
-    arg_params: Dict[str, mx.nd.NDArray]  # that fit
-    other: List[str]  # weights of the network that the checkpoint has not, or in another shape
-    frozen: List[str]  # weights that stay as they are
-    lr_mult: float  # of the other weights
+    arg_params: Dict[str, mx.nd.NDArray]  # those that fit the network
+    other: List[str]  # weights that the source lacks, or has in another shape
+    frozen: List[str]  # weights that are not trained
+    lr_mult: float  # factor of the learning rate of the other weights
 
 
 def add_args(parser) -> None:
     """Add the flags that say what to begin from."""
     group = parser.add_argument_group("fine-tuning")
     group.add_argument("--pretrained", metavar="PREFIX", help="begin with this checkpoint")
-    group.add_argument("--pretrained-epoch", type=int, metavar="N", help="its number")
+    group.add_argument(
+        "--pretrained-epoch", type=cli.number(int, least=0), metavar="N", help="its number"
+    )
     group.add_argument(
         "--freeze",
         type=lambda text: text.split(","),
@@ -30,9 +42,9 @@ def add_args(parser) -> None:
     )
     group.add_argument(
         "--new-lr-mult",
-        type=float,
+        type=cli.number(least=0),
         default=1.0,
-        help="the rate of layers that --pretrained does not fill is multiplied by it",
+        help="factor of the learning rate of layers that --pretrained does not fill",
     )
 
 
@@ -46,26 +58,77 @@ def check_args(args) -> None:
         raise UserError("--pretrained and --pretrained-epoch: one needs the other")
     if args.pretrained is None and (args.freeze or args.new_lr_mult != 1):
         raise UserError("--freeze and --new-lr-mult: need --pretrained")
-    if args.new_lr_mult < 0:
-        raise UserError(f"--new-lr-mult {args.new_lr_mult:g}: must not be below 0")
 
 
-def load(args, symbol) -> Pretrained:
-    """The weights of ``args.pretrained`` that have the names and shapes of the network ``symbol``.
+def source_args(prefix: str) -> Optional[dict]:
+    """The training arguments of the checkpoint at ``prefix``; None if it has no config file.
 
     Raises:
-        UserError: no such checkpoint, none of its weights fits, or --freeze names other layers.
+        UserError: the config file is damaged.
     """
-    shapes, _, _ = symbol.infer_shape(data=(1, *args.image_shape))
+    if not os.path.exists(f"{prefix}-config.json"):
+        return None
+    return load_config(prefix)["args"]
+
+
+def preparation_defaults(source: dict) -> dict:
+    """The source's preparation of images, as defaults of the flags of the same names."""
+    return {name: _flag_value(source[name]) for name in _PREPARATION}
+
+
+def _flag_value(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def graph(prefix: str, epoch: int, num_classes: int) -> mx.sym.Symbol:
+    """The source's own graph with an output layer for ``num_classes`` classes.
+
+    It may differ from what symbols/ builds: an imported network has its own LRN k and pooling.
+
+    Raises:
+        UserError: it does not end in a fully connected layer and a SoftmaxOutput.
+    """
+    symbol, _, _ = store.load(prefix, epoch)
+    graph = Graph(symbol)
+    last = graph.outputs[0].node
+    before = last.inputs[0].node if last.op == "SoftmaxOutput" else last
+    if before.op != "FullyConnected":
+        raise UserError(
+            f"--pretrained {prefix}: does not end in a fully connected layer and SoftmaxOutput;"
+            " give the checkpoint of a training run or an import, not an exported or int8 one"
+        )
+    before.attrs["num_hidden"] = str(num_classes)
+    return graph.symbol()
+
+
+def load(
+    symbol: mx.sym.Symbol,
+    image_shape: Tuple[int, int, int],
+    prefix: str,
+    epoch: int,
+    freeze: Sequence[str] = (),
+    lr_mult: float = 1.0,
+) -> Pretrained:
+    """The weights of a checkpoint that have the names and shapes of the network ``symbol``.
+
+    Args:
+        image_shape: (channels, height, width), on which the shapes depend.
+        freeze: how the names of the frozen layers begin.
+        lr_mult: factor of the learning rate of the weights that do not fit.
+
+    Raises:
+        UserError: no such checkpoint, none of its weights fits, or ``freeze`` names other layers.
+    """
+    shapes, _, _ = symbol.infer_shape(data=(1, *image_shape))
     wanted = dict(zip(symbol.list_arguments(), shapes))
     names = [name for name in wanted if name not in ("data", "softmax_label")]
-    _, found, _ = store.load(args.pretrained, args.pretrained_epoch)
+    _, found, _ = store.load(prefix, epoch)
     fit = {n: found[n] for n in names if n in found and found[n].shape == wanted[n]}
     if not fit:
-        raise UserError(f"--pretrained {args.pretrained}: none of its weights fits this network")
+        raise UserError(f"--pretrained {prefix}: none of its weights fits this network")
     other = [name for name in names if name not in fit]
-    frozen = [name for name in names if name.startswith(tuple(args.freeze))]
-    for begin in args.freeze:
+    frozen = [name for name in names if name.startswith(tuple(freeze))]
+    for begin in freeze:
         if not begin or not any(name.startswith(begin) for name in frozen):
             raise UserError(f"--freeze {begin}: no layer of this network begins so")
     random = sorted(set(frozen) & set(other))
@@ -73,25 +136,40 @@ def load(args, symbol) -> Pretrained:
         raise UserError(f"--freeze: {random[0]} is not in --pretrained, so it must be trained")
     if len(frozen) == len(names):
         raise UserError("--freeze: leaves nothing to train")
-    return Pretrained(fit, other, frozen, args.new_lr_mult)
+    return Pretrained(fit, other, frozen, lr_mult)
 
 
-def describe(args, found: Pretrained) -> str:
-    """A line on what was taken and what was not."""
-    source = store.params_path(args.pretrained, args.pretrained_epoch)
-    text = f"pretrained: {len(found.arg_params)} weights of {source}"
-    if found.frozen:
-        text += f", {len(found.frozen)} of them frozen"
-    return text + f"; new: {', '.join(found.other) or 'none'}"
+def describe(args, pretrained: Pretrained, source: Optional[dict]) -> str:
+    """What was taken from the source and what was not, for the first lines of a run.
+
+    Args:
+        source: the source's training arguments; None if they are unknown.
+    """
+    path = store.params_path(args.pretrained, args.pretrained_epoch)
+    text = f"pretrained: {len(pretrained.arg_params)} weights of {path}"
+    if pretrained.frozen:
+        text += f", {len(pretrained.frozen)} of them frozen"
+    text += f"; new: {', '.join(pretrained.other) or 'none'}"
+    if source is None:
+        return text + f"; it has no {args.pretrained}-config.json: the preparation is the recipe's"
+    text += (
+        "; graph: its own"
+        if source["network"] == args.network
+        else f"; graph: {args.network}, not its own"
+    )
+    kept = preparation_defaults(source)
+    other = [name for name in kept if kept[name] != _flag_value(getattr(args, name))]
+    flags = ", ".join("--" + name.replace("_", "-") for name in other)
+    return text + ("; preparation: its own" + (f" but for {flags}" if other else ""))
 
 
-def with_lr_mult(symbol, names, factor: float):
-    """A copy of ``symbol`` whose variables ``names`` have a learning rate ``factor`` times as high.
+def with_lr_mult(symbol: mx.sym.Symbol, names: Sequence[str], factor: float) -> mx.sym.Symbol:
+    """A copy of ``symbol`` whose variables ``names`` learn at ``factor`` times the learning rate.
 
     MXNet's optimizers read that from the variables' attributes.
     """
-    graph = json.loads(symbol.tojson())
-    for node in graph["nodes"]:
-        if node["op"] == "null" and node["name"] in names:
-            node.setdefault("attrs", {})["__lr_mult__"] = str(factor)
-    return mx.sym.load_json(json.dumps(graph))
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        if node.is_variable and node.name in names:
+            node.attrs["__lr_mult__"] = str(factor)
+    return graph.symbol()

@@ -23,7 +23,7 @@ import train_imagenet
 from common.checkpoint import store
 from common.checkpoint.config import load_config, save_config
 from common.cli import UserError
-from common.evaluate import classifier
+from common.evaluate import network
 from common.train import resume
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def arguments(folder, classes):
     flags = ["--network", "lenet", "--dataset", "mnist", "--data-train", "x.rec", "--resume"]
     flags += ["--model-prefix", os.path.join(folder, "x")]
     with mock.patch("sys.argv", ["train_imagenet.py", *flags]):
-        args, _, _ = train_imagenet.parse_args()
+        args, *_ = train_imagenet.parse_args()
     args.num_classes = classes
     return args
 
@@ -135,7 +135,7 @@ def check_with_record(folder, whole):
         symbol, arg_params, aux_params = mx.model.load_checkpoint(original, 2)
         assert loaded[0].tojson() == symbol.tojson()
         assert equal(loaded[1], arg_params) and loaded[2] == aux_params == {}
-    resumed = refused(resume.prepare, arguments(folder, 3), "fingerprint")
+    resumed = refused(resume.find, arguments(folder, 3), "fingerprint")
     if resumed:
         assert resumed.place[0] == prefix
         epoch = resumed.place[1]
@@ -152,7 +152,7 @@ def check_bare(folder, whole):
     loaded = refused(store.load, os.path.join(folder, "x"), 2)
     if loaded:
         with contextlib.suppress(RuntimeError, ValueError, KeyError):  # they do not fit together
-            module = classifier.bind(*loaded, SHAPE, mx.cpu())
+            module = network.bind(*loaded, SHAPE, [mx.cpu()])
             module.forward(mx.io.DataBatch([mx.nd.zeros(SHAPE)]), is_train=False)
             module.get_outputs()[0].wait_to_read()
 

@@ -1,6 +1,8 @@
 """One run at a time at a prefix: common/checkpoint/lock.py, with real processes and threads."""
 
+import builtins
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -19,7 +21,6 @@ HOLD = """
 import sys, common.runtime.mxnet
 from common.checkpoint.lock import lock
 with lock(sys.argv[1]):
-    open(sys.argv[1] + "-0009.params.tmp1", "w").close()
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -40,13 +41,12 @@ def test_another_process_is_refused_until_the_owner_is_dead(tmp_path):
                 pass
             assert f"(process {owner.pid} on {socket.gethostname()})" in str(error.value)
             assert prefix in str(error.value) and "\n" not in str(error.value)
-            assert f"{prefix}-0009.params.tmp1" in map(str, tmp_path.iterdir())  # it is in use
         finally:
             owner.kill()
     assert owner.returncode == -signal.SIGKILL
     assert os.path.exists(f"{prefix}.lock")  # and no obstacle
-    with lock(prefix):
-        assert not os.path.exists(f"{prefix}-0009.params.tmp1")
+    with lock(prefix) as locked:
+        assert locked
     assert not os.path.exists(f"{prefix}.lock")
 
 
@@ -108,18 +108,62 @@ def test_a_lock_that_its_last_owner_has_just_removed_is_none(tmp_path, monkeypat
         pass
 
 
-def test_left_over_temporary_files_go_but_not_another_prefixs(tmp_path):
-    mine = ["a-0001.params", "a-0001-optimizer.params", "a-0001.json", "a-symbol.json"]
-    mine += ["a-partial-12345.params", "a-partial-symbol.json", "a-config.json"]
-    theirs = ["a-b-0001.params", "a-b-config.json", "b-0001.params", "aa-symbol.json"]
-    theirs += ["a-b-partial-0001.json", "a-val.rec"]
-    for name in mine + theirs:
-        (tmp_path / f"{name}.tmp123").touch()
-    # Of 1 no record came to be, only its temporary file: the kill came in the middle of the set.
-    whole = ["a-0002.params", "a-0003.params", "a-0003.json", "a-0003.json.tmp5"]
-    for name in ["a-0001.params", "a-0001-optimizer.params", *whole]:
-        (tmp_path / name).touch()
-    with lock(str(tmp_path / "a")):
+def test_a_folder_that_was_made_goes_if_nothing_was_written_into_it(tmp_path):
+    prefix = tmp_path / "new" / "folder" / "x"
+    with contextlib.suppress(KeyError), lock(str(prefix)):
+        assert prefix.parent.is_dir()
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+    with lock(str(prefix)):
+        prefix.touch()
+    assert os.listdir(prefix.parent) == ["x"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys, code):
+    def refuse(*_args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with lock(str(tmp_path / "x")) as locked:
+        assert not locked
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert "cannot be locked on this file system" in warning and os.strerror(code) in warning
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """The prefix of a lock file that another user left and that nobody else may write or delete."""
+    (tmp_path / "x.lock").write_text("process 1 on elsewhere")
+    true_open, true_unlink = builtins.open, os.unlink  # root, as which tests may run, may do all
+
+    def open_for_reading(path, mode="r", *args, **options):
+        if str(path).endswith(".lock") and mode != "rb":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return true_open(path, mode, *args, **options)
+
+    def keep(path, *args, **options):
+        if str(path).endswith(".lock"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        true_unlink(path, *args, **options)
+
+    monkeypatch.setattr(builtins, "open", open_for_reading)
+    monkeypatch.setattr(os, "unlink", keep)
+    return str(tmp_path / "x")
+
+
+def test_another_users_old_lock_file_is_no_obstacle_and_still_locks(foreign):
+    with lock(foreign), pytest.raises(UserError, match="process 1 on elsewhere"), lock(foreign):
         pass
-    left = sorted(os.listdir(tmp_path))
-    assert left == sorted([*(f"{name}.tmp123" for name in theirs), *whole[:-1]])
+    with lock(foreign):
+        pass
+
+
+def test_a_lock_that_cannot_be_opened_is_one_line_with_a_remedy(tmp_path):
+    os.mkdir(tmp_path / "x.lock")
+    refusal = pytest.raises(UserError, match=r"x.lock cannot be opened \(.*\); remove")
+    with refusal as error, lock(str(tmp_path / "x")):
+        pass
+    assert "\n" not in str(error.value)

@@ -311,3 +311,21 @@ def test_a_config_that_was_changed_is_refused_unless_its_checksum_is_taken_out(t
     lines[-2] = lines[-2].rstrip(",")
     path.write_text("\n".join(lines))  # as checkpoints from before it had one, too
     assert load_config(prefix)["classes"] == ["rat", "dög"]
+
+
+def test_left_over_temporary_files_go_but_not_another_prefixs(tmp_path):
+    mine = ["a-0001.params", "a-0001-optimizer.params", "a-0001.json", "a-symbol.json"]
+    mine += ["a-partial-12345.params", "a-partial-symbol.json", "a-config.json"]
+    theirs = ["a-b-0001.params", "a-b-config.json", "b-0001.params", "aa-symbol.json"]
+    theirs += ["a-b-partial-0001.json", "a-val.rec"]
+    for name in mine + theirs:
+        (tmp_path / f"{name}.tmp123").touch()  # as earlier versions named them
+        (tmp_path / f"{name}.tmp123-0123456789abcdef").touch()
+    # Of 1 no record came to be, only its temporary file: the kill came in the middle of the set.
+    whole = ["a-0002.params", "a-0003.params", "a-0003.json", "a-0003.json.tmp5"]
+    for name in ["a-0001.params", "a-0001-optimizer.params", *whole]:
+        (tmp_path / name).touch()
+    store.remove_left_over(str(tmp_path / "a"))
+    left = sorted(os.listdir(tmp_path))
+    forms = (".tmp123", ".tmp123-0123456789abcdef")
+    assert left == sorted([*(f"{name}{form}" for name in theirs for form in forms), *whole[:-1]])

@@ -1,7 +1,6 @@
 """quantize.py: int8 checkpoints against the float32 ones that they come from."""
 
 import json
-from types import SimpleNamespace
 
 import cv2
 import mxnet as mx
@@ -15,9 +14,12 @@ from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.convert import quantization
-from common.evaluate import classifier
-from common.records import records
-from common.train import training
+from common.evaluate.network import bind
+from common.input.preparation import Preparation, sample_images
+from common.records.scan import scan_records
+from common.records.writer import create_records
+from common.train import binding
+from common.train.schedule import LearningRate
 
 
 def flags(prefix, path, *more):
@@ -33,7 +35,7 @@ def assert_refused(monkeypatch, command, words):
 
 def probabilities(network, data, batch_size):
     """What the network says of ``data`` (N, C, H, W), run in batches; (N, classes)."""
-    module = classifier.bind(*network, (batch_size, *data.shape[1:]), mx.cpu())
+    module = bind(*network, (batch_size, *data.shape[1:]), [mx.cpu()])
     filled = np.concatenate([data, data[: -len(data) % batch_size]])
     said = []
     for start in range(0, len(data), batch_size):
@@ -65,12 +67,9 @@ def test_lenet_says_the_same_in_int8(lenet):
 @pytest.fixture(scope="module")
 def alexnet():
     """AlexNet after a few steps on coloured bands: symbol, arg_params, aux_params."""
-    args = SimpleNamespace(
-        seed=0, batch_size=8, image_shape=(3, 67, 67), initializer="msra", optimizer="sgd",
-        lr=0.01, mom=0.8, wd=0.0, kv_store="local",
-    )  # fmt: skip
+    settings = binding.ModuleSettings(LearningRate(0.01), momentum=0.8, initializer="msra")
     symbol = symbols.get_symbol("alexnet", 3)
-    module = training.bind(symbol, [mx.cpu()], args, None)
+    module = binding.bind(symbol, [mx.cpu()], (8, 3, 67, 67), settings)
     data, labels = coloured(120, seed=1)
     for i in range(0, 120, 8):
         batch = [mx.nd.array(data[i : i + 8])], [mx.nd.array(labels[i : i + 8])]
@@ -118,7 +117,7 @@ module = mx.mod.Module(symbol)
 module.bind([("data", (5, 1, 32, 32))], [("softmax_label", (5,))], for_training=False)
 module.set_params(arg_params, aux_params)
 module.forward(mx.io.DataBatch([mx.nd.ones((5, 1, 32, 32))]), is_train=False)
-ours = {{"common.runtime.native", "common.graph.lowering", "common.evaluate.classifier"}}
+ours = {{"common.runtime.native", "common.graph.native_operators", "common.evaluate.classifier"}}
 assert not ours & set(sys.modules)
 print(module.get_outputs()[0].asnumpy().sum())
 """
@@ -155,13 +154,13 @@ def test_score_and_predict_take_it_as_any_checkpoint(lenet, grey, tmp_path):
 
 def test_calibration_reads_all_over_the_file_and_prepares_as_evaluation_does(tmp_path):
     images = [np.full((9, 9, 1), i, np.uint8) for i in range(200)]
-    found = records.scan(write_records(tmp_path / "sorted", images, np.arange(200) // 20))
-    preparation = {"image_shape": [1, 7, 7], "resize": None, "mean": [10.0], "std": [2.0]}
-    read = [list(classifier.sample_images(found, 40, preparation)) for _ in range(2)]
+    found = scan_records(write_records(tmp_path / "sorted", images, np.arange(200) // 20))
+    preparation = Preparation((1, 7, 7), None, (10.0,), (2.0,))
+    read = [list(sample_images(found, 40, preparation)) for _ in range(2)]
     chosen = [float(image[0, 0, 0]) * 2 + 10 for image in read[0]]
     assert read[0][0].shape == (1, 7, 7) and np.array_equal(read[0], read[1])
     assert len(set(chosen)) == 40 and len({i // 20 for i in chosen}) == 10
-    assert len(list(classifier.sample_images(found, 500, preparation))) == 200
+    assert len(list(sample_images(found, 500, preparation))) == 200
 
 
 def test_what_is_there_is_lost_only_with_overwrite(lenet, grey, monkeypatch):
@@ -180,7 +179,7 @@ def test_what_is_there_is_lost_only_with_overwrite(lenet, grey, monkeypatch):
 
 def test_bad_input_is_refused_before_anything_is_written(lenet, grey, tmp_path, monkeypatch):
     plain, quantized, _ = lenet
-    with records.create(str(tmp_path / "broken")) as writer:
+    with create_records(str(tmp_path / "broken")) as writer:
         writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     for prefix, path, words in [
         (quantized, grey.train, "is int8 already"),

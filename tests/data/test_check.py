@@ -13,10 +13,15 @@ from mutations import mutate
 from pictures import BAD, CUT, KINDS, file, jpeg, photo
 
 from common.cli import UserError
-from common.records import records
+from common.records.classes import read_class_names
+from common.records.format import MAGIC_BYTES as MAGIC
+from common.records.format import read_image
+from common.records.index import index_path, read_index
+from common.records.scan import scan_records
+from common.records.walk import open_records
+from common.records.writer import create_records
 from data import check
 
-MAGIC = struct.pack("<I", records.MAGIC)
 COUNT = 10
 # Every second one has a comment that holds the magic number: such a record is stored in parts.
 IMAGES = [
@@ -33,21 +38,21 @@ def path(tmp_path):
 
 
 def write(prefix, images, labels):
-    with records.create(str(prefix), ["a", "b", "c"]) as writer:
+    with create_records(str(prefix), ["a", "b", "c"]) as writer:
         for image, label in zip(images, labels):
             writer.write(label, image)
     return f"{prefix}.rec"
 
 
 def offsets(path):
-    return records.index_offsets(path).tolist()
+    return read_index(path).tolist()
 
 
 def contents(path):
     """[(label, image)] of a whole file."""
-    found = records.scan(path)
-    with records.view(path) as content:
-        images = [records.read_image(content, at) for at in found.offsets.tolist()]
+    found = scan_records(path)
+    with open_records(path) as content:
+        images = [read_image(content, at) for at in found.offsets.tolist()]
     return list(zip(found.labels.tolist(), images))
 
 
@@ -125,7 +130,7 @@ def test_two_faults_are_named_and_the_other_records_kept(path, tmp_path, capsys,
     damage, cause = FAULTS[fault]
     good, starts = contents(path), offsets(path)
     if not with_index:
-        os.unlink(records.index_path(path))
+        os.unlink(index_path(path))
     size = os.path.getsize(path)
     for number in (6, 2):  # the later one first: the offset of the earlier stays
         damage(path, starts[number])
@@ -142,7 +147,7 @@ def test_two_faults_are_named_and_the_other_records_kept(path, tmp_path, capsys,
         assert len(lines) == 4 + (not with_index)
     kept = [pair for number, pair in enumerate(good) if number not in (2, 6)]
     assert contents(str(tmp_path / "out.rec")) == kept
-    assert records.class_names(str(tmp_path / "out.rec")) == ["a", "b", "c"]
+    assert read_class_names(str(tmp_path / "out.rec")) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_two_faults_are_named_and_the_other_records_kept(path, tmp_path, capsys,
 def test_a_record_without_an_image_is_a_fault(path, capsys, length, cause):
     start, end = offsets(path)[2:4]
     splice(path, start + 4, end - start - 4, struct.pack("<I", length) + bytes(length))
-    os.unlink(records.index_path(path))
+    os.unlink(index_path(path))
     code, lines = run(capsys, path)
     assert code == 1
     assert lines[0].startswith(f"record 2 at byte {start}") and f": {cause}" in lines[0]
@@ -176,7 +181,7 @@ def test_the_number_of_classes_can_be_given(path, capsys):
 
 def test_a_damaged_middle_part_is_the_fault_of_its_record(path, capsys):
     start = offsets(path)[3]
-    with records.view(path) as content:
+    with open_records(path) as content:
         second = content.find(MAGIC, start + 4)
     assert second < offsets(path)[4]
     edit(path, second, b"\0")
@@ -239,7 +244,7 @@ TWICE = "offsets are there more than once"
     ],
 )
 def test_a_wrong_index_is_a_fault_and_repaired(path, tmp_path, capsys, change, line):
-    good, starts, index = contents(path), offsets(path), records.index_path(path)
+    good, starts, index = contents(path), offsets(path), index_path(path)
     with open(index, "rb") as lines:
         listed = lines.readlines()
     os.unlink(index)
@@ -308,7 +313,7 @@ def test_a_jpeg_is_found_wherever_it_is_cut(tmp_path, capsys):
 
 def test_a_killed_process_is_an_error_and_not_a_hang(tmp_path):
     path = write(tmp_path / "x", [CUT, *[jpeg(300, 400)] * 999], [0] * 1000)
-    with records.view(path) as content:
+    with open_records(path) as content:
         found = list(check.structure(content))
     faults = check.undecodable(path, found, workers=1)
     assert next(faults).number == 0
@@ -324,7 +329,7 @@ def test_of_mutated_files_a_repair_keeps_each_undamaged_record(path, tmp_path, c
     whole = read(path, 0, starts[-1])
     heads = [at + word for at in starts[:-1] for word in range(0, 36, 4)]
     if not with_index:
-        os.unlink(records.index_path(path))
+        os.unlink(index_path(path))
     repaired = 0
     for seed in range(200):
         content = mutate(whole, seed, heads)
@@ -342,6 +347,62 @@ def test_of_mutated_files_a_repair_keeps_each_undamaged_record(path, tmp_path, c
                 at = content.find(whole[starts[number] : starts[number + 1]])
                 assert at < 0 or at % 4 or pair in kept, (seed, number)
     assert repaired > 100
+
+
+def test_a_changed_label_is_named_and_left_out(path, tmp_path, capsys):
+    good, at = contents(path), offsets(path)[4]
+    edit(path, at + 12, struct.pack("<f", (good[4][0] + 1) % 3))
+    code, lines = run(capsys, path, "--repair", tmp_path / "out")
+    assert code == 1
+    assert lines[0].startswith(f"record 4 at byte {at}, label {(good[4][0] + 1) % 3:g}: ")
+    assert lines[0].endswith(f"has another checksum: label {good[4][0]:g} was written")
+    assert contents(str(tmp_path / "out.rec")) == good[:4] + good[5:]
+    assert run(capsys, tmp_path / "out.rec")[0] == 0
+
+
+def test_every_flipped_bit_of_a_picture_is_named(path, tmp_path, capsys):
+    whole, starts = read(path, 0, -1), [*offsets(path), os.path.getsize(path)]
+    for seed in range(60):
+        number = seed % 10
+        picture = read_image(whole, starts[number])
+        at = whole.index(picture[-60:], starts[number]) + seed  # unpadded, and not its beginning
+        flipped = bytes([whole[at] ^ 1 << seed % 8])
+        edit(path, at, flipped)
+        code, lines = run(capsys, path)
+        assert code == 1 and len(lines) == 2
+        assert lines[0].startswith(f"record {number} at byte {starts[number]}, label ")
+        assert lines[0].endswith("has another checksum: its picture was changed")
+        edit(path, at, whole[at : at + 1])
+
+
+def test_a_record_that_was_moved_keeps_its_checksum(path, tmp_path, capsys):
+    good, starts = contents(path), offsets(path)
+    splice(path, starts[2], starts[3] - starts[2])
+    os.unlink(index_path(path))
+    code, lines = run(capsys, path, "--repair", tmp_path / "out")
+    assert code == 1
+    assert lines[:2] == [
+        f"{index_path(path)}: is missing",
+        f"{path[:-4]}-checksums.npy: has 1 rows more than there are records",
+    ]
+    assert contents(str(tmp_path / "out.rec")) == good[:2] + good[3:]
+
+
+def test_checksums_of_another_file_condemn_no_record(path, tmp_path, capsys):
+    other = write(tmp_path / "y", [jpeg(40, 41)] * 10, [1] * 10)
+    os.replace(f"{other[:-4]}-checksums.npy", f"{path[:-4]}-checksums.npy")
+    code, lines = run(capsys, path)
+    assert code == 1
+    assert "x-checksums.npy: does not fit" in lines[0] and "10 records good" in lines[1]
+
+
+def test_damaged_checksums_are_a_fault_and_repaired(path, tmp_path, capsys):
+    good = contents(path)
+    with open(f"{path[:-4]}-checksums.npy", "wb") as file:
+        file.write(b"\x93NUMPY")
+    code, lines = run(capsys, path, "--repair", tmp_path / "out")
+    assert code == 1 and "x-checksums.npy: is damaged" in lines[0]
+    assert contents(str(tmp_path / "out.rec")) == good
 
 
 def test_the_input_is_never_written_to(path, tmp_path):

@@ -9,7 +9,7 @@ from conftest import run_script
 from pictures import BAD, CUT, GREY, KINDS, file, jpeg, write_tree
 
 from common.cli import UserError
-from common.records import records
+from common.records.scan import scan_records
 from data import folder
 
 
@@ -132,9 +132,11 @@ def test_one_command_makes_a_training_and_a_validation_set(tree, tmp_path):
 
     assert result.returncode == 0, result.stderr
     assert left_in(tmp_path / "new") == sorted(
-        f"set-{part}{end}" for part in ("train", "val") for end in (".rec", ".idx", "-classes.txt")
+        f"set-{part}{end}"
+        for part in ("train", "val")
+        for end in (".rec", ".idx", "-checksums.npy", "-classes.txt")
     )
-    training, validation = (records.scan(f"{out}-{part}.rec") for part in ("train", "val"))
+    training, validation = (scan_records(f"{out}-{part}.rec") for part in ("train", "val"))
     assert np.bincount(training.labels.astype(int)).tolist() == [8, 10, 1]
     assert validation.labels.tolist() == [0] * 2 + [1] * 3 + [2]
     assert training.classes == validation.classes == ["cat", "owl", "écureuil roux"]
@@ -184,7 +186,7 @@ def test_the_validation_folder_is_packed_with_the_same_labels(tree, tmp_path):
     result = run_folder(tree, tmp_path / "x", "--val-dir", other, "--workers", "1")
 
     assert result.returncode == 0, result.stderr
-    assert records.scan(str(tmp_path / "x-val.rec")).labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert scan_records(str(tmp_path / "x-val.rec")).labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_validation_folder_of_other_classes_is_refused(tree, tmp_path):
@@ -218,7 +220,7 @@ def test_with_skip_bad_the_readable_rest_is_written(tree, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "owl/cut.jpg: the JPEG ends early" in result.stderr
     assert "1 of 26 images cannot be read and were left out" in result.stderr
-    assert len(records.scan(str(tmp_path / "x.rec"))) == 25
+    assert len(scan_records(str(tmp_path / "x.rec"))) == 25
 
 
 def test_existing_output_is_kept_unless_told(tree, tmp_path):
@@ -231,7 +233,7 @@ def test_existing_output_is_kept_unless_told(tree, tmp_path):
 
     replaced = run_folder(tree, tmp_path / "x", "--overwrite", "--workers", "1")
     assert replaced.returncode == 0, replaced.stderr
-    assert len(records.scan(str(tmp_path / "x.rec"))) == 25
+    assert len(scan_records(str(tmp_path / "x.rec"))) == 25
 
 
 @pytest.mark.parametrize(

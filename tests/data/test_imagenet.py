@@ -15,8 +15,8 @@ import pytest
 from conftest import assert_refused, run_script
 
 from common.cli import UserError
-from common.records import records
 from common.records.picture import encode
+from common.records.scan import scan_records
 from data import imagenet, parts
 
 TABLE = imagenet.classes()
@@ -114,10 +114,15 @@ def test_every_training_image_is_there_once_with_its_label(train_images, train_o
     assert sorted(found) == sorted(wanted)
     labels = [label for label, _ in found]
     assert len(set(labels[:20])) > 1  # shuffled
-    scanned = records.scan(str(train_out / "train.rec"))
+    scanned = scan_records(str(train_out / "train.rec"))
     assert len(scanned) == len(WNIDS) * EACH
     assert scanned.classes == [row.name for row in TABLE]
-    assert sorted(made(train_out)) == ["train-classes.txt", "train.idx", "train.rec"]
+    assert sorted(made(train_out)) == [
+        "train-checksums.npy",
+        "train-classes.txt",
+        "train.idx",
+        "train.rec",
+    ]
 
 
 def test_a_png_and_a_cmyk_image_called_jpeg_come_out_as_jpeg(train_out):
@@ -134,10 +139,10 @@ def test_a_png_and_a_cmyk_image_called_jpeg_come_out_as_jpeg(train_out):
 # Runs data.imagenet and dies like a machine without power: at an encoded image or a record.
 KILLED = """
 import os, sys
-from common.records import records
+from common.records.writer import RecordWriter
 from data import imagenet, pack
 where, count = sys.argv.pop(1), int(sys.argv.pop(1))
-encode_all, write = pack.encode_all, records.RecordWriter.write
+encode_all, write = pack.encode_all, RecordWriter.write
 def encode(*args, **options):
     for n, result in enumerate(encode_all(*args, **options)):
         n == count and os.kill(os.getpid(), 9)
@@ -148,7 +153,7 @@ def record(writer, *args):
 if where == "image":
     pack.encode_all = encode
 else:
-    records.RecordWriter.write = record
+    RecordWriter.write = record
 imagenet.main()
 """
 
@@ -300,7 +305,7 @@ def test_unreadable_images_are_named_and_left_out_only_on_demand(tmp_path, capsy
     assert "1 parts are there already" in captured.out
     assert "train: 0 images" in captured.err  # nothing was encoded again
     assert "n01440764_3.JPEG" in captured.err
-    assert len(records.scan(str(tmp_path / "out/train.rec"))) == 4
+    assert len(scan_records(str(tmp_path / "out/train.rec"))) == 4
 
 
 FULL_DISK = """

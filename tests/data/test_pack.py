@@ -13,9 +13,9 @@ from conftest import ROOT, run_script
 from pictures import KINDS, jpeg, write_tree
 
 from common.cli import UserError
-from common.records import records
 from common.records.picture import encode
-from data import pack
+from common.records.writer import create_records
+from data import pack, workers
 
 
 def test_the_packing_processes_do_not_import_mxnet():
@@ -65,7 +65,7 @@ def test_a_killed_process_is_an_error_and_not_a_hang(tmp_path):
             yield item
 
     refusal = pytest.raises(UserError, match=r"a process died \(killed\? out of memory\?\).* \d+")
-    with refusal, records.create(str(tmp_path / "out"), ["a"]) as writer:
+    with refusal, create_records(str(tmp_path / "out"), ["a"]) as writer:
         for _, label, image in pack.encode_all(killing(), workers=2):
             writer.write(label, image)
     assert os.listdir(tmp_path) == ["x.jpg"]
@@ -88,7 +88,7 @@ def die_within_an_answer(pipe, _encoding):
 
 
 def test_a_process_killed_while_it_answers_is_an_error_and_not_a_hang(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "_serve", die_within_an_answer)
+    monkeypatch.setattr(workers, "_serve", die_within_an_answer)
     with pytest.raises(UserError, match="a process died"):
         list(pack.encode_all(many(tmp_path / "x.jpg", 100), workers=2))
 
@@ -113,8 +113,8 @@ def running(tmp_path):
     process = subprocess.Popen(
         command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    written = tmp_path / f"x.rec.tmp{process.pid}"
-    wait_for(lambda: written.exists() and written.stat().st_size)
+    written = f"x.rec.tmp{process.pid}-*"
+    wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob(written)))
     yield process
     process.kill()
     process.communicate()

@@ -1,16 +1,16 @@
 """Loss and accuracy."""
 
-from types import SimpleNamespace
-
 import mxnet as mx
 import numpy as np
 import pytest
 from conftest import bands, write_records
 
 import symbols
-from common.evaluate import classifier
-from common.evaluate.evaluator import Evaluator, Scores, wilson
-from common.records import records
+from common.evaluate import network
+from common.evaluate.evaluator import Evaluator
+from common.evaluate.scores import Scores, wilson
+from common.input.preparation import Preparation
+from common.records.scan import scan_records
 
 
 def test_figures_equal_those_counted_one_by_one():
@@ -61,20 +61,18 @@ def test_ten_crops_are_the_average_over_those_cut_by_hand(tmp_path, sides):
     for y, x in [(0, 0), (0, 8), (4, 0), (4, 8), (2, 4)]:
         crop = (square[:, :, y : y + 36, x : x + 32] - np.float32(100)) / np.float32(60)
         for view in (crop, crop[..., ::-1]):
-            module = classifier.bind(symbol, *weights.get_params(), view.shape, mx.cpu())
+            module = network.bind(symbol, *weights.get_params(), view.shape, [mx.cpu()])
             module.forward(mx.io.DataBatch([mx.nd.array(view)]), is_train=False)
             said.append(module.get_outputs()[0].asnumpy())
     expected = Scores(top_k=2)
     expected.update(np.mean(said, axis=0), labels)
     assert np.std(said, axis=0).max() > 0.01  # the crops differ
 
+    preparation = Preparation((3, 36, 32), 40, (100.0,) * 3, (60.0,) * 3)
+    found = scan_records(path)
     for batch_size in (1, 2, 5, 8):
-        args = SimpleNamespace(
-            batch_size=batch_size, image_shape=(3, 36, 32), top_k=2, resize=40, data_nthreads=1,
-            rgb_mean=[100.0] * 3, rgb_std=[60.0] * 3, verbose=False,
-        )  # fmt: skip
-        evaluator = Evaluator(symbol, [mx.cpu()], args, records.scan(path), crops=10)
-        scores = evaluator(*weights.get_params())
+        evaluator = Evaluator(symbol, [mx.cpu()], found, preparation, batch_size, 1, crops=10)
+        scores = evaluator.evaluate(*weights.get_params(), Scores(top_k=2))
         assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
         assert scores.right() == expected.right() and scores.count == 5
 
@@ -82,10 +80,7 @@ def test_ten_crops_are_the_average_over_those_cut_by_hand(tmp_path, sides):
 def test_other_weights_give_their_own_scores(tmp_path):
     """MXNet's CPU build keeps the first weights a bound module runs with; ours must not."""
     path = write_records(tmp_path / "x", *bands(6, seed=1, size=67, channels=3))
-    args = SimpleNamespace(
-        batch_size=4, image_shape=(3, 67, 67), top_k=2, resize=None, rgb_mean=[100.0] * 3,
-        rgb_std=[60.0] * 3, data_nthreads=1, verbose=False,
-    )  # fmt: skip
+    preparation = Preparation((3, 67, 67), None, (100.0,) * 3, (60.0,) * 3)
     symbol = symbols.get_symbol("alexnet", 3)
 
     def draw(seed):
@@ -95,8 +90,8 @@ def test_other_weights_give_their_own_scores(tmp_path):
         module.init_params(mx.init.MSRAPrelu())
         return module.get_params()
 
-    evaluators = [Evaluator(symbol, [mx.cpu()], args, records.scan(path)) for _ in range(2)]
-    first, second = draw(1), draw(2)
-    evaluators[0](*first)
-    assert evaluators[0](*second).loss == evaluators[1](*second).loss
-    assert evaluators[1](*first).loss != evaluators[1](*second).loss
+    found, first, second = scan_records(path), draw(1), draw(2)
+    evaluators = [Evaluator(symbol, [mx.cpu()], found, preparation, 4, 1) for _ in range(2)]
+    evaluators[0].evaluate(*first, Scores(2))
+    losses = [evaluator.evaluate(*second, Scores(2)).loss for evaluator in evaluators]
+    assert losses[0] == losses[1]

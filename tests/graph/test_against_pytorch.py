@@ -13,7 +13,6 @@ Last come quick checks of LRN alone, by finite differences and at extreme values
 
 import os
 import subprocess
-from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -23,9 +22,11 @@ from conftest import ROOT
 from test_gradients import draw, error, mkldnn, train_step, without_dropout
 
 import symbols
-from common.graph import lowering
+from common.graph import native_operators
+from common.graph.stock_lrn import decompose_lrn
 from common.runtime import native
-from common.train import training
+from common.train import binding
+from common.train.schedule import LearningRate
 
 PEERS = os.path.join(ROOT, ".venv-bench", "bin", "python")
 CLOSEST = 1.5e-7
@@ -73,9 +74,13 @@ def gradient_errors(tmp_path, network, seed, *forms):
 @needs_pytorch
 @draws
 def test_gradients_of_every_layer_equal_pytorchs(tmp_path, network, seed):
-    forms = [lambda plain: lowering.lower(plain, (2, 3, 227, 227))]
+    forms = [lambda plain: decompose_lrn(plain, (2, 3, 227, 227))]
     if native.load():
-        forms.append(lambda plain: lowering.lower_native(plain, (lowering.MANY, 3, 227, 227)))
+        forms.append(
+            lambda plain: native_operators.use_native_operators(
+                plain, (native_operators.MIN_IMAGES, 3, 227, 227)
+            )
+        )
     for errors in gradient_errors(tmp_path, network, seed, *forms):
         assert len(errors) == 18
         assert max(errors.values()) < TOLERANCE, errors
@@ -99,17 +104,14 @@ SETTINGS = {"lr": 0.01, "mom": 0.9, "wd": 5e-4}
 
 def bind(network, batch_size, side):
     """The module that train_imagenet.py would train, but without dropout."""
-    args = SimpleNamespace(
-        seed=0,
-        batch_size=batch_size,
-        image_shape=(3, side, side),
+    settings = binding.ModuleSettings(
+        LearningRate(SETTINGS["lr"]),
+        momentum=SETTINGS["mom"],
+        weight_decay=SETTINGS["wd"],
         initializer="normal",
-        optimizer="sgd",
-        kv_store="device",
-        **SETTINGS,
     )
     symbol = without_dropout(symbols.get_symbol(network, 10))
-    return training.bind(symbol, [mx.cpu()], args, None)
+    return binding.bind(symbol, [mx.cpu()], (batch_size, 3, side, side), settings)
 
 
 def train(module, start, data, label):
@@ -163,7 +165,7 @@ def test_training_equals_pytorchs(
         pytest.skip("no C++ compiler")
     elif operators != "native":
         # Winograd's method rounds more than the margin that ten steps leave with any seed.
-        monkeypatch.setattr(lowering, "_suits", lambda *_: False)
+        monkeypatch.setattr(native_operators, "_winograd_pays", lambda *_: False)
     shape = (batch_size, 3, side, side)
     start = draw(symbols.get_symbol(network, 10), shape, seed=seed)
     del start["data"], start["softmax_label"]
@@ -217,7 +219,9 @@ def finite_differences(symbol, values, name, step=1e-4):
 def test_gradients_through_lrn_equal_finite_differences(channels, nsize, side):
     plain = lrn_between_1x1_convolutions(channels, nsize)
     values = draw(plain, (2, 3, side, side), scale=3, classes=3 * side * side)
-    _, gradients = train_step(lowering.lower_native(plain, values["data"].shape), values)
+    _, gradients = train_step(
+        native_operators.use_native_operators(plain, values["data"].shape), values
+    )
     for name in ("data", "a_weight", "a_bias", "b_weight"):
         assert error(gradients[name], finite_differences(plain, values, name)) < TOLERANCE, name
 

@@ -9,7 +9,7 @@ from conftest import assert_refused, run_script
 
 import symbols
 from common.graph.precision import cast
-from common.train import loop, resume, training
+from common.train import binding, loop, module_state
 
 
 @pytest.mark.parametrize("network", ["alexnet", "alexnet2012", "lenet"])
@@ -46,7 +46,7 @@ def test_the_casts_change_nothing_in_float64_and_the_loss_scale_only_the_gradien
         assert np.array_equal(gradient * 64, large)
 
 
-@pytest.mark.parametrize("name", training.OPTIMIZERS)
+@pytest.mark.parametrize("name", binding.OPTIMIZERS)
 def test_a_checkpoint_has_the_optimizers_float32_copies(name):
     rng = np.random.RandomState(0)
     weight, gradient = (mx.nd.array(rng.normal(0, 1, 50)).astype("float16") for _ in range(2))
@@ -68,19 +68,19 @@ def test_a_checkpoint_has_the_optimizers_float32_copies(name):
             aux_arrays=[],
         ),
     )
-    before = resume.weights(module)[0]["w"].asnumpy()
+    before = module_state.weights(module)[0]["w"].asnumpy()
     assert before.dtype == np.float32 and np.array_equal(before, weight.asnumpy())
     for _ in range(3):
         updater(0, gradient, weight)
-    copy = resume.weights(module)[0]["w"].asnumpy()
+    copy = module_state.weights(module)[0]["w"].asnumpy()
     assert copy.dtype == np.float32
     assert not np.array_equal(copy, copy.astype(np.float16))  # it has what float16 cannot hold
     assert np.array_equal(copy.astype(np.float16), weight.asnumpy())
 
-    state = {key: array.copy() for key, array in resume.optimizer_state(module).items()}
+    state = {key: array.copy() for key, array in module_state.optimizer_state(module).items()}
     updater.states.clear()
-    resume.restore_optimizer(module, state)
-    assert np.array_equal(resume.weights(module)[0]["w"].asnumpy(), copy)
+    module_state.restore_optimizer(module, state)
+    assert np.array_equal(module_state.weights(module)[0]["w"].asnumpy(), copy)
 
 
 def test_float16_without_a_gpu_is_refused():
@@ -96,7 +96,7 @@ def with_gradients(*gradients):
     ]
     group = SimpleNamespace(grad_arrays=arrays)
     return SimpleNamespace(
-        args=SimpleNamespace(dtype="float16"), module=SimpleNamespace(_exec_group=group)
+        settings=loop.LoopSettings(check_gradients=True), module=SimpleNamespace(_exec_group=group)
     )
 
 

@@ -15,7 +15,8 @@ import pytest
 import reference
 
 import symbols
-from common.graph.lowering import MANY, lower, lower_native
+from common.graph.native_operators import MIN_IMAGES, use_native_operators
+from common.graph.stock_lrn import decompose_lrn
 from common.runtime import native
 
 TOLERANCE = 1e-5
@@ -93,10 +94,10 @@ def errors(symbol, plain, values):
 
 def assert_equal_to_numpy(plain, values):
     """With both forms of LRN that training on the CPU may use."""
-    lowered = [lower(plain, values["data"].shape)]
+    replaced = [decompose_lrn(plain, values["data"].shape)]
     if native.load():
-        lowered.append(lower_native(plain, (MANY, *values["data"].shape[1:])))
-    for symbol in lowered:
+        replaced.append(use_native_operators(plain, (MIN_IMAGES, *values["data"].shape[1:])))
+    for symbol in replaced:
         found = errors(symbol, plain, values)
         assert max(found.values()) < TOLERANCE, found
 
@@ -138,11 +139,11 @@ def test_dropout_drops_half_and_scales_the_rest_in_training_alone(network):
     assert np.array_equal(before, after)
 
 
-# Lowering
+# LRN decomposed
 
 
 @mkldnn
-def test_without_lowering_the_gradients_below_lrn_are_wrong():
+def test_in_stock_mxnet_the_gradients_below_lrn_are_wrong():
     plain = without_dropout(symbols.get_symbol("alexnet", 10))
     found = errors(plain, plain, draw(plain, (2, 3, 67, 67), scale=60))
     assert found["conv1_weight"] > 1e-3
@@ -178,61 +179,53 @@ def test_maps_of_one_pixel_are_right():
     assert_equal_to_numpy(plain, draw(plain, (4, 3, 3, 3), classes=5))
 
 
-def test_lowering_keeps_arguments_outputs_and_the_names_of_nodes():
+def test_decomposing_lrn_keeps_arguments_outputs_and_the_names_of_nodes():
     plain = symbols.get_symbol("alexnet2012")
-    lowered = lower(plain, (8, 3, 227, 227))
-    assert lowered.list_arguments() == plain.list_arguments()
-    assert lowered.list_auxiliary_states() == plain.list_auxiliary_states() == []
-    assert lowered.list_outputs() == plain.list_outputs()
+    replaced = decompose_lrn(plain, (8, 3, 227, 227))
+    assert replaced.list_arguments() == plain.list_arguments()
+    assert replaced.list_auxiliary_states() == plain.list_auxiliary_states() == []
+    assert replaced.list_outputs() == plain.list_outputs()
     kept = set(plain.get_internals().list_outputs())
-    assert kept <= set(lowered.get_internals().list_outputs())
+    assert kept <= set(replaced.get_internals().list_outputs())
     plain_shapes = plain.infer_shape(data=(4, 3, 227, 227))
-    assert lowered.infer_shape(data=(4, 3, 227, 227)) == plain_shapes
-    assert "LRN" not in {node["op"] for node in json.loads(lowered.tojson())["nodes"]}
+    assert replaced.infer_shape(data=(4, 3, 227, 227)) == plain_shapes
+    assert "LRN" not in {node["op"] for node in json.loads(replaced.tojson())["nodes"]}
 
 
 def test_a_graph_without_lrn_stays_as_it_is():
     plain = symbols.get_symbol("lenet")
-    assert lower(plain, (1, 1, 32, 32)).tojson() == plain.tojson()
+    assert decompose_lrn(plain, (1, 1, 32, 32)).tojson() == plain.tojson()
 
 
-def test_lowering_leaves_the_plain_symbol_as_it_was():
+def test_decomposing_lrn_leaves_the_plain_symbol_as_it_was():
     plain = symbols.get_symbol("alexnet")
     before = plain.tojson()
-    lower(plain, (1, 3, 67, 67))
+    decompose_lrn(plain, (1, 3, 67, 67))
     assert plain.tojson() == before
-
-
-def test_new_names_do_not_meet_old_ones():
-    net = mx.sym.Variable("data")
-    for name in ("n", "n_", "n__square0", "n_square0"):
-        net = mx.sym.LRN(mx.sym.Convolution(net, num_filter=3, kernel=(1, 1)), name=name, nsize=3)
-    names = lower(net, (1, 3, 4, 4)).get_internals().list_outputs()
-    assert len(set(names)) == len(names)
 
 
 def test_hidden_attributes_such_as_the_device_group_go_to_the_new_nodes():
     with mx.AttrScope(ctx_group="second"):
         net = mx.sym.LRN(mx.sym.Variable("data"), name="n", nsize=3)
-    nodes = json.loads(lower(net, (1, 3, 4, 4)).tojson())["nodes"]
+    nodes = json.loads(decompose_lrn(net, (1, 3, 4, 4)).tojson())["nodes"]
     assert len(nodes) > 2
     assert {node["attrs"]["__ctx_group__"] for node in nodes} == {"second"}
 
 
 @pytest.mark.parametrize("nsize", [3, 4])
-def test_a_lowered_lrn_can_be_an_output(nsize):
+def test_a_decomposed_lrn_can_be_an_output(nsize):
     plain = mx.sym.LRN(mx.sym.Variable("data"), name="n", nsize=nsize, alpha=0.1)
     images = mx.nd.array(np.random.RandomState(0).normal(0, 30, (2, 5, 3, 3)))
-    lowered = lower(plain, images.shape)
-    assert lowered.list_outputs() == ["n_output"]
-    found, expected = (s.eval(data=images)[0].asnumpy() for s in (lowered, plain))
+    replaced = decompose_lrn(plain, images.shape)
+    assert replaced.list_outputs() == ["n_output"]
+    found, expected = (s.eval(data=images)[0].asnumpy() for s in (replaced, plain))
     assert error(found, expected) < 1e-6
 
 
 def test_inference_between_training_steps_stays_right():
     plain = symbols.get_symbol("alexnet", 10)
     values = draw(plain, (2, 3, 67, 67), scale=60)
-    executor = bind(lower(plain, values["data"].shape), values)
+    executor = bind(decompose_lrn(plain, values["data"].shape), values)
     expected = bind(plain, values).forward(is_train=False)[0].asnumpy()
     for _ in range(3):
         assert error(executor.forward(is_train=False)[0].asnumpy(), expected) < TOLERANCE
@@ -244,11 +237,10 @@ def test_channels_are_the_lrns_own_whatever_variables_are_called():
     net = mx.sym.LRN(mx.sym.Variable("data"), name="n", nsize=3)
     weight = mx.sym.Variable("n_weight")  # (5, 1, 3, 3), where n has 5 channels
     net = mx.sym.Convolution(net, weight, num_filter=5, num_group=5, kernel=(3, 3))
-    assert lower(net, (1, 5, 4, 4)).infer_shape(data=(1, 5, 4, 4))[1] == [(1, 5, 2, 2)]
+    assert decompose_lrn(net, (1, 5, 4, 4)).infer_shape(data=(1, 5, 4, 4))[1] == [(1, 5, 2, 2)]
 
 
 def test_unknown_channels_are_an_error():
     net = mx.sym.LRN(mx.sym.Variable("other"), name="n", nsize=3) + mx.sym.Variable("data")
     with pytest.raises(ValueError, match="channels of n"):
-        lower(net, ())
-    assert lower(net, (1, 3, 4, 4), other=(1, 3, 4, 4)).list_arguments() == ["other", "data"]
+        decompose_lrn(net, ())

@@ -7,11 +7,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 from conftest import assert_same_arrays, run_script, write_records
-from test_pipeline import arguments
+from test_pipeline import arguments, training_data
 
 from common.cli import UserError
 from common.input import pipeline
-from common.records import records
+from common.input.flags import check_data_args
+from common.records.writer import create_records
 
 pytest.importorskip("nvidia.dali", reason="pip install '.[dali]' brings it")
 
@@ -19,10 +20,10 @@ SIDE = 20
 
 
 def batches(path, *flags, backend="dali", first=0, **options):
-    args = arguments(f"--data-backend={backend}", *flags, path=path, **options)
-    pipeline.check_data_args(args)
-    images = len(records.scan(path))
-    return pipeline.epoch(pipeline.training_iterator(args, mx.cpu(), images, first), path, None)
+    flags = [f"--data-backend={backend}", *flags]
+    check_data_args(arguments(*flags, path=path))
+    data = training_data(*flags, path=path, **options)
+    return pipeline.take(pipeline.training_iterator(data, mx.cpu(), first), path, None)
 
 
 def all_of(path, *flags, count=1, **options):
@@ -130,9 +131,9 @@ def test_crops_and_mirrors_are_uniform(gradient, backend):
 @pytest.mark.parametrize("backend", ["mxnet", "dali"])
 def test_lighting_has_imagerecorditers_statistics(gradient, backend):
     """Against ImageRecordIter's own pca_noise, which truncates to whole grey levels."""
-    args = arguments(path=gradient, batch_size=64)
-    options = dict(batch_size=64, ctx="cpu", pca_noise=0.3)
-    reference = pipeline._record_iterator(args, gradient, 1, **options)
+    preparation = training_data(path=gradient).preparation
+    options = dict(batch_size=64, pca_noise=0.3, verbose=False)
+    reference = pipeline._record_iterator(gradient, preparation, 1, **options)
     theirs = [batch.data[0].asnumpy() for batch in itertools.islice(reference, 40)]
     plain, _ = all_of(gradient, backend=backend, batch_size=64)
     lit, _ = all_of(gradient, "--pca-noise=0.3", backend=backend, batch_size=64, count=40)
@@ -167,7 +168,7 @@ def test_flags_dali_does_not_do_are_refused_by_name(numbered, flag):
 
 
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
-    with records.create(str(tmp_path / "bad")) as writer:
+    with create_records(str(tmp_path / "bad")) as writer:
         for _ in range(8):
             writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
     with pytest.raises(UserError, match="bad.rec: DALI cannot prepare"):

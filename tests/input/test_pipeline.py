@@ -10,14 +10,18 @@ from conftest import write_records
 
 from common import cli
 from common.cli import UserError
-from common.evaluate.classifier import prepare
-from common.input import augmentation, pipeline, prefetch
-from common.records import records
+from common.input import flags as data_flags
+from common.input import pipeline, prefetch
+from common.input.augmentation import Augmentation
+from common.input.preparation import Preparation
+from common.input.training_data import TrainingData
+from common.records.scan import scan_records
+from common.records.writer import create_records
 
 
 def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4, seed=0):
     parser = cli.ArgumentParser()
-    pipeline.add_data_args(parser)
+    data_flags.add_data_args(parser)
     parser.set_defaults(
         data_train=path,
         image_shape=shape,
@@ -31,6 +35,13 @@ def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4, seed=0):
     return parser.parse_args(flags)
 
 
+def training_data(*flags, images=None, **options):
+    """What train_imagenet.py makes of these flags and of the record file ``path``."""
+    args = arguments(*flags, **options)
+    args.num_examples = images
+    return TrainingData.from_args(args, scan_records(args.data_train))
+
+
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
     """13 plain colour pictures; picture i has the label i and the grey value 10 i."""
@@ -40,19 +51,21 @@ def numbered(tmp_path_factory):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 12, 13, 14, 64])
 def test_evaluation_counts_each_image_exactly_once(numbered, batch_size):
-    args = arguments(path=numbered)
+    found = scan_records(numbered)
+    preparation = training_data(path=numbered).preparation
     for _ in range(3):  # MXNet's own counts go wrong from the second pass on
         seen = []
-        for batch, count in pipeline.evaluation_batches(args, numbered, 13, min(batch_size, 13)):
+        batches = pipeline.evaluation_batches(found, preparation, min(batch_size, 13), threads=1)
+        for batch, count in batches:
             means = batch.data[0].asnumpy()[:count].mean(axis=(1, 2, 3)) / 10
             assert np.array_equal(means, batch.label[0].asnumpy()[:count])
             seen.extend(means)
         assert seen == list(range(13))
 
 
-def labels_of(args, count, images=13, first=0):
+def labels_of(data, count, first=0):
     """The labels of ``count`` training batches, each checked against its picture."""
-    batches = pipeline.training_iterator(args, mx.cpu(), images, first)
+    batches = pipeline.training_iterator(data, mx.cpu(), first)
     labels = []
     for batch in itertools.islice(batches, count):
         labels.extend(batch.label[0].asnumpy().astype(int))
@@ -62,37 +75,29 @@ def labels_of(args, count, images=13, first=0):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 12, 13])
 def test_training_sees_every_image_exactly_once_an_epoch_in_new_orders(numbered, batch_size):
-    args = arguments(path=numbered, batch_size=batch_size)
-    labels = labels_of(args, -(-4 * 13 // batch_size))
+    data = training_data(path=numbered, batch_size=batch_size)
+    labels = labels_of(data, -(-4 * 13 // batch_size))
     epochs = [labels[start : start + 13] for start in range(0, 4 * 13, 13)]
     assert all(sorted(epoch) == list(range(13)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 4
-    assert labels_of(args, 4) == labels[: 4 * batch_size]
-
-
-def test_the_number_of_records_need_not_be_counted_again(numbered):
-    args = arguments(path=numbered)
-    stream = pipeline.training_iterator(args, mx.cpu(), 13, count=13)
-    labels = np.concatenate([next(stream).label[0].asnumpy() for _ in range(7)])
-    assert labels.tolist() == labels_of(args, 7)
+    assert labels_of(data, 4) == labels[: 4 * batch_size]
 
 
 @pytest.mark.parametrize("first", [1, 3, 4, 9, 13, 30])
 def test_training_goes_on_where_it_stopped(numbered, first):
-    args = arguments(path=numbered, batch_size=4)
-    assert labels_of(args, 5, first=first) == labels_of(args, first + 5)[4 * first :]
+    data = training_data(path=numbered, batch_size=4)
+    assert labels_of(data, 5, first=first) == labels_of(data, first + 5)[4 * first :]
 
 
 def test_an_epoch_of_fewer_images_than_the_file_has(numbered):
-    args = arguments(path=numbered, batch_size=5)
-    labels = labels_of(args, 14, images=10)
+    labels = labels_of(training_data(path=numbered, batch_size=5, images=10), 14)
     epochs = [labels[start : start + 10] for start in range(0, 70, 10)]
     assert all(len(set(epoch)) == 10 for epoch in epochs)
     assert set(labels) == set(range(13))
 
 
 def test_another_seed_is_another_order_in_every_epoch(numbered):
-    orders = [labels_of(arguments(path=numbered, batch_size=13, seed=s), 3) for s in (0, 1)]
+    orders = [labels_of(training_data(path=numbered, batch_size=13, seed=s), 3) for s in (0, 1)]
     assert not any(orders[0][e : e + 13] == orders[1][f : f + 13] for e in (0, 13) for f in (0, 13))
 
 
@@ -101,8 +106,8 @@ def test_a_held_batch_keeps_its_values_and_free_memory_is_used_again(numbered, m
     buffers = []
     make = prefetch.Buffers
     monkeypatch.setattr(prefetch, "Buffers", lambda *a: buffers.append(make(*a)) or buffers[0])
-    args = arguments(f"--data-dtype={dtype}", path=numbered)
-    batches = pipeline.training_iterator(args, mx.cpu(), 13)
+    data = training_data(f"--data-dtype={dtype}", path=numbered)
+    batches = pipeline.training_iterator(data, mx.cpu())
     held = [(batch.data[0], batch.label[0]) for batch in itertools.islice(batches, 8)]
     for images, labels in held:
         assert images.dtype == np.dtype(dtype).type
@@ -116,10 +121,10 @@ def test_a_held_batch_keeps_its_values_and_free_memory_is_used_again(numbered, m
 
 def test_deterministic_batches_repeat_whatever_the_threads(picture):
     flags = ["--random-crop=1", "--random-mirror=1", "--pca-noise=0.3", "--data-nthreads=2"]
-    args = arguments("--deterministic", *flags, path=picture[0], batch_size=6)
+    data = training_data("--deterministic", *flags, path=picture[0], batch_size=6)
 
     def read(first, count):
-        batches = pipeline.training_iterator(args, mx.cpu(), 16, first)
+        batches = pipeline.training_iterator(data, mx.cpu(), first)
         return [batch.data[0].asnumpy() for batch in itertools.islice(batches, count)]
 
     whole = read(0, 12)
@@ -144,8 +149,8 @@ def test_without_native_operators_batches_are_the_same(picture, monkeypatch):
 def test_grey_images_are_normalised(tmp_path):
     images = [np.full((24, 24, 1), value, np.uint8) for value in (50, 60, 70, 80)]
     path = write_records(tmp_path / "grey", images, range(4))
-    args = arguments("--rgb-mean=30", "--rgb-std=10", path=path, shape=(1, 20, 20))
-    batch = next(pipeline.training_iterator(args, mx.cpu(), args.batch_size))
+    data = training_data("--rgb-mean=30", "--rgb-std=10", path=path, shape=(1, 20, 20))
+    batch = next(pipeline.training_iterator(data, mx.cpu()))
     assert batch.data[0].shape == (4, 1, 20, 20)
     means = batch.data[0].asnumpy().mean(axis=(1, 2, 3))
     assert np.allclose(means, 2 + batch.label[0].asnumpy())
@@ -154,9 +159,9 @@ def test_grey_images_are_normalised(tmp_path):
 def test_lighting_depends_on_seed_epoch_and_batch_alone():
     drawn = {}
     for key in itertools.product((0, 1), (0, 1), (0, 1)):
-        args = arguments("--pca-noise=0.1", seed=key[0], batch_size=400)
-        drawn[key] = augmentation.lighting(args, *key[1:])
-        assert np.array_equal(drawn[key], augmentation.lighting(args, *key[1:]))
+        augmentation = Augmentation.from_args(arguments("--pca-noise=0.1", seed=key[0]))
+        drawn[key] = augmentation.lighting((400, 3), *key[1:])
+        assert np.array_equal(drawn[key], augmentation.lighting((400, 3), *key[1:]))
     assert len({values.tobytes() for values in drawn.values()}) == 8
     # Deviations along the axes: 55.46, 4.794 and 1.148 times --pca-noise.
     deviations = np.linalg.svd(np.concatenate(list(drawn.values())))[1] / np.sqrt(3200)
@@ -173,9 +178,9 @@ def picture(tmp_path_factory):
 
 
 def batch_of(path, *flags):
-    args = arguments(*flags, path=path, batch_size=16)
-    pipeline.check_data_args(args)
-    return next(pipeline.training_iterator(args, mx.cpu(), args.batch_size)).data[0].asnumpy()
+    data_flags.check_data_args(arguments(*flags, path=path))
+    data = training_data(*flags, path=path, batch_size=16)
+    return next(pipeline.training_iterator(data, mx.cpu())).data[0].asnumpy()
 
 
 @pytest.mark.parametrize(
@@ -211,7 +216,7 @@ def test_each_augmentation_changes_the_images_and_varies(picture, flags):
 
 def test_without_augmentation_training_sees_the_centre_crop(picture):
     path, image = picture
-    expected = prepare(image, (3, 20, 20), None, [0, 0, 0], [1, 1, 1])
+    expected = Preparation((3, 20, 20), None, (0, 0, 0), (1, 1, 1)).apply(image)
     assert np.array_equal(batch_of(path)[5], expected)
 
 
@@ -231,10 +236,9 @@ def test_lighting_adds_one_colour_along_imagenets_axes(picture):
 def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize):
     image = np.random.RandomState(1).randint(0, 255, (*size, 3)).astype(np.uint8)
     path = write_records(tmp_path / "one", [image], [0])
-    flags = ["--resize", str(resize)] if resize else []
-    args = arguments(*flags, "--rgb-mean=10,20,30", "--rgb-std=2,3,4", path=path)
-    batch, _ = next(pipeline.evaluation_batches(args, path, 1, 1))
-    ours = prepare(image, (3, 20, 20), resize, [10, 20, 30], [2, 3, 4])
+    preparation = Preparation((3, 20, 20), resize, (10, 20, 30), (2, 3, 4))
+    batch, _ = next(pipeline.evaluation_batches(scan_records(path), preparation, 1, threads=1))
+    ours = preparation.apply(image)
     assert np.abs(batch.data[0].asnumpy()[0] - ours).max() <= 0.5 + 1e-6  # one grey level / std
 
 
@@ -255,66 +259,65 @@ def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize
 )
 def test_flags_that_mxnet_would_ignore_are_refused(flags, words):
     with pytest.raises(UserError, match=words):
-        pipeline.check_data_args(arguments(*flags))
+        data_flags.check_data_args(arguments(*flags))
 
 
 def test_colour_augmentation_of_grey_images_is_refused():
     with pytest.raises(UserError, match="--pca-noise"):
-        pipeline.check_data_args(arguments("--pca-noise=0.1", shape=(1, 20, 20)))
+        data_flags.check_data_args(arguments("--pca-noise=0.1", shape=(1, 20, 20)))
 
 
 def test_an_option_mxnet_does_not_know_cannot_reach_it(numbered):
     with pytest.raises(TypeError, match="rand_mirorr"):
-        pipeline._record_iterator(
-            arguments(path=numbered), numbered, 1, batch_size=2, rand_mirorr=True
-        )
+        preparation = training_data(path=numbered).preparation
+        options = {"batch_size": 2, "rand_mirorr": True}
+        pipeline._record_iterator(numbered, preparation, 1, verbose=False, **options)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 1.5], [0, 1, float("nan")]])
 def test_a_label_that_is_no_class_number_is_refused(tmp_path, labels):
     path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 3, labels)
     with pytest.raises(UserError, match="record 2 has the label"):
-        pipeline.open_records(path)
+        pipeline.checked_records(path)
 
 
 def test_a_label_beyond_the_classes_is_refused(numbered):
     with pytest.raises(UserError, match="record 12 has the label 12"):
-        pipeline.open_records(numbered, num_classes=12)
+        pipeline.checked_records(numbered, num_classes=12)
 
 
 def test_more_classes_than_the_records_have_are_refused(numbered):
-    found = pipeline.open_records(numbered)
-    assert pipeline.count_classes(found) == pipeline.count_classes(found, 13) == 13
+    for flags in ([], ["--num-classes=13"]):
+        assert training_data(*flags, path=numbered).num_classes == 13
     with pytest.raises(UserError, match="--num-classes 1000"):
-        pipeline.count_classes(found, 1000)
+        training_data("--num-classes=1000", path=numbered)
 
 
 def test_validation_records_of_other_classes_are_refused(tmp_path):
     path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 2, [0, 1], ["a", "b"])
-    assert len(pipeline.open_records(path, 2, classes=["a", "b"])) == 2
+    assert len(pipeline.checked_records(path, 2, classes=["a", "b"])) == 2
     with pytest.raises(UserError, match="x.rec: its -classes.txt has other names"):
-        pipeline.open_records(path, 2, classes=["b", "a"])
+        pipeline.checked_records(path, 2, classes=["b", "a"])
 
 
 def test_a_batch_larger_than_the_data_is_refused(numbered):
     with pytest.raises(UserError, match="--batch-size 14"):
-        pipeline.open_records(numbered, least=14)
+        pipeline.checked_records(numbered, least=14)
 
 
 @pytest.mark.parametrize("flags", [[], ["--resize=24"]], ids=str)
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path, flags):
-    with records.create(str(tmp_path / "bad")) as writer:
+    with create_records(str(tmp_path / "bad")) as writer:
         for _ in range(8):
             writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
-    args = arguments(*flags, path=str(tmp_path / "bad.rec"))
+    data = training_data(*flags, path=str(tmp_path / "bad.rec"))
     with pytest.raises(UserError, match=r"bad.rec: MXNet cannot prepare .*python -m data.check"):
-        list(pipeline.epoch(pipeline.training_iterator(args, mx.cpu(), 8), args.data_train, 2))
+        list(pipeline.take(pipeline.training_iterator(data, mx.cpu()), data.name, 2))
 
 
 def test_synthetic_batches_make_an_epoch_of_the_images_asked_for():
-    args = arguments(shape=(3, 8, 8))
-    args.num_classes = 10
-    batches = pipeline.synthetic(args, mx.cpu())
-    assert len(list(pipeline.epoch(batches, None, 3))) == 3
+    data = TrainingData.from_args(arguments("--num-classes=10", shape=(3, 8, 8)))
+    batches = pipeline.synthetic(data, mx.cpu())
+    assert len(list(pipeline.take(batches, data.name, 3))) == 3
     batch = next(batches)
     assert batch.data[0].shape == (4, 3, 8, 8) and batch.label[0].asnumpy().max() < 10

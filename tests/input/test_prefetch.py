@@ -5,13 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT, write_records
 
-from common.input import augmentation, prefetch
+from common.input import prefetch
+from common.input.augmentation import Augmentation
 from common.runtime import native
 
 
@@ -35,30 +35,28 @@ def test_crops_are_numpys_slices(compiled, channels, monkeypatch):
 
 
 def test_crops_and_mirrors_are_the_seeds_and_in_the_middle_unless_asked_for():
-    args = SimpleNamespace(seed=3, random_crop=1, random_mirror=1)
+    augmentation = Augmentation(3, random_crop=True, random_mirror=True, pca_noise=0, options={})
     spare = np.tile([[4, 0], [9, 7]], (500, 1))
-    corners, mirrored = augmentation.crops(args, 0, 0, spare)
-    again, _ = augmentation.crops(args, 0, 0, spare)
-    other, _ = augmentation.crops(args, 0, 1, spare)
+    corners, mirrored = augmentation.crops(0, 0, spare)
+    again, _ = augmentation.crops(0, 0, spare)
+    other, _ = augmentation.crops(0, 1, spare)
     assert np.array_equal(corners, again) and not np.array_equal(corners, other)
     assert [len(set(corners[0::2, 0])), len(set(corners[1::2, 1]))] == [5, 8]
     assert (corners[0::2, 1] == 0).all() and 400 < mirrored.sum() < 600
-    args = SimpleNamespace(seed=3, random_crop=0, random_mirror=0)
-    corners, mirrored = augmentation.crops(args, 0, 0, spare)
+    augmentation = Augmentation(3, random_crop=False, random_mirror=False, pca_noise=0, options={})
+    corners, mirrored = augmentation.crops(0, 0, spare)
     assert (corners == np.tile([[2, 0], [4, 3]], (500, 1))).all() and not mirrored.any()
 
 
 @pytest.mark.parametrize("ending", ["pass", "raise ValueError", "sys.exit(0)"])
 def test_a_reader_at_work_does_not_keep_the_program_from_ending(tmp_path, ending):
-    code = "it = pipeline.training_iterator(args, mx.cpu(), 64); next(it); " + ending
+    code = "it = pipeline.training_iterator(data, mx.cpu()); next(it); " + ending
     process, _ = started(tmp_path, code)
     assert process.wait(30) == (ending == "raise ValueError"), process.stderr.read()
 
 
 def test_ctrl_c_ends_training_at_once(tmp_path):
-    code = (
-        "it = pipeline.training_iterator(args, mx.cpu(), 64); print(next(it).label, flush=True)\n"
-    )
+    code = "it = pipeline.training_iterator(data, mx.cpu()); print(next(it).label, flush=True)\n"
     code += "for _ in it: pass"
     process, first = started(tmp_path, code)
     assert first  # it reads
@@ -73,13 +71,13 @@ def started(folder, code):
     """A process that runs ``code`` on real records, and the first line it prints."""
     images = [np.random.RandomState(i).randint(0, 255, (300, 300, 3), np.uint8) for i in range(64)]
     path = write_records(folder / "x", images, range(64))
-    arguments = f"arguments(path={path!r}, shape=(3, 227, 227), batch_size=32)"
-    code = f"import mxnet as mx, sys; from common.input import pipeline; args = {arguments}; {code}"
+    arguments = f"training_data(path={path!r}, shape=(3, 227, 227), batch_size=32)"
+    code = f"import mxnet as mx, sys; from common.input import pipeline; data = {arguments}; {code}"
     process = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            "import common.runtime.mxnet; from test_pipeline import arguments; " + code,
+            "import common.runtime.mxnet; from test_pipeline import training_data; " + code,
         ],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/input"},
         stdout=subprocess.PIPE,

@@ -1,20 +1,16 @@
 """Every image exactly once an epoch: whatever the sizes, the interruptions and the devices."""
 
 import itertools
-from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
 import pytest
 from conftest import bands, write_records
-from test_pipeline import arguments
+from test_pipeline import training_data
 
-import symbols
 import train_imagenet
-from common.evaluate import evaluator
 from common.input import pipeline, prefetch
-from common.runtime import devices
-from common.train import loop, resume
+from common.train import loop
 
 
 class Reader:
@@ -54,12 +50,11 @@ def test_a_cut_stream_has_every_image_exactly_once_an_epoch(seed):
     rng = np.random.RandomState(seed)
     reader, batch_size = Reader(rng.randint(1, 61), seed), rng.randint(1, 65)
     images = rng.randint(1, reader.size + 1)  # --num-examples
-    args = SimpleNamespace(batch_size=batch_size, image_shape=(1, 1, 2))
     epochs = rng.randint(2, 6)
     batches = -(-epochs * images // batch_size)
     seen = []
     for first, count in interruptions(rng, batches):
-        buffers = prefetch.Buffers(args, mx.cpu())
+        buffers = prefetch.Buffers((batch_size, 1, 1, 2), mx.cpu())
         stream = prefetch.batches(reader.read, images, batch_size, buffers, first)
         epoch, past = divmod(first * batch_size, images)
         ends = np.cumsum([len(chunk) for chunk in reader.chunks(epoch)])
@@ -93,12 +88,13 @@ def test_real_records_come_exactly_once_an_epoch_over_interruptions(numbered, se
     flags = ["--data-nthreads=2", "--random-crop=1", "--random-mirror=1"]
     flags += ["--deterministic"] * (seed // len(numbered) % 2)
     batch_size = rng.randint(1, size + 1)  # ImageRecordIter takes no larger one
-    args = arguments(*flags, path=numbered[size], batch_size=batch_size, seed=seed)
     images = size if seed % 3 else rng.randint(1, size + 1)
+    options = dict(path=numbered[size], batch_size=batch_size, seed=seed, images=images)
+    data = training_data(*flags, **options)
     batches = -(-4 * images // batch_size)
     seen = []
     for first, count in interruptions(rng, batches):
-        stream = pipeline.training_iterator(args, mx.cpu(), images, first)
+        stream = pipeline.training_iterator(data, mx.cpu(), first)
         for batch in itertools.islice(stream, int(count)):
             labels = batch.label[0].asnumpy()
             assert (batch.data[0].asnumpy() == 4 * labels[:, None, None, None]).all()
@@ -135,32 +131,25 @@ def live(few, tmp_path, monkeypatch):
         flags += ["--batch-size", 12, "--deterministic", "--save-minutes", 1e-9, "--cpus", cpus]
         flags += ["--model-prefix", prefix, *more]
         monkeypatch.setattr("sys.argv", ["train_imagenet.py", *map(str, flags)])
-        args, _, _ = train_imagenet.parse_args()
-        args.num_classes = 50
-        evaluator.resolve_top_k(args)
-        resumed = resume.prepare(args, "data")
-        contexts = devices.contexts(None, cpus)
-        first = resumed.state.batches if resumed else 0
-        stream = pipeline.training_iterator(args, contexts[0], 50, first)
-        network = symbols.get_symbol("lenet", 50)
-        run = loop.Run(network, contexts, args, 50, "data", resumed)
-        given, step = [], run._step
+        given = []
+        step = loop.Run._step
 
-        def watched(batch, title):
+        def watched(run, batch, title):
             if len(given) == batches:
                 raise Interrupted
-            step(batch, title)
+            step(run, batch, title)
             group = run.module._exec_group
             parts = group.label_arrays[0], group.data_arrays[0]
             given.append([np.concatenate([a.asnumpy() for _, a in arrays]) for arrays in parts])
             assert len(parts[0]) == cpus
 
-        monkeypatch.setattr(run, "_step", watched)
+        monkeypatch.setattr(loop.Run, "_step", watched)
         if batches is None:
-            run.train(stream)
+            train_imagenet.main()
         else:
             with pytest.raises(Interrupted):
-                run.train(stream)
+                train_imagenet.main()
+        monkeypatch.setattr(loop.Run, "_step", step)
         return given
 
     return life

@@ -2,17 +2,17 @@
 
 import itertools
 import shutil
-from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
 import pytest
 from conftest import assert_same_arrays, bands, logged, train, write_records
-from test_pipeline import arguments
+from test_pipeline import arguments, training_data
 
 import symbols
 from common.graph import precision
 from common.input import pipeline, prefetch
+from common.input.training_data import TrainingData
 
 NORMALISATION = ["--rgb-mean=120,110.5,100", "--rgb-std=61.3,0.7,39", "--pca-noise=0.2"]
 LENET = ["--network", "lenet", "--dataset", "mnist", "--image-shape", "3,32,32", "--lr", 0.01]
@@ -73,22 +73,25 @@ def test_batches_are_the_same_once_normalised(coloured, native, monkeypatch):
         monkeypatch.setattr("common.runtime.native.load", lambda: False)
     read = []
     for dtype in ("float32", "uint8"):
-        args = arguments(*NORMALISATION, f"--data-dtype={dtype}", path=coloured, batch_size=7)
-        read.append(itertools.islice(pipeline.training_iterator(args, mx.cpu(), 40), 13))
+        flags = [*NORMALISATION, f"--data-dtype={dtype}"]
+        data = training_data(*flags, path=coloured, batch_size=7, images=40)
+        read.append(itertools.islice(pipeline.training_iterator(data, mx.cpu()), 13))
     for floats, bytes_ in zip(*read):  # over the ends of two epochs
-        assert np.array_equal(normalised(bytes_, args.rgb_std), floats.data[0].asnumpy())
+        assert np.array_equal(normalised(bytes_, data.preparation.std), floats.data[0].asnumpy())
         assert np.array_equal(bytes_.label[0].asnumpy(), floats.label[0].asnumpy())
 
 
 def test_synthetic_images_are_the_same_once_normalised():
     found = {}
     for dtype in ("float32", "uint8"):
-        args = arguments(*NORMALISATION, f"--data-dtype={dtype}", shape=(3, 9, 8))
-        args.num_classes = 10
-        found[dtype] = next(pipeline.synthetic(args, mx.cpu()))
+        flags = [*NORMALISATION, f"--data-dtype={dtype}", "--num-classes=10"]
+        data = TrainingData.from_args(arguments(*flags, shape=(3, 9, 8)))
+        found[dtype] = next(pipeline.synthetic(data, mx.cpu()))
     floats = found["float32"].data[0].asnumpy()
-    assert np.array_equal(normalised(found["uint8"], args.rgb_std), floats)
-    assert abs(floats.mean(axis=(0, 2, 3)) * args.rgb_std).max() < 40  # the mean is taken off
+    assert np.array_equal(normalised(found["uint8"], data.preparation.std), floats)
+    assert (
+        abs(floats.mean(axis=(0, 2, 3)) * data.preparation.std).max() < 40
+    )  # the mean is taken off
 
 
 def test_benchmark_runs_with_it():
@@ -113,6 +116,5 @@ def test_half_precision_begins_after_it(network):
 def test_a_batch_for_a_gpu_is_pinned(monkeypatch):
     made = []
     monkeypatch.setattr(mx.nd, "empty", lambda *how: made.append(how))
-    args = SimpleNamespace(batch_size=5, image_shape=(3, 4, 4))
-    prefetch.Buffers(args, mx.gpu(1), "uint8").take()
+    prefetch.Buffers((5, 3, 4, 4), mx.gpu(1), "uint8").take()
     assert made == [((5, 3, 4, 4), mx.cpu_pinned(1), "uint8")]

@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, operators, output_and_gradients, run_script
 
 import symbols
-from common.evaluate import classifier
-from common.graph.lowering import MANY, lower_layers, lower_native
+from common.evaluate.network import bind
+from common.graph.native_operators import MIN_IMAGES, use_native_layers, use_native_operators
 from common.runtime import native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
@@ -202,8 +202,8 @@ def test_what_it_cannot_compute_is_refused(attrs):
 def test_at_227_pixels_all_but_the_first_convolution_are_replaced(network):
     plain = symbols.get_symbol(network)
     before = plain.tojson()
-    lowered = lower_native(plain, (MANY, 3, 227, 227))
-    ours = {name: op for name, op in operators(lowered).items() if op.startswith("_alexnet")}
+    replaced = use_native_operators(plain, (MIN_IMAGES, 3, 227, 227))
+    ours = {name: op for name, op in operators(replaced).items() if op.startswith("_alexnet")}
     assert ours == {
         "pooling0": "_alexnet_lrn",
         "activation1": "_alexnet_convolution",
@@ -214,18 +214,18 @@ def test_at_227_pixels_all_but_the_first_convolution_are_replaced(network):
         "pooling2": "_alexnet_max_pool",
         **dict.fromkeys(("fc1", "fc2", "fc3"), "_alexnet_fully_connected"),
     }
-    assert operators(lowered)["conv1"] == "Convolution"
-    assert lowered.list_arguments() == plain.list_arguments()
-    assert lowered.list_outputs() == plain.list_outputs()
-    shape = (MANY, 3, 227, 227)
-    assert lowered.infer_shape(data=shape) == plain.infer_shape(data=shape)
+    assert operators(replaced)["conv1"] == "Convolution"
+    assert replaced.list_arguments() == plain.list_arguments()
+    assert replaced.list_outputs() == plain.list_outputs()
+    shape = (MIN_IMAGES, 3, 227, 227)
+    assert replaced.infer_shape(data=shape) == plain.infer_shape(data=shape)
     assert plain.tojson() == before
 
 
 def test_for_inference_lrn_stays_mxnets_where_its_convolution_does():
     plain = symbols.get_symbol("alexnet")
-    lowered = lower_native(plain, (MANY, 3, 227, 227), for_training=False)
-    kept = {name: op for name, op in operators(lowered).items() if not op.startswith("_alexnet")}
+    replaced = use_native_operators(plain, (MIN_IMAGES, 3, 227, 227), for_training=False)
+    kept = {name: op for name, op in operators(replaced).items() if not op.startswith("_alexnet")}
     first = ("conv1", "activation0", "lrn0", "pooling0")
     assert {name: operators(plain)[name] for name in first}.items() <= kept.items()
     assert not {"lrn1", "conv2", "conv5", "fc1"} & set(kept)
@@ -236,20 +236,20 @@ def convolution(**attrs):
     return mx.sym.Convolution(mx.sym.Variable("data"), **options)
 
 
-USUAL = (MANY, 64, 13, 13)
+USUAL = (MIN_IMAGES, 64, 13, 13)
 
 
 def test_a_usual_layer_is_replaced():
-    assert operators(lower_layers(convolution(), USUAL)) == {"c": "_alexnet_convolution"}
+    assert operators(use_native_layers(convolution(), USUAL)) == {"c": "_alexnet_convolution"}
     explicit = convolution(stride=(1, 1), dilate=[1, 1], no_bias=False, num_group=1)
-    assert operators(lower_layers(explicit, USUAL)) == {"c": "_alexnet_convolution"}
+    assert operators(use_native_layers(explicit, USUAL)) == {"c": "_alexnet_convolution"}
 
 
 def test_lists_are_as_good_as_tuples():
     plain = convolution(kernel=[3, 3], pad=[1, 1], stride=[1, 1])
-    lowered = lower_layers(plain, USUAL)
-    assert operators(lowered) == {"c": "_alexnet_convolution"}
-    assert lowered.infer_shape(data=USUAL) == plain.infer_shape(data=USUAL)
+    replaced = use_native_layers(plain, USUAL)
+    assert operators(replaced) == {"c": "_alexnet_convolution"}
+    assert replaced.infer_shape(data=USUAL) == plain.infer_shape(data=USUAL)
 
 
 @pytest.mark.parametrize(
@@ -268,13 +268,15 @@ def test_lists_are_as_good_as_tuples():
 )
 def test_other_layers_stay_mxnets(attrs):
     plain = convolution(**attrs)
-    assert lower_layers(plain, USUAL).tojson() == plain.tojson()
+    assert use_native_layers(plain, USUAL).tojson() == plain.tojson()
 
 
-@pytest.mark.parametrize("shape", [(MANY - 1, *USUAL[1:]), (MANY, 32, 13, 13), (64, 64, 3, 3)])
+@pytest.mark.parametrize(
+    "shape", [(MIN_IMAGES - 1, *USUAL[1:]), (MIN_IMAGES, 32, 13, 13), (64, 64, 3, 3)]
+)
 def test_where_it_would_be_slower_it_stays_mxnets(shape):
     plain = convolution()
-    assert lower_layers(plain, shape).tojson() == plain.tojson()
+    assert use_native_layers(plain, shape).tojson() == plain.tojson()
 
 
 @pytest.mark.parametrize("kind", ["shared", "computed", "output"])
@@ -287,7 +289,7 @@ def test_weights_that_are_not_the_layers_own_leave_it_mxnets(kind):
         )
     if kind == "output":
         plain = mx.sym.Group([plain, weight])
-    assert operators(lower_layers(plain, USUAL)) == operators(plain)
+    assert operators(use_native_layers(plain, USUAL)) == operators(plain)
 
 
 def test_what_the_datas_shape_does_not_determine_stays_mxnets():
@@ -295,7 +297,7 @@ def test_what_the_datas_shape_does_not_determine_stays_mxnets():
     dense = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=5, name="f")
     layers = [mx.sym.Convolution(other, kernel=(3, 3), num_filter=64, name="g"),
               mx.sym.FullyConnected(other, num_hidden=5, name="h"), dense]  # fmt: skip
-    assert operators(lower_layers(mx.sym.Group(layers), (MANY, 8))) == {
+    assert operators(use_native_layers(mx.sym.Group(layers), (MIN_IMAGES, 8))) == {
         "g": "Convolution",
         "h": "FullyConnected",
         "f": "_alexnet_fully_connected",
@@ -304,11 +306,11 @@ def test_what_the_datas_shape_does_not_determine_stays_mxnets():
 
 @pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
 def test_inference_gives_what_the_plain_network_gives(network):
-    shape = (MANY, 3, 227, 227)
+    shape = (MIN_IMAGES, 3, 227, 227)
     plain = mx.mod.Module(symbols.get_symbol(network, 10))
     plain.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     plain.init_params(mx.init.Xavier())
-    ours = classifier.bind(plain.symbol, *plain.get_params(), shape, mx.cpu())
+    ours = bind(plain.symbol, *plain.get_params(), shape, [mx.cpu()])
     assert list(operators(ours.symbol).values()).count("_alexnet_convolution") == 4
     batch = mx.io.DataBatch([mx.nd.random.normal(0, 60, shape)])
     outputs = []
@@ -321,16 +323,19 @@ def test_inference_gives_what_the_plain_network_gives(network):
 def test_an_output_that_something_else_reads_has_no_relu():
     plain = convolution()
     both = mx.sym.Group([plain, mx.sym.Activation(plain, act_type="relu", name="r")])
-    assert operators(lower_native(both, USUAL)) == {"c": "_alexnet_convolution", "r": "Activation"}
+    assert operators(use_native_operators(both, USUAL)) == {
+        "c": "_alexnet_convolution",
+        "r": "Activation",
+    }
 
 
 @pytest.mark.parametrize("wanted", [{"c_weight"}, {"data", "c_bias"}])
 def test_gradients_that_are_not_wanted_leave_the_others_right(wanted):
-    lowered = lower_layers(convolution(), USUAL)
-    x, weight, bias, gradient = draw(MANY, 64, (13, 13), 64, 3, (1, 1))
+    replaced = use_native_layers(convolution(), USUAL)
+    x, weight, bias, gradient = draw(MIN_IMAGES, 64, (13, 13), 64, 3, (1, 1))
     names = ("data", "c_weight", "c_bias")
     request = {name: "write" if name in wanted else "null" for name in names}
-    executor = lowered.simple_bind(mx.cpu(), grad_req=request, data=x.shape)
+    executor = replaced.simple_bind(mx.cpu(), grad_req=request, data=x.shape)
     executor.copy_params_from(dict(zip(names, map(mx.nd.array, (x, weight, bias)))))
     executor.forward(is_train=True)
     executor.backward(mx.nd.array(gradient))

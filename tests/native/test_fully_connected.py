@@ -8,8 +8,8 @@ import pytest
 from conftest import operators, output_and_gradients, run_script
 
 import symbols
-from common.evaluate import classifier
-from common.graph.lowering import MANY, lower_layers
+from common.evaluate.network import bind
+from common.graph.native_operators import MIN_IMAGES, use_native_layers
 from common.runtime import native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
@@ -95,24 +95,24 @@ def test_nothing_to_compute_is_refused():
 def test_each_layer_is_replaced_and_nothing_else_changes(network):
     plain = symbols.get_symbol(network, 10)
     before = plain.tojson()
-    shape = (MANY, 1, 32, 32) if network == "lenet" else (MANY, 3, 67, 67)
-    lowered = lower_layers(plain, shape)
+    shape = (MIN_IMAGES, 1, 32, 32) if network == "lenet" else (MIN_IMAGES, 3, 67, 67)
+    replaced = use_native_layers(plain, shape)
     expected = {
         name: "_alexnet_fully_connected" if op == "FullyConnected" else op
         for name, op in operators(plain).items()
     }
     if network != "lenet":
         expected["conv2"] = "_alexnet_convolution"  # tests/native/test_convolution.py
-    assert operators(lowered) == expected
-    assert lowered.list_arguments() == plain.list_arguments()
-    assert lowered.list_outputs() == plain.list_outputs()
-    assert lowered.infer_shape(data=shape) == plain.infer_shape(data=shape)
+    assert operators(replaced) == expected
+    assert replaced.list_arguments() == plain.list_arguments()
+    assert replaced.list_outputs() == plain.list_outputs()
+    assert replaced.infer_shape(data=shape) == plain.infer_shape(data=shape)
     assert plain.tojson() == before
 
 
 def test_few_images_stay_mxnets():
     plain = symbols.get_symbol("lenet")
-    assert lower_layers(plain, (MANY - 1, 1, 32, 32)).tojson() == plain.tojson()
+    assert use_native_layers(plain, (MIN_IMAGES - 1, 1, 32, 32)).tojson() == plain.tojson()
 
 
 def unusual(kind):
@@ -135,18 +135,18 @@ def unusual(kind):
 )
 def test_unusual_layers_stay_mxnets(kind):
     plain = unusual(kind)
-    assert operators(lower_layers(plain, (MANY, 5, 5))) == operators(plain)
+    assert operators(use_native_layers(plain, (MIN_IMAGES, 5, 5))) == operators(plain)
 
 
 @pytest.mark.parametrize("attrs", [{}, {"no_bias": False, "flatten": True}])
 @pytest.mark.parametrize("request_", [{"f_weight": "write"}, {"data": "write", "f_bias": "write"}])
 def test_gradients_that_are_not_wanted_leave_the_others_right(request_, attrs):
     plain = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=5, name="f", **attrs)
-    lowered = lower_layers(plain, (MANY, 2, 3))
-    assert operators(lowered) == {"f": "_alexnet_fully_connected"}
+    replaced = use_native_layers(plain, (MIN_IMAGES, 2, 3))
+    assert operators(replaced) == {"f": "_alexnet_fully_connected"}
     x, weight, bias, gradient = draw(9, (2, 3), 5)
     wanted = {name: request_.get(name, "null") for name in ("data", "f_weight", "f_bias")}
-    executor = lowered.simple_bind(mx.cpu(), grad_req=wanted, data=x.shape)
+    executor = replaced.simple_bind(mx.cpu(), grad_req=wanted, data=x.shape)
     executor.copy_params_from(
         {"data": mx.nd.array(x), "f_weight": mx.nd.array(weight), "f_bias": mx.nd.array(bias)}
     )
@@ -164,15 +164,15 @@ def output(module, data):
 
 
 @pytest.mark.parametrize("contexts", [mx.cpu(), [mx.cpu(0), mx.cpu(1)]])
-@pytest.mark.parametrize("images", [MANY - 1, 2 * MANY, 33])
+@pytest.mark.parametrize("images", [MIN_IMAGES - 1, 2 * MIN_IMAGES, 33])
 def test_inference_gives_what_the_plain_network_gives(images, contexts):
     shape = (images, 3, 67, 67)
     plain = mx.mod.Module(symbols.get_symbol("alexnet", 10))
     plain.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     plain.init_params(mx.init.Xavier())
-    ours = classifier.bind(plain.symbol, *plain.get_params(), shape, contexts)
+    ours = bind(plain.symbol, *plain.get_params(), shape, contexts)
     replaced = "_alexnet_fully_connected" in operators(ours.symbol).values()
-    assert replaced == (images >= 2 * MANY)
+    assert replaced == (images >= 2 * MIN_IMAGES)
     data = np.random.RandomState(0).normal(0, 60, shape)
     found, expected = output(ours, data), output(plain, data)
     assert np.abs(found - expected).max() < 1e-5 * expected.max()
@@ -181,11 +181,11 @@ def test_inference_gives_what_the_plain_network_gives(images, contexts):
 def test_without_a_compiler_inference_is_mxnets(tmp_path):
     show = """
 import common.runtime.mxnet, mxnet as mx, symbols
-from common.evaluate import classifier
+from common.evaluate.network import bind
 plain = mx.mod.Module(symbols.get_symbol("lenet"))
 plain.bind([("data", (8, 1, 32, 32))], [("softmax_label", (8,))], for_training=False)
 plain.init_params()
-ours = classifier.bind(plain.symbol, *plain.get_params(), (8, 1, 32, 32), mx.cpu())
+ours = bind(plain.symbol, *plain.get_params(), (8, 1, 32, 32), [mx.cpu()])
 assert "_alexnet" not in ours.symbol.tojson()
 """
     result = run_script("-c", show, XDG_CACHE_HOME=str(tmp_path), CXX="no-such-compiler")

@@ -15,7 +15,7 @@ import reference
 from conftest import ROOT, operators, run_script
 
 import symbols
-from common.graph.lowering import lower_native
+from common.graph.native_operators import use_native_operators
 from common.runtime import native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
@@ -160,15 +160,16 @@ def test_a_second_pooling_stays_a_node_of_its_own():
     net = mx.sym.LRN(mx.sym.Variable("data"), nsize=5)
     for name in ("first", "second"):
         net = mx.sym.Pooling(net, pool_type="max", kernel=(2, 2), stride=(2, 2), name=name)
-    lowered = lower_native(net, IMAGES)
-    assert operators(lowered) == {"first": "_alexnet_lrn", "second": "Pooling"}
-    assert lowered.infer_shape(data=IMAGES) == net.infer_shape(data=IMAGES)
+    replaced = use_native_operators(net, IMAGES)
+    assert operators(replaced) == {"first": "_alexnet_lrn", "second": "Pooling"}
+    assert replaced.infer_shape(data=IMAGES) == net.infer_shape(data=IMAGES)
 
 
-def test_lowering_makes_one_operator_of_relu_lrn_and_pooling():
+def test_one_operator_is_made_of_relu_lrn_and_pooling():
     plain = symbols.get_symbol("alexnet2012", 10, pooling_convention="full")
     before, after = (
-        json.loads(s.tojson())["nodes"] for s in (plain, lower_native(plain, (1, 3, 67, 67)))
+        json.loads(s.tojson())["nodes"]
+        for s in (plain, use_native_operators(plain, (1, 3, 67, 67)))
     )
     ops = {node["name"]: node["op"] for node in after}
     assert {name: op for name, op in ops.items() if op.startswith("_alexnet")} == {
@@ -189,17 +190,19 @@ def test_what_something_else_reads_stays_a_node_of_its_own():
     relu = mx.sym.Activation(mx.sym.Variable("data"), act_type="relu", name="relu")
     lrn = mx.sym.LRN(relu, nsize=5, name="lrn")
     pool = mx.sym.Pooling(lrn, pool_type="max", kernel=(3, 3), stride=(2, 2), name="pool")
-    found = json.loads(lower_native(mx.sym.Group([pool, lrn, relu]), IMAGES).tojson())["nodes"]
+    found = json.loads(use_native_operators(mx.sym.Group([pool, lrn, relu]), IMAGES).tojson())[
+        "nodes"
+    ]
     ops = [node["op"] for node in found]
     assert ops == ["null", "Activation", "_alexnet_lrn", "Pooling"]
-    found = json.loads(lower_native(mx.sym.Group([pool, relu]), IMAGES).tojson())["nodes"]
+    found = json.loads(use_native_operators(mx.sym.Group([pool, relu]), IMAGES).tojson())["nodes"]
     assert [node["op"] for node in found] == ["null", "Activation", "_alexnet_lrn"]
     assert "act_type" not in found[2]["attrs"]
 
 
 def test_other_activations_before_lrn_stay_mxnets():
     net = mx.sym.Activation(mx.sym.Variable("data"), act_type="tanh", name="tanh")
-    found = json.loads(lower_native(mx.sym.LRN(net, nsize=5), IMAGES).tojson())["nodes"]
+    found = json.loads(use_native_operators(mx.sym.LRN(net, nsize=5), IMAGES).tojson())["nodes"]
     assert [node["op"] for node in found] == ["null", "Activation", "_alexnet_lrn"]
 
 
@@ -215,7 +218,7 @@ def test_other_activations_before_lrn_stay_mxnets():
 def test_other_poolings_stay_mxnets(pooling):
     net = mx.sym.LRN(mx.sym.Variable("data"), nsize=5)
     window = {"pool_type": "max", "kernel": (3, 3), "stride": (2, 2)}
-    net = lower_native(mx.sym.Pooling(net, **{**window, **pooling}), IMAGES)
+    net = use_native_operators(mx.sym.Pooling(net, **{**window, **pooling}), IMAGES)
     assert [node["op"] for node in json.loads(net.tojson())["nodes"]][1:] == [
         "_alexnet_lrn",
         "Pooling",

@@ -1,11 +1,15 @@
 """common/records/picture.py: each picture is stored as ImageRecordIter reads it or refused."""
 
+import os
+import re
+import threading
+
 import cv2
 import numpy as np
 import pytest
 from pictures import BAD, KINDS, file, flat_jpeg, jpeg, photo, with_exif
 
-from common.records.picture import Unreadable, encode, fault
+from common.records.picture import Unreadable, decode, encode, fault
 
 
 def shown(image):
@@ -103,7 +107,7 @@ def test_a_scaled_picture_is_close_to_the_average_of_its_areas(size):
 def test_a_damaged_picture_is_unreadable_for_a_cause_and_quietly(name, capfd):
     image, cause = BAD[name]
     for resize in (0, 20, 256):
-        with pytest.raises(Unreadable, match=cause):
+        with pytest.raises(Unreadable, match=re.escape(cause)):
             encode(image, resize)
     assert cause in fault(image)
     assert capfd.readouterr().err == ""
@@ -146,3 +150,45 @@ def test_a_picture_too_long_for_a_jpeg_is_unreadable():
 def test_a_lower_quality_takes_fewer_bytes():
     large = jpeg(300, 400)
     assert len(encode(large, 256, quality=50)) < len(encode(large, 256, quality=95))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_picture_is_decoded_to_the_pixels_that_opencv_gives(name):
+    expected = cv2.imdecode(np.frombuffer(KINDS[name], np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(decode(KINDS[name]), expected)
+
+
+def test_damage_is_told_apart_in_threads_while_stderr_stays(capfd):
+    images = [image for image, _ in BAD.values()] + list(KINDS.values())
+    expected, wrong = [fault(image) for image in images], []
+
+    def judge():
+        for _ in range(20):
+            wrong.extend(image for image, cause in zip(images, expected) if fault(image) != cause)
+
+    threads = [threading.Thread(target=judge) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    os.write(2, b"somebody else's line")
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert capfd.readouterr().err == "somebody else's line"
+
+
+@pytest.mark.parametrize("size", [(90, 60), (60, 90), (60, 60), (61, 60), (300, 200), (20, 33)])
+@pytest.mark.parametrize("resize", [0, 60])
+def test_the_central_square_is_cut_out_after_scaling(size, resize):
+    source = file(".png", photo(*size))
+    whole = shown(encode(source, resize, encoding=".png"))
+    side = min(whole.shape[:2])
+    top, left = (whole.shape[0] - side) // 2, (whole.shape[1] - side) // 2
+
+    square = shown(encode(source, resize, encoding=".png", center_crop=True))
+
+    assert np.array_equal(square, whole[top : top + side, left : left + side])
+
+
+def test_only_a_square_jpeg_is_stored_byte_for_byte_as_a_square():
+    assert encode(jpeg(40, 40), center_crop=True) == jpeg(40, 40)
+    assert shown(encode(jpeg(40, 64), center_crop=True)).shape == (40, 40, 3)

@@ -1,6 +1,7 @@
-"""common/records/records.py: record files equal to MXNet's, and every damaged one refused."""
+"""common/records/: record files equal to MXNet's, and every damaged one refused."""
 
 import errno
+import io
 import os
 import struct
 
@@ -9,9 +10,16 @@ import pytest
 from conftest import bands, run_script, write_records
 
 from common.cli import UserError
-from common.records import records
+from common.records import scan, walk
+from common.records.classes import is_class
+from common.records.format import MAGIC_BYTES as MAGIC
+from common.records.format import read_image
+from common.records.identity import records_fingerprint
+from common.records.index import index_path
+from common.records.scan import scan_records
+from common.records.walk import open_records
+from common.records.writer import create_records
 
-MAGIC = struct.pack("<I", records.MAGIC)
 JPEG = b"\xff\xd8\xff\xe0"  # how one begins
 PAYLOADS = {
     "plain": b"picture!",
@@ -34,7 +42,7 @@ PAYLOADS = {
 def made(tmp_path):
     """Three records, the middle one stored in parts, with an index and class names."""
     prefix = str(tmp_path / "x")
-    with records.create(prefix, ["cat", "dog"]) as writer:
+    with create_records(prefix, ["cat", "dog"]) as writer:
         writer.write(1, JPEG + b"picture!!")
         writer.write(0, JPEG + MAGIC + b"body" + MAGIC + b"tail")
         writer.write(1, JPEG)
@@ -65,7 +73,7 @@ def test_the_bytes_are_those_that_mxnet_writes(tmp_path, payload):
 
     prefix = str(tmp_path / "theirs")
     theirs = mx.recordio.MXIndexedRecordIO(f"{prefix}.idx", f"{prefix}.rec", "w")
-    with records.create(str(tmp_path / "ours")) as ours:
+    with create_records(str(tmp_path / "ours")) as ours:
         for key, label in enumerate((3.0, 7.0)):
             ours.write(label, payload)
             theirs.write_idx(key, mx.recordio.pack(mx.recordio.IRHeader(0, label, key, 0), payload))
@@ -79,7 +87,7 @@ def test_mxnet_reads_back_every_label_and_payload(tmp_path):
     import mxnet as mx
 
     prefix = str(tmp_path / "x")
-    with records.create(prefix) as writer:
+    with create_records(prefix) as writer:
         for label, payload in enumerate(PAYLOADS.values()):
             writer.write(label, payload)
 
@@ -91,58 +99,58 @@ def test_mxnet_reads_back_every_label_and_payload(tmp_path):
 
 def test_scan_finds_every_record_of_a_file_with_parts(tmp_path):
     prefix = str(tmp_path / "x")
-    with records.create(prefix) as writer:
+    with create_records(prefix) as writer:
         for label, payload in enumerate(PAYLOADS.values()):
             writer.write(label, JPEG + payload)
 
-    found = records.scan(f"{prefix}.rec")
+    found = scan_records(f"{prefix}.rec")
 
     assert len(found) == len(PAYLOADS)
     assert found.labels.tolist() == list(range(len(PAYLOADS)))
     assert found.classes is None
     with open(f"{prefix}.idx") as index:
         assert found.offsets.tolist() == [int(line.split("\t")[1]) for line in index]
-    with records.view(f"{prefix}.rec") as content:
+    with open_records(f"{prefix}.rec") as content:
         for at, payload in zip(found.offsets.tolist(), PAYLOADS.values()):
-            assert records.read_image(content, at) == JPEG + payload
+            assert read_image(content, at) == JPEG + payload
 
 
 def test_scan_reads_the_label_behind_a_header_that_counts_one(tmp_path):
     path = str(tmp_path / "x.rec")
     rewrite(path, record(header(count=1, label=9.0) + struct.pack("<f", 5.0) + JPEG))
 
-    assert records.scan(path).labels.tolist() == [5.0]
-    with records.view(path) as content:
-        assert records.read_image(content, 0) == JPEG
+    assert scan_records(path).labels.tolist() == [5.0]
+    with open_records(path) as content:
+        assert read_image(content, 0) == JPEG
 
 
 def test_class_names_keep_their_order_and_their_odd_characters(tmp_path):
     names = ["zebra", "écureuil roux", "a\u2028b", "猫"]
-    with records.create(str(tmp_path / "x"), names) as writer:
+    with create_records(str(tmp_path / "x"), names) as writer:
         writer.write(0, JPEG)
 
-    assert records.scan(str(tmp_path / "x.rec")).classes == names
+    assert scan_records(str(tmp_path / "x.rec")).classes == names
 
 
 def test_class_names_that_are_not_utf8_are_refused(made):
     rewrite(made.replace(".rec", "-classes.txt"), "écureuil".encode("latin-1"))
     with pytest.raises(UserError, match="x-classes.txt: is not UTF-8"):
-        records.scan(made)
+        scan_records(made)
 
 
 def test_a_missing_index_is_made_again(made):
-    index = records.index_path(made)
+    index = index_path(made)
     before = read(index)
     os.unlink(index)
 
-    records.scan(made)
+    scan_records(made)
 
     assert read(index) == before
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"none.rec: no such record file"):
-        records.scan(str(tmp_path / "none.rec"))
+        scan_records(str(tmp_path / "none.rec"))
 
 
 @pytest.mark.parametrize(
@@ -171,10 +179,10 @@ def test_a_file_of_other_content_is_refused(tmp_path, content, cause):
     path = str(tmp_path / "x.rec")
     rewrite(path, content)
     with pytest.raises(UserError, match=cause) as refusal:
-        records.scan(path)
+        scan_records(path)
     assert str(refusal.value).startswith(f"{path}: ")
     assert "\n" not in str(refusal.value)
-    assert not os.path.exists(records.index_path(path)), "a damaged file must get no index"
+    assert not os.path.exists(index_path(path)), "a damaged file must get no index"
 
 
 def test_a_file_cut_anywhere_is_refused(made):
@@ -182,18 +190,18 @@ def test_a_file_cut_anywhere_is_refused(made):
     for length in range(1, len(whole)):
         rewrite(made, whole[:length])
         with pytest.raises(UserError):
-            records.scan(made)
+            scan_records(made)
 
 
 def test_a_file_cut_inside_a_record_is_refused_without_an_index_too(made):
-    whole, starts = read(made), records.scan(made).offsets.tolist()
-    os.unlink(records.index_path(made))
+    whole, starts = read(made), scan_records(made).offsets.tolist()
+    os.unlink(index_path(made))
     for length in set(range(1, len(whole))) - set(starts):
         rewrite(made, whole[:length])
         with pytest.raises(
             UserError, match=r"record \d at byte \d+ (is cut off|ends)|not an MXNet"
         ):
-            records.scan(made)
+            scan_records(made)
 
 
 def test_a_wrong_magic_number_is_refused_wherever_it_is(made):
@@ -204,7 +212,7 @@ def test_a_wrong_magic_number_is_refused_wherever_it_is(made):
     for at in places[1:]:
         rewrite(made, whole[:at] + b"\0" + whole[at + 1 :])
         with pytest.raises(UserError, match=f"at byte {at}[ ,;]"):
-            records.scan(made)
+            scan_records(made)
 
 
 def test_a_wrong_length_is_refused(made):
@@ -213,25 +221,25 @@ def test_a_wrong_length_is_refused(made):
     with pytest.raises(
         UserError, match="record 0 at byte 0 ends at byte 40, where no record begins"
     ):
-        records.scan(made)
+        scan_records(made)
 
 
 @pytest.mark.parametrize("image", [b"RIFF....WEBP", b"GIF89a", b"P6 1 1", b"\x89PNG\r\n\0", b"x"])
 def test_a_picture_that_mxnet_does_not_decode_is_refused(tmp_path, image):
-    with records.create(str(tmp_path / "x")) as writer:
+    with create_records(str(tmp_path / "x")) as writer:
         writer.write(0, JPEG)
         writer.write(0, image)
     with pytest.raises(
         UserError, match="record 1 at byte 36 holds no JPEG, PNG.*data.check .*x.rec"
     ):
-        records.scan(str(tmp_path / "x.rec"))
+        scan_records(str(tmp_path / "x.rec"))
 
 
 @pytest.mark.parametrize("image", [JPEG, b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*"])
 def test_the_formats_that_mxnet_decodes_pass(tmp_path, image):
-    with records.create(str(tmp_path / "x")) as writer:
+    with create_records(str(tmp_path / "x")) as writer:
         writer.write(0, image)
-    assert len(records.scan(str(tmp_path / "x.rec"))) == 1
+    assert len(scan_records(str(tmp_path / "x.rec"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -255,14 +263,14 @@ def test_the_formats_that_mxnet_decodes_pass(tmp_path, image):
     ],
 )
 def test_an_index_of_another_file_is_refused(made, content, cause):
-    rewrite(records.index_path(made), content.encode("latin-1"))
+    rewrite(index_path(made), content.encode("latin-1"))
     with pytest.raises(UserError, match=f"x.idx: {cause}.*delete it and it is made again"):
-        records.scan(made)
+        scan_records(made)
 
 
 def test_an_error_leaves_nothing_behind_and_the_old_files_untouched(made, tmp_path):
     before = {name: read(tmp_path / name) for name in os.listdir(tmp_path)}
-    with pytest.raises(RuntimeError), records.create(str(tmp_path / "x"), ["other"]) as writer:
+    with pytest.raises(RuntimeError), create_records(str(tmp_path / "x"), ["other"]) as writer:
         writer.write(0, b"other")
         raise RuntimeError
 
@@ -270,21 +278,21 @@ def test_an_error_leaves_nothing_behind_and_the_old_files_untouched(made, tmp_pa
 
 
 def test_a_class_name_that_cannot_be_written_leaves_nothing_behind(tmp_path):
-    with pytest.raises(UnicodeEncodeError), records.create(str(tmp_path / "x"), ["\udcff"]):
+    with pytest.raises(UnicodeEncodeError), create_records(str(tmp_path / "x"), ["\udcff"]):
         pass
     assert os.listdir(tmp_path) == []
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path):
     refusal = pytest.raises(UserError, match=r"x.rec: cannot be written: .*space")
-    with refusal, records.create(str(tmp_path / "x")):
+    with refusal, create_records(str(tmp_path / "x")):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert os.listdir(tmp_path) == []
 
 
 KILLED_AT_A_RENAME = """
 import os, sys
-from common.records import records
+from common.records.writer import create_records
 replace, left = os.replace, int(sys.argv[2])
 def dying(*paths):
     global left
@@ -293,18 +301,18 @@ def dying(*paths):
         os._exit(9)
     replace(*paths)
 os.replace = dying
-with records.create(sys.argv[1], ["cat"]) as writer:
+with create_records(sys.argv[1], ["cat"]) as writer:
     writer.write(0, b"picture")
 """
 
 
-@pytest.mark.parametrize("renames", range(4))
+@pytest.mark.parametrize("renames", range(5))
 def test_a_record_file_never_appears_without_its_index_and_classes(tmp_path, renames):
     code = run_script("-c", KILLED_AT_A_RENAME, tmp_path / "x", renames).returncode
 
-    whole = {"x.rec", "x.idx", "x-classes.txt"}
+    whole = {"x.rec", "x.idx", "x-checksums.npy", "x-classes.txt"}
     there = {name for name in os.listdir(tmp_path) if ".tmp" not in name}
-    assert code == (9 if renames < 3 else 0)
+    assert code == (9 if renames < 4 else 0)
     assert len(there) == renames
     assert there == whole or "x.rec" not in there
 
@@ -313,45 +321,78 @@ def test_a_record_file_never_appears_without_its_index_and_classes(tmp_path, ren
 def test_a_label_is_a_class_number_alone_as_in_an_array(label):
     whole, below_three = label in (0, 1, 2, 3, 2**24), label in (0, 1, 2)
     for form in (label, np.array([label], np.float32)):
-        assert records.is_class(form) == whole
-        assert records.is_class(form, 3) == below_three
+        assert is_class(form) == whole
+        assert is_class(form, 3) == below_three
 
 
 def test_a_float_label_and_a_large_payload_survive(tmp_path):
     picture = np.random.default_rng(0).bytes(3_000_001)
-    with records.create(str(tmp_path / "x")) as writer:
+    with create_records(str(tmp_path / "x")) as writer:
         writer.write(2.5, JPEG + picture)
 
-    assert records.scan(str(tmp_path / "x.rec")).labels.tolist() == [2.5]
+    assert scan_records(str(tmp_path / "x.rec")).labels.tolist() == [2.5]
     assert picture in read(tmp_path / "x.rec")
 
 
 def test_asking_for_heads_first_changes_nothing(tmp_path, monkeypatch):
     path = write_records(tmp_path / "x", *bands(20, seed=3))
-    plain = records.scan(path)
-    monkeypatch.setattr(records, "_SPARSE", 0)
-    asked = records.scan(path)
+    plain = scan_records(path)
+    monkeypatch.setattr(scan, "_SPARSE", 0)
+    asked = scan_records(path)
     assert np.array_equal(asked.offsets, plain.offsets)
     assert np.array_equal(asked.labels, plain.labels)
-    index = records.index_path(path)
+    index = index_path(path)
     with open(index, "a") as file:  # offsets that lie outside the file
         file.write("20\t9999999999\n")
     with pytest.raises(UserError, match="does not fit"):
-        records.scan(path)
+        scan_records(path)
 
 
 def test_the_fingerprint_is_that_of_size_ends_and_index(tmp_path):
     made = {}
     for name, middle in (("a", b"x"), ("b", b"y"), ("c", b"")):
-        with records.create(str(tmp_path / name)) as writer:
+        with create_records(str(tmp_path / name)) as writer:
             writer.write(0, JPEG + bytes(99999) + middle + bytes(99999))
-        made[name] = records.fingerprint(str(tmp_path / f"{name}.rec"))
+        made[name] = records_fingerprint(str(tmp_path / f"{name}.rec"))
     assert made["a"] == made["b"] != made["c"]
     assert len(made["a"]) == 64
     for name, at in (("a.rec", 40), ("b.rec", -40), ("a.idx", 0)):
         content = bytearray(read(tmp_path / name))
         content[at] ^= 1
         rewrite(tmp_path / name, content)
-        assert records.fingerprint(str(tmp_path / f"{name[0]}.rec")) != made[name[0]]
+        assert records_fingerprint(str(tmp_path / f"{name[0]}.rec")) != made[name[0]]
         content[at] ^= 1
         rewrite(tmp_path / name, content)
+
+
+@pytest.mark.parametrize("code", [errno.ENODEV, errno.EINVAL])
+def test_a_file_that_cannot_be_mapped_is_read(made, monkeypatch, code):
+    expected = scan_records(made)
+
+    def refuse(*_args, **_options):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(walk.mmap, "mmap", refuse)
+    monkeypatch.setattr(scan, "_SPARSE", 0)
+    found = scan_records(made)
+    assert found.offsets.tolist() == expected.offsets.tolist()
+    with open_records(made) as content:
+        assert read_image(content, 0) == JPEG + b"picture!!"
+
+
+def test_a_file_that_can_be_neither_mapped_nor_read_is_named(made, monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError(errno.ENODEV, "No such device")
+
+    class File(io.BytesIO):
+        def read(self, *_args):
+            raise MemoryError
+
+        def fileno(self):
+            return 0
+
+    monkeypatch.setattr(walk.mmap, "mmap", refuse)
+    monkeypatch.setattr("builtins.open", lambda *_args: File())
+    refusal = pytest.raises(UserError, match="x.rec: cannot be mapped into memory .*No such device")
+    with refusal, open_records(made):
+        pass

@@ -2,7 +2,6 @@
 
 import json
 import time
-from types import SimpleNamespace
 
 import cv2
 import mxnet as mx
@@ -13,7 +12,7 @@ from conftest import assert_refused, run_script, write_records
 import symbols
 from common.checkpoint import store
 from common.cli import UserError
-from common.records import records
+from common.records.scan import scan_records
 from common.train import finetune
 from data import cifar10
 
@@ -32,14 +31,7 @@ def source(tmp_path_factory):
 
 
 def load(prefix, *freeze, classes=3):
-    args = SimpleNamespace(
-        pretrained=prefix,
-        pretrained_epoch=2,
-        freeze=list(freeze),
-        new_lr_mult=1.0,
-        image_shape=(1, 32, 32),
-    )
-    return finetune.load(args, symbols.get_symbol("lenet", classes))
+    return finetune.load(symbols.get_symbol("lenet", classes), (1, 32, 32), prefix, 2, freeze)
 
 
 def test_what_fits_is_taken_and_the_rest_is_named(source):
@@ -142,7 +134,7 @@ def test_cifar10_features_beat_training_from_nothing_for_the_same_time(tmp_path)
 
 def subset(path, prefix, classes, most):
     """Records of the first ``most`` pictures of each of ``classes``, numbered anew."""
-    found = records.scan(str(path))
+    found = scan_records(str(path))
     content = path.read_bytes()
     images, labels = [], []
     for label, wanted in enumerate(classes):

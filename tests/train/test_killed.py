@@ -90,7 +90,7 @@ class Training:
 
     def _phase(self, pid, earlier):
         """What the process was at when it died; ``earlier`` is the log before its time."""
-        if any(name.endswith(f".tmp{pid}") for name in os.listdir(self.folder)):
+        if any(f".tmp{pid}-" in name for name in os.listdir(self.folder)):
             return "saving"
         if f"process {pid} " not in self._read(".lock"):
             return "starting"

@@ -26,10 +26,12 @@ from conftest import (
 import predict
 import score
 import symbols
+import train_imagenet
 from common.checkpoint import store
 from common.checkpoint.lock import lock
-from common.evaluate import evaluator
+from common.evaluate.evaluator import Evaluator
 from common.train import loop
+from common.train.checkpoints import Checkpoints
 
 # Seven batches are an epoch here, the last of which goes on with the next epoch's.
 
@@ -100,7 +102,7 @@ def test_stopped_after_every_batch_it_is_the_uninterrupted_run_bit_for_bit(augme
     assert train(*augmented, "--model-prefix", whole).returncode == 0
     stops = 0
     for _ in range(30):
-        with mock.patch.object(loop.Run, "_is_due", stop_now):
+        with mock.patch.object(Checkpoints, "is_due", stop_now):
             result = train(*augmented, "--model-prefix", prefix, "--resume")
         stops += result.returncode == 143
         if result.returncode == 0:
@@ -110,7 +112,7 @@ def test_stopped_after_every_batch_it_is_the_uninterrupted_run_bit_for_bit(augme
 
 
 def stop_now(run):
-    """In place of Run._is_due: a signal after each batch."""
+    """In place of Checkpoints.is_due: a signal after each batch."""
     terminate()
     return True
 
@@ -205,15 +207,15 @@ def test_stopped_while_it_validates_it_validates_and_trains_nothing_twice(
 
 
 def validations_that_stop_at(epoch):
-    validate, calls = evaluator.Evaluator.__call__, []
+    evaluate, calls = Evaluator.evaluate, []
 
-    def stopping(evaluator, *weights):
+    def stopping(evaluator, *given):
         calls.append(1)
         if len(calls) == epoch:
             terminate()
-        return validate(evaluator, *weights)
+        return evaluate(evaluator, *given)
 
-    return mock.patch.object(evaluator.Evaluator, "__call__", stopping)
+    return mock.patch.object(Evaluator, "evaluate", stopping)
 
 
 # What does not fit.
@@ -343,7 +345,7 @@ class Judged:
     def __init__(self, top1):
         self._top1 = iter(top1)
 
-    def __call__(self, *_weights):
+    def evaluate(self, *_given):
         found = next(self._top1)
         return SimpleNamespace(figures=lambda: {"top-1": found})
 
@@ -357,7 +359,7 @@ def test_the_newest_and_the_best_are_kept_even_over_a_stop(flags, tmp_path, monk
     flags = [*flags, "--num-epochs", 5, "--keep", 2, "--model-prefix", prefix]
     seen = {}
     judged = Judged([0.2, 0.9, 0.1, 0.3, 0.4])
-    monkeypatch.setattr(evaluator, "Evaluator", lambda *_args: judged)
+    monkeypatch.setattr(train_imagenet, "Evaluator", lambda *_args: judged)
     note = functools.partial(look, seen, 20, prefix)
     with before_batch(20, note), before_batch(23, terminate):
         assert train(*flags).returncode == 143

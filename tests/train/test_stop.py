@@ -145,7 +145,7 @@ def send(*numbers):
 {hook}
 cli.run(train_imagenet.main)
 """
-CHECK = "first_do(pipeline, 'open_records', send({}))"
+CHECK = "first_do(pipeline, 'checked_records', send({}))"
 BATCH = "first_do(loop.Run, '_step', send({}), call=9)"  # the third of the second epoch
 VALIDATION = "first_do(pipeline, 'evaluation_batches', send({}), call=1)"
 SAVE = "first_do(mx.nd, 'save', send({}), call=3)"  # the second epoch's optimizer state

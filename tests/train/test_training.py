@@ -1,14 +1,13 @@
 """A module and its optimizer go on exactly as if they had never stopped."""
 
-from types import SimpleNamespace
-
 import mxnet as mx
 import numpy as np
 import pytest
 
 from common.checkpoint import store
 from common.cli import UserError
-from common.train import resume, training
+from common.train import binding, module_state, resume
+from common.train.schedule import LearningRate, Length
 
 SHAPE, CLASSES = (1, 4, 4), 3
 STATEFUL = {"sgd": 1, "nag": 1, "adam": 2, "rmsprop": 1, "adagrad": 1, "adadelta": 2}
@@ -23,13 +22,11 @@ def mlp():
 
 
 def settings(optimizer="sgd", mom=0.9, **changes):
-    chosen = dict(optimizer=optimizer, mom=mom, lr=0.1, wd=0.01, lr_schedule="cosine")
-    chosen.update(lr_step_epochs=[], lr_factor=0.1, warmup_epochs=0, num_epochs=4)
-    chosen.update(batch_size=12, image_shape=SHAPE, initializer="xavier", kv_store="device")
-    return SimpleNamespace(**{**chosen, "seed": 0, "deterministic": True, **changes})
+    rate = changes.pop("rate", LearningRate(0.1, "cosine"))
+    return binding.ModuleSettings(rate, optimizer, mom, 0.01, **changes)
 
 
-def module_on(devices, args, prefix=None):
+def module_on(devices, chosen, prefix=None):
     """A module on ``devices`` CPU contexts; it goes on from ``prefix`` if that is given."""
     resumed = None
     if prefix:
@@ -39,7 +36,8 @@ def module_on(devices, args, prefix=None):
         optimizer = store.load_optimizer(prefix, 4)
         resumed = resume.Resumed((prefix, 4), state, *weights, optimizer, [])
     contexts = [mx.cpu(i) for i in range(devices)]
-    return training.bind(mlp(), contexts, args, training.schedule(args, 8), resumed)
+    scheduler = chosen.learning_rate.scheduler(Length(24, 12, 4))
+    return binding.bind(mlp(), contexts, (12, *SHAPE), chosen, scheduler, resumed)
 
 
 def train_module(module, batches):
@@ -55,14 +53,14 @@ def train_module(module, batches):
 
 
 def save_module(module, prefix):
-    state = resume.optimizer_state(module)
-    store.save(prefix, 4, mlp(), *resume.weights(module), state, batches=4)
+    state = module_state.optimizer_state(module)
+    store.save(prefix, 4, mlp(), *module_state.weights(module), state, batches=4)
     return state
 
 
 def values(module):
-    weights, _ = resume.weights(module)
-    state = resume.optimizer_state(module)
+    weights, _ = module_state.weights(module)
+    state = module_state.optimizer_state(module)
     return {name: array.asnumpy() for name, array in {**weights, **state}.items()}
 
 
@@ -124,7 +122,8 @@ def module_on_trained(devices, args):
 @pytest.mark.parametrize("warmup", [0, 0.5, 2.5])
 @pytest.mark.parametrize("schedule", ["step", "linear", "cosine"])
 def test_learning_rate_goes_on_where_it_was(tmp_path, schedule, warmup):
-    args = settings(lr_schedule=schedule, lr_step_epochs=[1.5, 3], warmup_epochs=warmup)
+    steps = (1.5, 3) if schedule == "step" else ()
+    args = settings(rate=LearningRate(0.1, schedule, steps, warmup_epochs=warmup))
     prefix = str(tmp_path / "x")
     module = module_on(1, args)
     rates = train_module(module, range(4))

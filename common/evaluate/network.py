@@ -1,0 +1,61 @@
+"""A checkpoint's network, bound for inference."""
+
+from typing import List, Sequence, Tuple
+
+from common.checkpoint import store
+from common.checkpoint.config import load_config
+from common.cli import UserError
+from common.graph.native_operators import MIN_IMAGES, use_native_operators
+from common.runtime import native
+from common.runtime.mxnet import mx
+
+
+def bind(
+    symbol: mx.sym.Symbol,
+    arg_params: dict,
+    aux_params: dict,
+    data_shape: Sequence[int],
+    contexts: List[mx.Context],
+) -> mx.mod.Module:
+    """A module that runs the plain network with these weights on (N, C, H, W) batches.
+
+    On the CPU, with many images a batch, our operators compute convolutions and fully connected
+    layers. Bind another module for other weights: after its first forward pass MXNet's CPU build
+    keeps its own copy of the weights and ignores, without a word, what is set later.
+    """
+    images = data_shape[0] // len(contexts)
+    if contexts[0].device_type == "cpu" and images >= MIN_IMAGES and native.load():
+        symbol = use_native_operators(symbol, (images, *data_shape[1:]), for_training=False)
+    labels = None  # export_mxnet.py's copies have none
+    if "softmax_label" in symbol.list_arguments():
+        labels = [("softmax_label", data_shape[:1])]
+    module = mx.mod.Module(symbol, label_names=labels and ["softmax_label"], context=contexts)
+    module.bind([("data", data_shape)], labels, for_training=False)
+    module.set_params(arg_params, aux_params)
+    return module
+
+
+def probabilities(module: mx.mod.Module, images: mx.nd.NDArray, labels=None) -> "mx.nd.NDArray":
+    """What a bound network makes of a batch (N, C, H, W): (N, classes), on the first device."""
+    module.forward(mx.io.DataBatch([images], labels), is_train=False)
+    return module.get_outputs()[0]
+
+
+def load(prefix: str, epoch: int, contexts: List[mx.Context]) -> Tuple[dict, tuple]:
+    """A checkpoint that is to run on ``contexts``.
+
+    Returns:
+        Its config, and (symbol, arg_params, aux_params), the first arguments of :func:`bind`.
+
+    Raises:
+        UserError: a file is missing or damaged, or an int8 checkpoint is to run on a GPU.
+    """
+    config = load_config(prefix)
+    if "int8" in config and contexts[0].device_type == "gpu":
+        raise UserError("--gpus: an int8 checkpoint runs on the CPU only; leave the flag out")
+    return config, store.load(prefix, epoch)
+
+
+def class_names(config: dict) -> List[str]:
+    """The names of a checkpoint's classes, or their numbers where it has no names."""
+    return config["classes"] or [str(i) for i in range(config["args"]["num_classes"])]

@@ -1,0 +1,161 @@
+"""Our C++ operators in place of MXNet's, put into a graph before it is bound on the CPU.
+
+They compute the same values. LRN's gradient is right, where MXNet's is wrong on the CPU
+(common/graph/stock_lrn.py says why); convolutions and fully connected layers are faster with many
+images. GPUs run other code: bind the plain symbol there.
+
+The new symbol is for binding only, since stock MXNet cannot load it. It has the arguments,
+auxiliary states and outputs of the plain one, so weights move freely between the two. Save the
+plain one.
+"""
+
+import ast
+import math
+
+from common.runtime.mxnet import mx
+
+from .graph import Graph
+
+# With fewer images a device, MXNet's convolutions and fully connected layers are the faster ones.
+MIN_IMAGES = 8
+
+_CONVOLUTION, _FULLY_CONNECTED = "_alexnet_convolution", "_alexnet_fully_connected"
+_LRN, _MAX_POOLING = "_alexnet_lrn", "_alexnet_max_pool"
+_DEFAULTS = {
+    "no_bias": ("False", "0"),
+    "flatten": ("True", "1"),
+    "stride": ("(1, 1)", "[1, 1]"),
+    "dilate": ("(1, 1)", "[1, 1]"),
+}
+
+
+def use_native_operators(
+    symbol: mx.sym.Symbol, data: tuple, for_training: bool = True
+) -> mx.sym.Symbol:
+    """Replace all that our C++ operators compute, which ``native.load`` must have loaded.
+
+    - Convolutions and fully connected layers, as :func:`use_native_layers` does.
+    - Each LRN; for inference only an LRN that follows our convolution: MXNet's LRN is fast on the
+      memory layout that MXNet's own convolution leaves.
+    - A max pooling that follows our convolution: MXNet's is slow on the layout that ours leaves.
+
+    Then neighbours are fused, where nothing else reads what lies between them: a relu into our
+    convolution before it, a relu into our LRN after it, a max pooling into our LRN before it. The
+    one operator has the name of the last. Bind with ``grad_req="write"``: our operators do not add
+    to gradients.
+
+    Args:
+        symbol: any float32 graph.
+        data: shape of the input ``data`` as one device sees it.
+        for_training: whether gradients are wanted.
+    """
+    graph = Graph(use_native_layers(symbol, data))
+    _fuse(graph, lambda first, second: first.op == _CONVOLUTION and _is_relu(second))
+    for node in graph.nodes:
+        after_ours = bool(node.inputs) and node.inputs[0].node.op == _CONVOLUTION
+        if node.op == "LRN" and (for_training or after_ours):
+            node.op = _LRN
+        elif _is_plain_max_pooling(node) and after_ours:
+            node.op = _MAX_POOLING
+    _fuse(graph, lambda first, second: _is_relu(first) and second.op == _LRN)
+    _fuse(graph, lambda first, second: _is_unpooled_lrn(first) and _is_plain_max_pooling(second))
+    return graph.symbol()
+
+
+def _fuse(graph, can_be_fused):
+    """Make one node of each two neighbours of which only the second reads the first."""
+    uses = graph.uses()
+    for second in graph.nodes:
+        if not second.inputs or second.is_variable:
+            continue
+        first = second.inputs[0].node
+        if uses[first] == 1 and can_be_fused(first, second):
+            second.op = first.op if first.op.startswith("_alexnet") else second.op
+            second.attrs = {**first.settings, **second.attrs}
+            second.inputs = first.inputs
+
+
+def _is_relu(node):
+    return node.op == "Activation" and node.settings == {"act_type": "relu"}
+
+
+def _is_unpooled_lrn(node):
+    return node.op == _LRN and "kernel" not in node.attrs
+
+
+def _is_plain_max_pooling(node):
+    """Whether it is a max pooling with a window and a stride in both directions, nothing more."""
+    said = node.settings
+    if node.op != "Pooling" or set(said) - {"pool_type", "pooling_convention"} != {
+        "kernel",
+        "stride",
+    }:
+        return False
+    kernel, stride = (ast.literal_eval(said[name]) for name in ("kernel", "stride"))
+    return (
+        len(kernel) == len(stride) == 2
+        and all(step <= side for step, side in zip(stride, kernel))  # else 'full' has empty windows
+        and said.get("pool_type", "max") == "max"
+        and said.get("pooling_convention", "valid") in ("valid", "full")
+    )
+
+
+def use_native_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
+    """Replace fully connected layers, and the convolutions at which ours are faster.
+
+    With fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also stays
+    MXNet's if it has no bias or an unusual attribute, or if something else reads its weight or
+    bias.
+
+    Args:
+        symbol: any float32 graph with an input ``data``.
+        data: shape of the input ``data`` as one device sees it.
+    """
+    if data[0] < MIN_IMAGES:
+        return symbol
+    graph = Graph(symbol)
+    shapes, uses = graph.shapes(data=data), graph.uses()
+    for node in graph.nodes:
+        weights = [source.node for source in node.inputs[1:]]  # weight and bias
+        known = [shapes.get(variable.name, ()) for variable in weights]
+        op = _native_layer(node, known, shapes.get(node.name + "_output", ()))
+        if not op or any(not one.is_variable or uses[one] > 1 for one in weights):
+            continue
+        node.op = op
+        # MXNet infers shapes through an extension's operator only if all ranks are known.
+        for variable, shape in zip(weights, known):
+            variable.attrs.setdefault("__shape__", str(shape))
+    return graph.symbol()
+
+
+def _native_layer(node, weights, output):
+    """Our operator for ``node``, with weight and bias of the shapes ``weights``, or None."""
+    settings = node.settings
+    said = {key for key, value in settings.items() if value not in _DEFAULTS.get(key, ())}
+    if len(weights) != 2 or not all(shape and all(shape) for shape in weights):
+        return None  # no bias, or shapes that `data` does not determine
+    if node.op == "FullyConnected" and said == {"num_hidden"}:
+        return _FULLY_CONNECTED
+    if node.op == "Convolution" and said <= {"kernel", "num_filter", "num_group", "pad"}:
+        groups = int(settings.get("num_group", 1))
+        return _CONVOLUTION if _winograd_pays(weights[0], groups, output) else None
+    return None
+
+
+def _winograd_pays(weight, groups, output):
+    """Whether Winograd's method is the faster one (measured: benchmarks/NOTES.md).
+
+    Args:
+        weight: shape of the convolution's weight.
+        groups: of its channels.
+        output: shape of its output.
+    """
+    filters, channels, *kernel = weight
+    if kernel not in ([3, 3], [5, 5]) or len(output) != 4 or not all(output):
+        return False
+    images, _, *size = output
+    tiles = math.prod(-(-n // (8 - kernel[0])) for n in size)  # as native/winograd.h does
+    saving = math.prod(kernel) * math.prod(size) / (49 * tiles)  # multiplications, by a factor
+    fewer, more = sorted((channels, filters // groups))
+    fits = tiles * more <= 2**18  # all values of an image in some 50 MB
+    return fewer >= 48 and saving >= 2.5 and images * tiles >= 64 and fits

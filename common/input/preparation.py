@@ -1,0 +1,129 @@
+"""How a picture becomes a network's input: decoded, resized, cropped at the centre, normalised."""
+
+import dataclasses
+from typing import Iterator, Mapping, Optional, Tuple
+
+import numpy as np
+
+from common.cli import UserError
+from common.io.opencv import cv2
+from common.records.format import read_image
+from common.records.scan import Records
+from common.records.walk import open_records
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """The preparation that a network was trained with; a checkpoint's record holds it.
+
+    Attributes:
+        image_shape: (channels, height, width) of the network's input.
+        resize: length of the short side in pixels before the crop; None leaves the size.
+        mean: of each channel, R, G, B, in grey levels 0 to 255; it is subtracted.
+        std: of each channel; the difference is divided by it.
+    """
+
+    image_shape: Tuple[int, int, int]
+    resize: Optional[int]
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+
+    @classmethod
+    def from_args(cls, args: Mapping) -> "Preparation":
+        """From training arguments: ``vars(args)``, or the ``args`` of a checkpoint's record."""
+        return cls(
+            tuple(args["image_shape"]),
+            args["resize"],
+            tuple(args["rgb_mean"]),
+            tuple(args["rgb_std"]),
+        )
+
+    @property
+    def channels(self) -> int:
+        """1 for grey pictures, 3 for colour."""
+        return self.image_shape[0]
+
+    def decode(self, encoded: bytes, source: str) -> np.ndarray:
+        """The picture in ``encoded`` bytes: (H, W, 3) BGR, or (H, W) grey for 1 channel; uint8.
+
+        Raises:
+            UserError: not a picture that OpenCV reads; the message begins with ``source``.
+        """
+        flag = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR
+        try:
+            image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+        except cv2.error as error:
+            raise UserError(f"{source}: OpenCV refuses it: {error.err}")
+        if image is None:
+            raise UserError(f"{source}: is not a picture that OpenCV can read")
+        return image
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """What the network sees of a picture: short side resized, centre crop, normalised.
+
+        Args:
+            image: (H, W, 3) BGR, or (H, W) grey for networks of one channel; uint8.
+
+        Returns:
+            (C, H, W) float32, R, G, B order: what MXNet's ImageRecordIter makes of the same
+            picture.
+        """
+        channels, height, width = self.image_shape
+        if self.resize is not None:
+            image = _scaled(image, self.resize / min(image.shape[:2]))
+        enlargement = max(height / image.shape[0], width / image.shape[1])
+        if enlargement > 1:  # the picture is smaller than the crop
+            image = _scaled(image, enlargement)
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        crop = image[top : top + height, left : left + width].reshape(height, width, channels)
+        planes = np.array(crop[:, :, ::-1].transpose(2, 0, 1), np.float32, order="C")
+        planes -= np.float32(self.mean)[:, None, None]
+        planes /= np.float32(self.std)[:, None, None]
+        return planes
+
+    def load(self, path: str) -> np.ndarray:
+        """Read, decode and prepare a picture file: (C, H, W) float32.
+
+        Raises:
+            UserError: the file cannot be read, or is not a picture.
+        """
+        return self.apply(self.decode(read_file(path), path))
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}")
+    except ValueError as error:  # such as a null byte in the path
+        raise UserError(f"{path!r}: {error}")
+
+
+def _scaled(image, factor):
+    height, width = image.shape[:2]
+    size = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+
+
+def sample_images(found: Records, count: int, preparation: Preparation) -> Iterator[np.ndarray]:
+    """Up to ``count`` images of a record file, prepared, the same ones each time.
+
+    They are drawn from the whole file, which may be sorted by class.
+
+    Yields:
+        (C, H, W) float32 arrays.
+
+    Raises:
+        UserError: a record's image cannot be decoded.
+    """
+    chosen = np.random.RandomState(0).permutation(len(found))[:count]
+    with open_records(found.path) as content:
+        for i in sorted(chosen):
+            encoded = read_image(content, int(found.offsets[i]))
+            yield preparation.apply(preparation.decode(encoded, f"{found.path}: record {i}"))

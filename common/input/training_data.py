@@ -1,0 +1,94 @@
+"""What is known of the training images before the first one is read."""
+
+import dataclasses
+from typing import Optional, Tuple
+
+from common.cli import UserError
+from common.records.identity import records_fingerprint
+from common.records.scan import Records
+
+from .augmentation import Augmentation
+from .preparation import Preparation
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The images of a run and how they become batches.
+
+    Attributes:
+        records: the record file; None for synthetic images.
+        images: how many of them make an epoch.
+        num_classes: labels are 0 to ``num_classes`` - 1.
+        batch_size: images in a batch, over all devices together.
+        dtype: of a batch, "float32", normalised, or "uint8", which the devices normalise.
+        backend: "mxnet" or "dali", the reader.
+        threads: that decode; with 1 ImageRecordIter's crops and mirrors are repeatable.
+        verbose: let MXNet write to stderr.
+    """
+
+    records: Optional[Records]
+    images: int
+    num_classes: int
+    batch_size: int
+    preparation: Preparation
+    augmentation: Augmentation
+    dtype: str = "float32"
+    backend: str = "mxnet"
+    threads: int = 1
+    verbose: bool = False
+
+    @classmethod
+    def from_args(cls, args, found: Optional[Records] = None) -> "TrainingData":
+        """From the parsed flags; ``found`` are the records of --data-train.
+
+        Raises:
+            UserError: --num-classes or --num-examples does not fit the records.
+        """
+        if found is None:
+            images, num_classes = args.num_examples or 50 * args.batch_size, args.num_classes
+        else:
+            images = _count_examples(found, args.num_examples)
+            num_classes = _count_classes(found, args.num_classes)
+        one_thread = args.deterministic and args.data_backend == "mxnet"
+        return cls(
+            found,
+            images,
+            num_classes or 1000,
+            args.batch_size,
+            Preparation.from_args(vars(args)),
+            Augmentation.from_args(args),
+            dtype=args.data_dtype,
+            backend=args.data_backend,
+            threads=1 if one_thread else args.data_nthreads,
+            verbose=args.verbose,
+        )
+
+    @property
+    def name(self) -> str:
+        """The record file, or the flag that stands for synthetic images."""
+        return self.records.path if self.records else "--benchmark 1"
+
+    @property
+    def batch_shape(self) -> Tuple[int, int, int, int]:
+        """(N, C, H, W) of a batch."""
+        return (self.batch_size, *self.preparation.image_shape)
+
+    @property
+    def fingerprint(self) -> Optional[str]:
+        """Of the records, for checkpoints; None for synthetic images."""
+        return self.records and records_fingerprint(self.records.path)
+
+
+def _count_classes(found, wanted):
+    present = len(found.classes) if found.classes else int(found.labels.max()) + 1
+    if wanted is not None and wanted != present:
+        raise UserError(
+            f"--num-classes {wanted}: {found.path} has {present} classes; leave the flag out"
+        )
+    return present
+
+
+def _count_examples(found, wanted):
+    if wanted is not None and wanted > len(found):
+        raise UserError(f"--num-examples {wanted}: {found.path} has {len(found)}")
+    return wanted or len(found)

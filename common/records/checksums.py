@@ -1,0 +1,105 @@
+"""A checksum for each record, in ``X-checksums.npy``: it shows what the records alone cannot.
+
+A label that was changed to another class, or a damaged pixel, leaves a valid record. So a row for
+each record keeps its label and the CRC-32 of its payload. Training compares the labels, which
+costs next to nothing; ``python -m data.check`` reads every payload. ``numpy.load`` opens the file,
+MXNet ignores it, and records without one are read all the same.
+"""
+
+import os
+import zlib
+from array import array
+from typing import BinaryIO, Optional
+
+import numpy as np
+
+from common.cli import UserError
+
+from .format import HEADER
+
+_ROW = np.dtype([("label", "<f4"), ("crc32", "<u4")])
+
+
+class ChecksumWriter:
+    """Collects the rows of a record file that is being written."""
+
+    def __init__(self):
+        self._labels, self._crcs = array("f"), array("I")
+
+    def add(self, label: float, payload: bytes) -> None:
+        """Append the row of the next record."""
+        self._labels.append(label)
+        self._crcs.append(zlib.crc32(payload))
+
+    def save(self, file: BinaryIO) -> None:
+        """Write all rows as a numpy file."""
+        rows = np.empty(len(self._labels), _ROW)
+        rows["label"], rows["crc32"] = self._labels, self._crcs
+        np.save(file, rows)
+
+
+def checksums_path(path: str) -> str:
+    """'X.rec' -> 'X-checksums.npy'."""
+    return os.path.splitext(path)[0] + "-checksums.npy"
+
+
+def read_checksums(path: str) -> Optional[np.ndarray]:
+    """The rows of the record file ``path``, (N,) with ``label`` and ``crc32``; None without any.
+
+    Raises:
+        UserError: the file of checksums is damaged.
+    """
+    name = checksums_path(path)
+    if not os.path.exists(name):
+        return None
+    try:
+        rows = np.load(name, allow_pickle=False)
+        if rows.dtype == _ROW and rows.ndim == 1:
+            return rows
+    except Exception:  # np.load parses the header as Python: damage has many types of error
+        pass
+    raise UserError(f"{name}: is damaged; delete it, and the records are read without checksums")
+
+
+def compare_labels(path: str, labels: np.ndarray) -> None:
+    """Compare the labels in the records of ``path``, (N,) float32, with its checksums.
+
+    Raises:
+        UserError: a label differs, or the checksums are damaged or of another file.
+    """
+    rows, name = read_checksums(path), checksums_path(path)
+    if rows is None:
+        return
+    if len(rows) != len(labels):
+        raise UserError(
+            f"{name}: does not fit {path} ({len(rows)} rows for {len(labels)} records); make"
+            f" {path} again, or delete {name} if another program wrote the records"
+        )
+    differ = np.flatnonzero(_bits(rows["label"]) != _bits(labels))
+    if len(differ):
+        number = differ[0]
+        raise UserError(
+            f"{path}: record {number} has label {labels[number]:g}, and {name} has"
+            f" {rows['label'][number]:g} ({len(differ)} such records); python -m data.check {path}"
+            " lists all faults, --repair OUT keeps the rest"
+        )
+
+
+def _bits(labels):
+    """Labels to be compared: as numbers, one that is not a number would not equal itself."""
+    return np.ascontiguousarray(labels, "<f4").view("<u4")
+
+
+def payload_fault(payload: bytes, label: float, rows: np.ndarray) -> Optional[str]:
+    """What is wrong with a record's payload, a predicate; None if it has the checksum in ``rows``.
+
+    Its row is the one whose number it has as its id, so a record that was moved is found, too.
+    """
+    number = HEADER.unpack_from(payload)[2]
+    if number >= len(rows):
+        return f"has no checksum (its number is {number} of {len(rows)})"
+    if zlib.crc32(payload) == rows["crc32"][number]:
+        return None
+    if _bits(label) != _bits(rows["label"][number]):
+        return f"has another checksum: label {rows['label'][number]:g} was written"
+    return "has another checksum: its picture was changed"

@@ -1,0 +1,59 @@
+"""Write record files: X.rec and its companions appear together, only when whole."""
+
+import contextlib
+from typing import BinaryIO, Iterator, List, Optional, Sequence
+
+from common.io.files import atomic
+
+from .checksums import ChecksumWriter, checksums_path
+from .classes import class_names_path
+from .format import HEADER, encode_parts
+from .index import index_path
+
+
+class RecordWriter:
+    """Write images to two open files. Use it through :func:`create_records`."""
+
+    def __init__(self, rec: BinaryIO, idx: BinaryIO):
+        self._rec, self._idx = rec, idx
+        self.checksums = ChecksumWriter()
+        self.count = 0
+
+    def write(self, label: float, image: bytes) -> None:
+        """Append ``image`` (an encoded picture) with its class number; its key is its position."""
+        payload = HEADER.pack(0, label, self.count, 0) + image
+        record = encode_parts(payload)
+        self._idx.write(f"{self.count}\t{self._rec.tell()}\n".encode())
+        self._rec.write(record)
+        self.checksums.add(label, payload)
+        self.count += 1
+
+
+@contextlib.contextmanager
+def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iterator[RecordWriter]:
+    """Yield a :class:`RecordWriter`; the files of :func:`record_paths` appear only when whole.
+
+    ``prefix-classes.txt`` is written only with ``classes`` (names, in label order), a name a line.
+    If the block raises, none of them appears and earlier files of those names stay.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    paths = record_paths(prefix)
+    if classes is None:
+        paths.remove(class_names_path(f"{prefix}.rec"))
+    with atomic(*paths) as (rec_path, idx_path, checksums, *names):
+        for path in names:
+            with open(path, "w", encoding="utf-8") as file:
+                file.writelines(f"{name}\n" for name in classes or ())
+        with open(rec_path, "wb", 1 << 20) as rec, open(idx_path, "wb", 1 << 20) as idx:
+            writer = RecordWriter(rec, idx)
+            yield writer
+        with open(checksums, "wb") as file:
+            writer.checksums.save(file)
+
+
+def record_paths(prefix: str) -> List[str]:
+    """'X' -> X.rec, X.idx, X-checksums.npy and X-classes.txt."""
+    rec = f"{prefix}.rec"
+    return [rec, index_path(rec), checksums_path(rec), class_names_path(rec)]

@@ -1,0 +1,142 @@
+"""A ``mx.mod.Module`` that is ready to train."""
+
+import dataclasses
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from common.graph import precision
+from common.graph.native_operators import use_native_operators
+from common.graph.stock_lrn import decompose_lrn
+from common.runtime import native
+from common.runtime.mxnet import mx
+
+from . import finetune
+from .initializers import initializer
+from .module_state import restore_optimizer
+from .resume import Resumed
+from .schedule import LearningRate
+
+_WITH_MOMENTUM = ("sgd", "nag")
+OPTIMIZERS = (*_WITH_MOMENTUM, "adam", "rmsprop", "adagrad", "adadelta")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleSettings:
+    """How a network's weights are initialised and updated.
+
+    Attributes:
+        optimizer: one of OPTIMIZERS.
+        momentum: of sgd and nag.
+        weight_decay: of weights; biases have none.
+        initializer: a name of common/train/initializers.py.
+        kv_store: how devices share gradients: "device", "local" or "nccl".
+        seed: of the initial weights.
+        dtype: "float32", or "float16" on GPUs, with float32 copies of the weights.
+        loss_scale: the loss is multiplied by it for float16, against underflow of gradients.
+    """
+
+    learning_rate: LearningRate
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    initializer: str = "xavier"
+    kv_store: str = "device"
+    seed: int = 0
+    dtype: str = "float32"
+    loss_scale: float = 1.0
+
+    @classmethod
+    def from_args(cls, args) -> "ModuleSettings":
+        """From the parsed flags."""
+        return cls(
+            LearningRate.from_args(args),
+            args.optimizer,
+            args.mom,
+            args.wd,
+            args.initializer,
+            args.kv_store,
+            args.seed,
+            args.dtype,
+            args.loss_scale,
+        )
+
+
+def bind(
+    symbol: mx.sym.Symbol,
+    contexts: List[mx.Context],
+    shape: Tuple[int, int, int, int],
+    settings: ModuleSettings,
+    scheduler: Optional[mx.lr_scheduler.LRScheduler] = None,
+    resumed: Optional[Resumed] = None,
+    pretrained: Optional[finetune.Pretrained] = None,
+    std: Optional[Sequence[float]] = None,
+) -> mx.mod.Module:
+    """A module ready to train: bound, with weights and an optimizer.
+
+    Args:
+        symbol: the plain network.
+        contexts: the devices; each batch is divided among them.
+        shape: of a batch, (N, C, H, W).
+        scheduler: of the learning rate; None if it is constant.
+        resumed: a checkpoint, which gives all weights and the optimizer's state.
+        pretrained: gives some of the weights, and says which are frozen. The others are random.
+        std: of the channels. Batches are then uint8 and bring precision.SHIFT (N, C), and the
+            devices normalise. None: batches are float32 and normalised already.
+
+    Raises:
+        UserError: the optimizer's state in ``resumed`` does not fit.
+    """
+    mx.random.seed(settings.seed)
+    np.random.seed(settings.seed)
+    on_cpu = contexts[0].device_type == "cpu"
+    fast = on_cpu and native.load()
+    symbol = _for_devices(symbol, contexts, shape, settings, fast)
+    if pretrained:
+        symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
+    inputs = [mx.io.DataDesc("data", shape, "float32" if std is None else "uint8")]
+    if std is not None:
+        symbol = precision.normalise(symbol, std)
+        inputs.append(mx.io.DataDesc(precision.SHIFT, shape[:2]))
+    names = [one.name for one in inputs]
+    frozen = pretrained.frozen if pretrained else None
+    module = mx.mod.Module(symbol, names, context=contexts, fixed_param_names=frozen)
+    module.bind(inputs, [("softmax_label", shape[:1])])
+    if resumed:
+        module.init_params(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
+    else:
+        given = pretrained.arg_params if pretrained else None
+        module.init_params(initializer(settings.initializer), given, allow_missing=True)
+    updates = resumed.state.batches - resumed.state.skipped if resumed else 0
+    _init_optimizer(module, settings, scheduler, updates, shape[0], fast)
+    if updates:  # MXNet makes the state at the first update
+        restore_optimizer(module, resumed.optimizer)
+    return module
+
+
+def _for_devices(symbol, contexts, shape, settings, fast):
+    """The graph that these devices run in place of the plain one."""
+    if fast:
+        return use_native_operators(symbol, (shape[0] // len(contexts), *shape[1:]))
+    if contexts[0].device_type == "cpu":
+        return decompose_lrn(symbol, shape)
+    if settings.dtype == "float16":
+        return precision.cast(symbol, settings.dtype, settings.loss_scale)
+    return symbol
+
+
+def _init_optimizer(module, settings, scheduler, updates, batch_size, fast):
+    options = {
+        "learning_rate": settings.learning_rate.base,
+        "wd": settings.weight_decay,
+        "lr_scheduler": scheduler,
+        "begin_num_update": updates,
+    }
+    if settings.optimizer in _WITH_MOMENTUM:
+        options["momentum"] = settings.momentum
+    if settings.dtype == "float16":
+        rescale = 1 / (batch_size * settings.loss_scale)
+        options.update(multi_precision=True, rescale_grad=rescale)
+    # The optimizer by name, not as an object: only so does Module spare biases the weight decay.
+    name = "nativesgd" if fast and settings.optimizer == "sgd" else settings.optimizer
+    module.init_optimizer(settings.kv_store, name, options)

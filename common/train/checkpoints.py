@@ -1,0 +1,174 @@
+"""Which checkpoints a run writes, and which it deletes.
+
+``PREFIX-NNNN`` is written after every ``save_period`` epochs and after the last one;
+``PREFIX-partial-UUUU`` holds the newest state in between. A kill at any moment leaves a checkpoint
+that --resume finds:
+
+====================================  =====================================================
+killed                                the next run
+====================================  =====================================================
+while a checkpoint is written         goes on from the one before; removes the temporary files
+after it, before needless ones went   goes on from it; deletes them
+while the epoch was validated         goes on from it; validates and reports the epoch first
+====================================  =====================================================
+"""
+
+import contextlib
+import dataclasses
+import sys
+import time
+from typing import Iterator, Mapping, Optional, Tuple
+
+import numpy as np
+
+from common.checkpoint import store
+from common.cli import UserError
+from common.runtime.mxnet import mx
+
+from .module_state import optimizer_state, weights
+from .resume import State
+from .schedule import Length
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """Where a run's checkpoints go, and how many there are.
+
+    Attributes:
+        prefix: None to write none.
+        save_period: in epochs.
+        save_minutes: save in the middle of an epoch, too, as often as this; None: do not.
+        keep: how many of the newest stay, beside the best one; None: all.
+        args: the run's arguments, for the record.
+        fingerprint: of the training records, for the record; None for synthetic images.
+    """
+
+    prefix: Optional[str] = None
+    save_period: int = 1
+    save_minutes: Optional[float] = None
+    keep: Optional[int] = None
+    args: Mapping = dataclasses.field(default_factory=dict)
+    fingerprint: Optional[str] = None
+
+    @classmethod
+    def from_args(cls, args, fingerprint: Optional[str]) -> "CheckpointSettings":
+        """From the parsed flags."""
+        minutes, keep = args.save_minutes, args.keep
+        return cls(args.model_prefix, args.save_period, minutes, keep, vars(args), fingerprint)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    ``place`` is the prefix and number where the state at hand is saved, None if it is not.
+    """
+
+    def __init__(
+        self,
+        symbol: mx.sym.Symbol,
+        length: Length,
+        settings: CheckpointSettings,
+        place: Optional[Tuple[str, int]] = None,
+    ):
+        """``symbol``: the plain network, which checkpoints hold; ``place``: as resumed from."""
+        self.place = place
+        self._symbol, self._length, self._settings = symbol, length, settings
+        self._saved_at = time.monotonic()
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether any are written."""
+        return self._settings.prefix is not None
+
+    @property
+    def path(self) -> Optional[str]:
+        """The weights' file of the state at hand; None if it is not saved."""
+        return self.place and store.params_path(*self.place)
+
+    @property
+    def of_epoch(self) -> bool:
+        """Whether the state at hand is saved under the number of an epoch."""
+        return self.place is not None and self.place[0] == self._settings.prefix
+
+    def is_due(self) -> bool:
+        """Whether it is time to save in the middle of an epoch."""
+        minutes = self._settings.save_minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def save(
+        self, module: mx.mod.Module, state: State, epoch: Optional[int] = None, must: bool = False
+    ) -> Optional[str]:
+        """Save the state at hand.
+
+        Args:
+            epoch: the one that has just ended; None in the middle of an epoch.
+            must: a failure is an error; otherwise it is a warning, and training goes on.
+
+        Returns:
+            The name of the weights' file; None where no checkpoints are written.
+
+        Raises:
+            UserError: weights are not finite, or the files cannot be written but must be.
+        """
+        settings = self._settings
+        if not self.are_kept:
+            return None
+        last = epoch == self._length.num_epochs
+        kept = epoch and (epoch % settings.save_period == 0 or last)
+        prefix = settings.prefix if kept else store.partial(settings.prefix)
+        number = epoch if kept else state.batches
+        self._saved_at = time.monotonic()
+        arg_params, aux_params = weights(module)
+        if not are_finite(arg_params):
+            raise UserError(
+                f"batch {state.batches} of the run: weights are not finite; lower --lr, --resume"
+                " goes on from before"
+            )
+        with _writing(must or last):
+            store.save(
+                prefix,
+                number,
+                self._symbol,
+                arg_params,
+                aux_params,
+                optimizer_state(module),
+                args=settings.args,
+                data=settings.fingerprint,
+                **vars(state),
+            )
+            self.place = (prefix, number)
+            self.delete_needless(state)
+        return store.params_path(prefix, number)
+
+    def report(self, state: State, must: bool) -> None:
+        """Write to the record that the epoch is validated, and which epoch is the best so far."""
+        if self.place:
+            with _writing(must):
+                store.update_record(*self.place, reported=state.reported, best=state.best)
+                self.delete_needless(state)
+
+    def delete_needless(self, state: State) -> None:
+        """Delete the checkpoints that the one at ``place`` makes needless."""
+        prefix, number = self.place
+        partial = store.partial(self._settings.prefix)
+        store.remove(partial, keep=(number,) if prefix == partial else ())
+        if self._settings.keep:
+            epochs, _ = self._length.position(state.batches)
+            saved = [n for n in store.numbers(self._settings.prefix) if n <= epochs]
+            best = [state.best["epoch"]] if state.best else []
+            store.remove(self._settings.prefix, keep=saved[-self._settings.keep :] + best)
+
+
+@contextlib.contextmanager
+def _writing(must) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, OSError) as error:
+        if must:
+            raise
+        print(f"warning: {error}; training goes on, the next save is tried", file=sys.stderr)
+
+
+def are_finite(arrays: Mapping[str, mx.nd.NDArray]) -> bool:
+    """Whether all numbers of all arrays are finite."""
+    return all(np.isfinite(array.asnumpy()).all() for array in arrays.values())

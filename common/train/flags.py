@@ -1,0 +1,174 @@
+"""The flags that say how a network is trained, and what they refuse."""
+
+from common import cli
+from common.cli import UserError
+from common.runtime import devices
+
+from . import finetune
+from .binding import OPTIMIZERS
+from .initializers import NAMES as INITIALIZERS
+
+_LARGEST_SEED = 2**32 - 1  # numpy's generators take no larger one
+
+
+def add_train_args(parser) -> None:
+    """Add the training flags, but for those of finetune.py, which choose the recipe, too."""
+    train = parser.add_argument_group("training")
+    _add_device_args(train)
+    _add_optimizer_args(train)
+    _add_output_args(parser.add_argument_group("output"))
+    trial = parser.add_argument_group("trials")
+    trial.add_argument("--benchmark", type=int, choices=[0, 1], default=0, help="synthetic images")
+    trial.add_argument("--test-io", type=int, choices=[0, 1], default=0, help="only read images")
+
+
+def _add_device_args(group):
+    add = group.add_argument
+    add("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
+    add("--cpus", type=cli.positive_int, default=1, help="CPU contexts")
+    add(
+        "--kv-store",
+        choices=["device", "local", "nccl"],
+        default="device",
+        help="how devices share gradients; nccl: GPUs, through NVIDIA's library",
+    )
+    add(
+        "--dtype",
+        choices=["float32", "float16"],
+        default="float32",
+        help="what GPUs compute in; with float16 there are float32 copies of the weights, and"
+        " checkpoints hold those",
+    )
+    add(
+        "--loss-scale",
+        type=cli.number(above=0),
+        default=128,
+        help="factor of float16's loss, against underflow of gradients",
+    )
+    add(
+        "--cudnn-tune",
+        choices=devices.CUDNN_TUNE,
+        help="how GPUs choose among convolution algorithms: off, or by timing them; default: as"
+        " MXNET_CUDNN_AUTOTUNE_DEFAULT says, else limited_workspace; --deterministic has it off",
+    )
+
+
+def _add_optimizer_args(group):
+    add, number = group.add_argument, cli.number
+    add("--num-epochs", type=cli.positive_int)
+    add("--batch-size", type=cli.positive_int, help="over all devices together")
+    add("--optimizer", choices=OPTIMIZERS)
+    add("--lr", type=number(above=0), help="learning rate")
+    add("--lr-schedule", choices=["step", "linear", "cosine"], help="linear, cosine: fall to 0")
+    add("--lr-step-epochs", type=cli.numbers, default=[], help="where a step schedule steps")
+    add(
+        "--lr-factor",
+        type=number(above=0, most=1),
+        default=0.1,
+        help="a step multiplies the learning rate by it",
+    )
+    add(
+        "--warmup-epochs",
+        type=number(least=0),
+        default=0,
+        help="during these the learning rate rises evenly from 0",
+    )
+    add("--mom", type=number(least=0, below=1), help="momentum, of sgd and nag")
+    add("--wd", type=number(least=0), help="weight decay; biases have none")
+    add("--initializer", choices=INITIALIZERS)
+    add(
+        "--seed",
+        type=number(int, least=0, most=_LARGEST_SEED),
+        default=0,
+        help="of weights, order and dropout",
+    )
+    add(
+        "--skip-nonfinite",
+        type=number(int, least=0),
+        default=0,
+        help="how many batches may be left out because their loss is not finite",
+    )
+
+
+def _add_output_args(group):
+    add = group.add_argument
+    add("--model-prefix", help="where checkpoints go; default: none are kept")
+    add("--save-period", type=cli.positive_int, default=1, help="epochs between checkpoints")
+    add(
+        "--save-minutes",
+        type=cli.number(above=0),
+        help="save in the middle of an epoch, too, as often as this",
+    )
+    add(
+        "--keep",
+        type=cli.positive_int,
+        help="how many of the newest checkpoints stay, beside the best one; default: all",
+    )
+    add("--resume", action="store_true", help="go on from the newest checkpoint")
+    add(
+        "--load-epoch",
+        type=cli.number(int, least=0),
+        help="go on from the checkpoint of this epoch",
+    )
+    add("--overwrite", action="store_true", help="delete an earlier run's checkpoints")
+    add("--disp-batches", type=cli.positive_int, default=20, help="batches between lines")
+    add("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
+    add(
+        "--monitor",
+        type=cli.number(int, least=0),
+        default=0,
+        help="print the norms of all tensors every so many batches; 0: never",
+    )
+    add("--verbose", action="store_true", help="show MXNet's own messages")
+
+
+def check_train_args(args) -> None:
+    """Refuse combinations of flags with which MXNet would fail later.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    steps = args.lr_step_epochs
+    if steps and (min(steps) <= 0 or any(a >= b for a, b in zip(steps, steps[1:]))):
+        raise UserError("--lr-step-epochs: must rise, from above 0, such as 30,60,80")
+    if args.warmup_epochs >= args.num_epochs:
+        raise UserError(
+            f"--warmup-epochs {args.warmup_epochs:g}: must be less than --num-epochs"
+            f" {args.num_epochs}"
+        )
+    if args.num_examples and args.num_examples < args.batch_size:
+        raise UserError(
+            f"--batch-size {args.batch_size}: is more than --num-examples {args.num_examples}"
+        )
+    if args.benchmark and args.test_io:
+        raise UserError(
+            "--benchmark and --test-io: choose one; the one reads nothing, the other only reads"
+        )
+    _check_device_args(args)
+    _check_output_args(args)
+    finetune.check_args(args)
+
+
+def _check_device_args(args):
+    if args.batch_size < (len(args.gpus) if args.gpus else args.cpus):
+        raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
+    if args.dtype == "float16" and not args.gpus:
+        raise UserError("--dtype float16: needs --gpus; MXNet has no float16 layers for the CPU")
+    if args.cudnn_tune and not args.gpus:
+        raise UserError(f"--cudnn-tune {args.cudnn_tune}: needs --gpus; CPUs do not use cuDNN")
+    if args.deterministic and args.cudnn_tune not in (None, "off"):
+        raise UserError(
+            f"--cudnn-tune {args.cudnn_tune}: may choose differently from run to run; leave it or"
+            " --deterministic out"
+        )
+
+
+def _check_output_args(args):
+    if args.resume and args.load_epoch is not None:
+        raise UserError("--resume and --load-epoch: choose one; --resume takes the newest")
+    if args.resume and args.overwrite:
+        raise UserError("--resume and --overwrite: choose one; --overwrite loses what is there")
+    if not args.model_prefix:
+        for name in ("resume", "load_epoch", "overwrite", "save_minutes", "keep"):
+            if getattr(args, name) not in (None, False):
+                raise UserError(f"--{name.replace('_', '-')}: needs --model-prefix")

@@ -1,0 +1,18 @@
+"""Where record files are written: the one refusal to replace what is there already."""
+
+import os
+
+from common.cli import UserError
+from common.records.writer import record_paths
+
+
+def prepare_output(prefix: str, overwrite: bool) -> None:
+    """Make the folder of ``prefix``, where record files will be written.
+
+    Raises:
+        UserError: one of the files is there already, and ``overwrite`` is false.
+    """
+    for path in record_paths(prefix):
+        if os.path.exists(path) and not overwrite:
+            raise UserError(f"{path}: is there already; choose another name or pass --overwrite")
+    os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)
