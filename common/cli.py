@@ -78,7 +78,7 @@ def number(
     said = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
     noun = "an integer" if kind is int else "a number"
 
-    def parse(text):
+    def parse(text: str) -> float:
         try:
             value = kind(text)
             finite = math.isfinite(value)

@@ -49,6 +49,9 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
     first path is renamed last: give the file that marks the set as whole first. If the block
     raises, the temporary files are removed and whatever stood at ``paths`` before stays.
 
+    Yields:
+        One path as a string, several as a list of strings.
+
     Args:
         instead_of: files that are deleted just before the renames, in this order, so that a kill
             between two renames leaves no mixture of an old set with the new one.

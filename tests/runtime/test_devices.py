@@ -2,16 +2,15 @@
 
 import os
 import sys
-from types import SimpleNamespace
 
 import mxnet as mx
 import pytest
+from conftest import train
 from drivers import CARDS, GIB, TOO_NEW, TOO_OLD
 
 import symbols
 from common.cli import UserError
 from common.runtime import cuda, devices
-from common.train import training
 
 
 def refusal(gpus):
@@ -226,15 +225,17 @@ def test_nccl_is_refused_where_mxnet_is_built_without_it(machine):
     ],
 )
 def test_how_cudnn_chooses_is_settled_before_a_network_is_bound(
-    monkeypatch, before, tune, deterministic, after
+    machine, monkeypatch, before, tune, deterministic, after
 ):
     names = "MXNET_CUDNN_AUTOTUNE_DEFAULT", "MXNET_ENFORCE_DETERMINISM"
     environment = {name: value for name, value in os.environ.items() if name not in names}
     if before:
         environment[names[0]] = before
     monkeypatch.setattr(os, "environ", environment)
-    args = SimpleNamespace(**settings(4, "lenet"))
-    vars(args).update(seed=0, cudnn_tune=tune, deterministic=deterministic)
-    with pytest.raises(RuntimeError, match="simple_bind"):  # for want of a GPU
-        training.bind(symbols.get_symbol("lenet", 10), [mx.gpu(0)], args, None)
+    machine(["Tesla T4"])
+    flags = ["--cudnn-tune", tune] if tune else []
+    flags += ["--deterministic"] if deterministic else []
+    flags += ["--network", "lenet", "--dataset", "mnist", "--benchmark", 1, "--gpus", 0]
+    with pytest.raises(RuntimeError, match="simple_bind"):  # this MXNet has no CUDA
+        train(*flags)
     assert [environment.get(name) for name in names] == [after, "1" if deterministic else None]
