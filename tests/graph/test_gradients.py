@@ -221,6 +221,13 @@ def test_hidden_attributes_such_as_the_device_group_go_to_the_new_nodes():
     assert {node["attrs"]["__ctx_group__"] for node in nodes} == {"second"}
 
 
+def test_attributes_of_the_callers_scope_do_not_reach_the_new_nodes():
+    plain = mx.sym.LRN(mx.sym.Variable("data"), name="n", nsize=3)
+    with mx.AttrScope(ctx_group="second"):
+        replaced = decompose_lrn(plain, (1, 3, 4, 4))
+    assert "ctx_group" not in replaced.tojson()
+
+
 @pytest.mark.parametrize("nsize", [3, 4])
 def test_a_decomposed_lrn_can_be_an_output(nsize):
     plain = mx.sym.LRN(mx.sym.Variable("data"), name="n", nsize=nsize, alpha=0.1)
