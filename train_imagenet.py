@@ -7,10 +7,11 @@ Without --gpus it trains on the CPU. The defaults are the recipe of --network on
 trains on synthetic images and needs no records.
 """
 
+import argparse
 import contextlib
-import itertools
 import os
 import sys
+from typing import List, Optional, Tuple
 
 import symbols
 from common import cli
@@ -24,15 +25,22 @@ from common.input import flags as data_flags
 from common.input import pipeline
 from common.input.training_data import TrainingData
 from common.io.log import RunLog
+from common.records.scan import Records
 from common.runtime import devices
+from common.runtime.mxnet import mx
 from common.train import binding, finetune, loop, recipes, resume
 from common.train import flags as train_flags
 from common.train.checkpoints import Checkpoints, CheckpointSettings
 from common.train.schedule import Length
 
 
-def parse_args():
-    """The command line over the recipe it names, checked as far as it can be without data."""
+def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optional[dict]]:
+    """The command line over the recipe it names, checked as far as it can be without data.
+
+    Returns:
+        The arguments, the recipe, the names of the arguments that differ from it, and the training
+        arguments of --pretrained.
+    """
     choice = cli.ArgumentParser(add_help=False)
     choice.add_argument("--network", choices=symbols.NETWORKS, help="default: alexnet")
     choice.add_argument("--dataset", default="imagenet", help="whose recipe to follow")
@@ -56,7 +64,7 @@ def parse_args():
     return args, recipe, changed, source
 
 
-def open_data(args):
+def open_data(args: argparse.Namespace) -> Tuple[TrainingData, Optional[Records]]:
     """The training data and the validation records, None without --data-val."""
     if args.benchmark:
         return TrainingData.from_args(args), None
@@ -68,7 +76,9 @@ def open_data(args):
     return data, pipeline.checked_records(args.data_val, data.num_classes, classes=classes)
 
 
-def build(args, source):
+def build(
+    args: argparse.Namespace, source: Optional[dict]
+) -> Tuple[mx.sym.Symbol, Optional[finetune.Pretrained]]:
     """The plain network, and the pretrained weights for it, None without --pretrained."""
     where = args.pretrained, args.pretrained_epoch
     if source and source["network"] == args.network:
@@ -83,7 +93,7 @@ def build(args, source):
     return symbol, finetune.load(symbol, shape, *where, args.freeze, mult)
 
 
-def main():
+def main() -> None:
     """Check everything, then train."""
     args, recipe, changed, source = parse_args()
     contexts = devices.contexts(args.gpus, args.cpus)
@@ -106,7 +116,7 @@ def main():
         optimizer=args.optimizer,
         dtype=args.dtype,
     )
-    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext() as locked:
+    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext(False) as locked:
         train(args, contexts, data, validation, symbol, pretrained, locked)
     if args.model_prefix:
         python = os.path.relpath(sys.executable)
@@ -114,7 +124,15 @@ def main():
         print(f"Name a picture with it: {python} predict.py {checkpoint_flags} PICTURE")
 
 
-def train(args, contexts, data, validation, symbol, pretrained, locked):
+def train(
+    args: argparse.Namespace,
+    contexts: List[mx.Context],
+    data: TrainingData,
+    validation: Optional[Records],
+    symbol: mx.sym.Symbol,
+    pretrained: Optional[finetune.Pretrained],
+    locked: bool,
+) -> None:
     """Plan up to the first batch; then commit: delete, write, train."""
     length = Length(data.images, args.batch_size, args.num_epochs)
     resumed = resume.find(args, data.fingerprint)
@@ -128,40 +146,36 @@ def train(args, contexts, data, validation, symbol, pretrained, locked):
     std = data.preparation.std if data.dtype == "uint8" else None
     start = resumed, pretrained
     module = binding.bind(symbol, contexts, data.batch_shape, settings, scheduler, *start, std)
-    batches = read_ahead(data, contexts[0], length, resumed)
+    state = resumed.state if resumed else resume.State()
+    _, seen = length.position(state.batches)
+    if seen >= args.batch_size:
+        print(f"reading past the {seen} images that the unfinished epoch has had")
+    batches = pipeline.run_batches(data, contexts[0], state.batches)
 
-    # Nothing has been deleted or written so far.
+    log = commit(args, data, resumed, locked)  # nothing has been deleted or written before
+    keeping = CheckpointSettings.from_args(args, data.fingerprint)
+    checkpoints = Checkpoints(symbol, length, keeping, resumed and resumed.place)
+    evaluator = validation and Evaluator(
+        symbol, contexts, validation, data.preparation, args.batch_size, args.data_nthreads
+    )
+    looping = loop.LoopSettings.from_args(args)
+    loop.Run(module, data, length, looping, checkpoints, log, state).train(batches, evaluator)
+
+
+def commit(
+    args: argparse.Namespace, data: TrainingData, resumed: Optional[resume.Resumed], locked: bool
+) -> RunLog:
+    """Delete what the run replaces, write its config, open its log."""
     if args.model_prefix:
         if locked:  # otherwise another run may be using its temporary files
             store.remove_left_over(args.model_prefix)
         resume.clear(args, resumed)
         classes = data.records and data.records.classes
         save_config(args.model_prefix, vars(args), classes)
-    state = resumed.state if resumed else resume.State()
-    path = args.model_prefix and f"{args.model_prefix}-log.jsonl"
-    log = RunLog(path, append=resumed is not None)
-    log.event("resume" if resumed else "start", batch=state.batches, **vars(args))
-    keeping = CheckpointSettings.from_args(args, data.fingerprint)
-    checkpoints = Checkpoints(symbol, length, keeping, resumed and resumed.place)
-    looping = loop.LoopSettings.from_args(args)
-    evaluator = validation and Evaluator(
-        symbol, contexts, validation, data.preparation, args.batch_size, args.data_nthreads
-    )
-    run = loop.Run(module, data, length, looping, checkpoints, log, state)
-    run.train(batches, evaluator)
-
-
-def read_ahead(data, context, length, resumed):
-    """The run's batches. One is read already, so that what the reader refuses is known."""
-    if data.records is None:
-        return pipeline.synthetic(data, context)
-    first = resumed.state.batches if resumed else 0
-    done, seen = length.position(first)
-    if seen >= data.batch_size and done < length.num_epochs:
-        print(f"reading past the {seen} images that epoch {done + 1} has had")
-    batches = pipeline.training_iterator(data, context, first)
-    one = list(pipeline.take(batches, data.name, 1))
-    return itertools.chain(iter(one), batches)
+    log = RunLog(args.model_prefix and f"{args.model_prefix}-log.jsonl", append=bool(resumed))
+    done = resumed.state.batches if resumed else 0
+    log.event("resume" if resumed else "start", batch=done, **vars(args))
+    return log
 
 
 if __name__ == "__main__":

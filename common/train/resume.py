@@ -44,6 +44,11 @@ class State:
     reported: bool = True  # whether the last complete epoch was validated and logged
     best: Optional[dict] = None  # epoch and top-1 of the best one that was saved
 
+    @property
+    def updates(self) -> int:
+        """How often the weights were updated."""
+        return self.batches - self.skipped
+
 
 class Resumed(NamedTuple):
     """A checkpoint to go on from."""
