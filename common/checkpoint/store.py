@@ -58,10 +58,10 @@ def partial(prefix: str) -> str:
 
 def _paths(prefix, number):
     """Role -> path of the files that a record vouches for."""
-    return {
-        "symbol": f"{prefix}-symbol.json",
-        "optimizer": f"{prefix}-{number:04d}-optimizer.params",
+    return {  # renamed from the last to the first: weights never appear beside another's symbol
         "params": params_path(prefix, number),
+        "optimizer": f"{prefix}-{number:04d}-optimizer.params",
+        "symbol": f"{prefix}-symbol.json",
     }
 
 
