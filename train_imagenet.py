@@ -38,22 +38,22 @@ def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optiona
     """The command line over the recipe it names, checked as far as it can be without data.
 
     Returns:
-        The arguments, the recipe, the names of the arguments that differ from it, and the training
-        arguments of --pretrained.
+        The arguments, the recipe, the names of the arguments that differ from it, and the config
+        of --pretrained.
     """
     choice = cli.ArgumentParser(add_help=False)
     choice.add_argument("--network", choices=symbols.NETWORKS, help="default: alexnet")
     choice.add_argument("--dataset", default="imagenet", help="whose recipe to follow")
     finetune.add_args(choice)
     chosen, _ = choice.parse_known_args()
-    source = finetune.source_args(chosen.pretrained) if chosen.pretrained else None
-    network = chosen.network or (source or {}).get("network", "alexnet")
+    source = finetune.source_config(chosen.pretrained) if chosen.pretrained else None
+    network = chosen.network or (source["args"]["network"] if source else "alexnet")
     recipe = recipes.recipe(network, chosen.dataset)
 
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0], parents=[choice])
     train_flags.add_train_args(parser)
     data_flags.add_data_args(parser)
-    taken_over = finetune.preparation_defaults(source) if source else {}
+    taken_over = finetune.preparation_defaults(source["args"]) if source else {}
     parser.set_defaults(network=network, **{**recipe.settings, **taken_over})
     args = parser.parse_args()
     train_flags.check_train_args(args)
@@ -77,11 +77,11 @@ def open_data(args: argparse.Namespace) -> Tuple[TrainingData, Optional[Records]
 
 
 def build(
-    args: argparse.Namespace, source: Optional[dict]
+    args: argparse.Namespace, source: Optional[dict], classes: Optional[List[str]]
 ) -> Tuple[mx.sym.Symbol, Optional[finetune.Pretrained]]:
     """The plain network, and the pretrained weights for it, None without --pretrained."""
     where = args.pretrained, args.pretrained_epoch
-    if source and source["network"] == args.network:
+    if source and source["args"]["network"] == args.network:
         symbol = finetune.graph(*where, args.num_classes)
     else:
         symbol = symbols.get_symbol(args.network, args.num_classes)
@@ -89,8 +89,9 @@ def build(
         symbols.check_image_shape(symbol, args.image_shape)
     if not args.pretrained:
         return symbol, None
-    shape, mult = args.image_shape, args.new_lr_mult
-    return symbol, finetune.load(symbol, shape, *where, args.freeze, mult)
+    names = source["classes"] if source else None, classes
+    how = args.freeze, args.new_lr_mult, names
+    return symbol, finetune.load(symbol, args.image_shape, *where, *how)
 
 
 def main() -> None:
@@ -101,10 +102,11 @@ def main() -> None:
     data, validation = open_data(args)
     args.num_classes = data.num_classes
     args.top_k = scores.resolve_top_k(args.top_k, args.num_classes)
-    symbol, pretrained = build(args, source)
+    classes = data.records and data.records.classes
+    symbol, pretrained = build(args, source, classes)
     print(recipes.describe(args, recipe, contexts, changed))
     if pretrained:
-        print(finetune.describe(args, pretrained, source))
+        print(finetune.describe(args, pretrained, source and source["args"]))
     if args.test_io:
         loop.test_io(data, pipeline.training_iterator(data, contexts[0]), args.disp_batches)
         return
@@ -135,7 +137,7 @@ def train(
 ) -> None:
     """Plan up to the first batch; then commit: delete, write, train."""
     length = Length(data.images, args.batch_size, args.num_epochs)
-    resumed = resume.find(args, data.fingerprint)
+    resumed = resume.find(args, data)
     said = resume.describe(args, resumed)
     if said:
         print(said)

@@ -95,9 +95,7 @@ def bind(
     if pretrained:
         symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
     module = _bound(symbol, contexts, shape, pretrained.frozen if pretrained else None, std)
-    args = (resumed or pretrained).arg_params if resumed or pretrained else None
-    aux = resumed.aux_params if resumed else None
-    module.init_params(initializer(settings.initializer), args, aux, allow_missing=not resumed)
+    _init_params(module, settings.initializer, resumed, pretrained)
     updates = resumed.state.updates if resumed else 0
     _init_optimizer(module, settings, scheduler, updates, shape[0], fast)
     if resumed and updates:  # MXNet makes the state at the first update
@@ -114,6 +112,23 @@ def _bound(symbol, contexts, shape, frozen, std):
     module = mx.mod.Module(symbol, names, context=contexts, fixed_param_names=frozen)
     module.bind(inputs, [("softmax_label", shape[:1])])
     return module
+
+
+def _init_params(module, name, resumed, pretrained):
+    if resumed:
+        module.init_params(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
+        return
+    given = pretrained.arg_params if pretrained else None
+    module.init_params(initializer(name), given, allow_missing=True)
+    if not pretrained or not pretrained.rows:
+        return
+    # Rows of classes that the source knows, in an output layer that is new otherwise.
+    arg_params, aux_params = module.get_params()
+    for name, rows in pretrained.rows.items():
+        values = arg_params[name].asnumpy()
+        values[pretrained.row_numbers] = rows.asnumpy()
+        arg_params[name][:] = values
+    module.set_params(arg_params, aux_params)
 
 
 def _for_devices(symbol, contexts, shape, settings, fast):
