@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 from typing import Optional, Tuple
 
+import numpy as np
+
 from common.cli import UserError
 from common.records.identity import records_fingerprint
 from common.records.scan import Records
@@ -81,12 +83,34 @@ class TrainingData:
 
 
 def _count_classes(found, wanted):
-    present = len(found.classes) if found.classes else int(found.labels.max()) + 1
-    if wanted is not None and wanted != present:
+    """How many classes the network tells apart, by the names, the labels and the flag."""
+    seen = np.unique(found.labels).astype(int)
+    if len(seen) == 1:
         raise UserError(
-            f"--num-classes {wanted}: {found.path} has {present} classes; leave the flag out"
+            f"{found.path}: all images have the label {seen[0]}; a network needs two classes or"
+            " more"
         )
-    return present
+    if found.classes:
+        if wanted not in (None, len(found.classes)):
+            raise UserError(
+                f"--num-classes {wanted}: {found.path} has {len(found.classes)} class names; leave"
+                " the flag out"
+            )
+        return len(found.classes)
+    present = int(seen[-1]) + 1
+    if wanted is not None and wanted < present:
+        raise UserError(
+            f"--num-classes {wanted}: {found.path} has labels up to {seen[-1]}; give at least"
+            f" {present}, or leave the flag out"
+        )
+    if wanted is None and len(seen) < present:
+        missing = next(label for label in range(present) if label != seen[label])
+        raise UserError(
+            f"{found.path}: labels go from {seen[0]} to {seen[-1]}, but no image has the label"
+            f" {missing}; number the classes from 0, or give --num-classes {present} if that is"
+            " meant"
+        )
+    return wanted or present
 
 
 def _count_examples(found, wanted):

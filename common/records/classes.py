@@ -25,13 +25,20 @@ def read_class_names(path: str) -> Optional[List[str]]:
     """The names in the ``-classes.txt`` of the record file ``path``; None if it has none.
 
     Raises:
-        UserError: it is not text.
+        UserError: it is not text, or a name is empty or stands there twice.
     """
     names = class_names_path(path)
     if not os.path.exists(names):
         return None
     try:
-        with open(names, encoding="utf-8") as file:
-            return [line.rstrip("\n") for line in file]
+        with open(names, encoding="utf-8-sig") as file:  # Windows' editors write a mark first
+            found = file.read().rstrip("\r\n").split("\n")
     except UnicodeDecodeError:
         raise UserError(f"{names}: is not UTF-8 text; write a class name a line")
+    found = [name.rstrip("\r") for name in found]
+    for number, name in enumerate(found):
+        if not name.strip():
+            raise UserError(f"{names}: line {number + 1} is empty; write a class name a line")
+        if name in found[:number]:
+            raise UserError(f"{names}: has {name} twice; give each class a name of its own")
+    return found

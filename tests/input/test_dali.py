@@ -104,7 +104,7 @@ def gradient(tmp_path_factory):
     """3,840 times a picture whose red says the column and whose green the row."""
     rows, columns = np.mgrid[:30, :36].astype(np.uint8)
     image = np.dstack([np.full_like(rows, 100), 4 * rows, 4 * columns])
-    return write_records(tmp_path_factory.mktemp("gradient") / "g", [image] * 3840, [0] * 3840)
+    return write_records(tmp_path_factory.mktemp("gradient") / "g", [image] * 3840, [0, 1] * 1920)
 
 
 def places(images):
@@ -176,7 +176,7 @@ def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
 
 
 def test_pictures_smaller_than_the_crop_are_refused_with_a_remedy(tmp_path):
-    path = write_records(tmp_path / "small", [smooth(1, 15, 30)] * 4, [0] * 4)
+    path = write_records(tmp_path / "small", [smooth(1, 15, 30)] * 4, [0, 1] * 2)
     with pytest.raises(UserError, match="small.rec: .* is 30x15, smaller than the crop.* --resize"):
         next(batches(path))
 

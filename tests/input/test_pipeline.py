@@ -174,7 +174,7 @@ def picture(tmp_path_factory):
     rng = np.random.RandomState(0)
     image = cv2.resize(rng.randint(0, 255, (6, 6, 3)).astype(np.uint8), (40, 40))
     prefix = tmp_path_factory.mktemp("picture") / "p"
-    return write_records(prefix, [image] * 16, [0] * 16), image
+    return write_records(prefix, [image] * 16, [0, 1] * 8), image
 
 
 def batch_of(path, *flags):
@@ -286,11 +286,37 @@ def test_a_label_beyond_the_classes_is_refused(numbered):
         pipeline.checked_records(numbered, num_classes=12)
 
 
-def test_more_classes_than_the_records_have_are_refused(numbered):
-    for flags in ([], ["--num-classes=13"]):
-        assert training_data(*flags, path=numbered).num_classes == 13
-    with pytest.raises(UserError, match="--num-classes 1000"):
-        training_data("--num-classes=1000", path=numbered)
+def test_the_number_of_classes_is_that_of_the_labels_or_a_larger_one_that_is_asked_for(numbered):
+    for flags, classes in ([], 13), (["--num-classes=13"], 13), (["--num-classes=1000"], 1000):
+        assert training_data(*flags, path=numbered).num_classes == classes
+    with pytest.raises(UserError, match="--num-classes 12: .* up to 12; give at least 13"):
+        training_data("--num-classes=12", path=numbered)
+
+
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        ([0] * 4, "all images have the label 0; a network needs two classes"),
+        ([1, 2, 3, 1], "labels go from 1 to 3, but no image has the label 0; .*--num-classes 4"),
+        ([0, 200000, 0, 0], "no image has the label 1; .*--num-classes 200001"),
+        ([0, 1, 3, 0], "no image has the label 2"),
+    ],
+)
+def test_labels_that_are_not_numbered_from_0_are_told(tmp_path, labels, words):
+    path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 4, labels)
+    with pytest.raises(UserError, match=words):
+        training_data(path=path)
+    if len(set(labels)) > 1:
+        flag = f"--num-classes={max(labels) + 1}"
+        assert training_data(flag, path=path).num_classes == max(labels) + 1
+
+
+def test_named_classes_may_lack_images_but_not_names(tmp_path):
+    names = ["a", "b", "c"]
+    path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 4, [0, 2, 0, 2], names)
+    assert training_data(path=path).num_classes == 3
+    with pytest.raises(UserError, match="--num-classes 4: .* has 3 class names"):
+        training_data("--num-classes=4", path=path)
 
 
 def test_validation_records_of_other_classes_are_refused(tmp_path):
@@ -308,8 +334,8 @@ def test_a_batch_larger_than_the_data_is_refused(numbered):
 @pytest.mark.parametrize("flags", [[], ["--resize=24"]], ids=str)
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path, flags):
     with create_records(str(tmp_path / "bad")) as writer:
-        for _ in range(8):
-            writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
+        for i in range(8):
+            writer.write(i % 2, b"\xff\xd8\xff\xe0 and no picture")
     data = training_data(*flags, path=str(tmp_path / "bad.rec"))
     with pytest.raises(UserError, match=r"bad.rec: MXNet cannot prepare .*python -m data.check"):
         list(pipeline.take(pipeline.training_iterator(data, mx.cpu()), data.name, 2))

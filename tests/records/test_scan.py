@@ -68,6 +68,28 @@ def test_class_names_that_are_not_utf8_are_refused(made):
         scan_records(made)
 
 
+@pytest.mark.parametrize(
+    "text, names",
+    [
+        ("\ufeffcat\r\ndog\r\n", ["cat", "dog"]),
+        ("cat\ndog\n\n\n", ["cat", "dog"]),
+        ("cat", ["cat"]),
+    ],
+)
+def test_class_names_are_read_as_editors_leave_them(made, text, names):
+    rewrite(made.replace(".rec", "-classes.txt"), text.encode())
+    assert scan_records(made).classes == names
+
+
+@pytest.mark.parametrize(
+    "text, words", [("cat\n\ndog\n", "line 2 is empty"), ("cat\ndog\ncat\n", "has cat twice")]
+)
+def test_class_names_that_cannot_be_told_apart_are_refused(made, text, words):
+    rewrite(made.replace(".rec", "-classes.txt"), text.encode())
+    with pytest.raises(UserError, match=f"x-classes.txt: {words}"):
+        scan_records(made)
+
+
 def test_a_missing_index_is_made_again(made):
     index = index_path(made)
     before = read(index)
