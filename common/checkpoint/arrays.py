@@ -7,43 +7,83 @@ import os
 import struct
 from typing import Dict
 
+import numpy as np
+
+from common.cli import UserError
 from common.runtime.mxnet import mx
 
-# Files of mx.nd.save: the numbers that start them and each array, bytes by type of element.
-_LIST, _ARRAYS = 0x112, (0xF993FAC9, 0xF993FACA)
-_SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}
+# Files of mx.nd.save: the number that starts them, and those that start an array, by version: of
+# MXNet 0.11 and later, of 0.10. Before that an array began with its rank.
+_LIST, _ARRAYS, _ARRAYS_0_10 = 0x112, (0xF993FAC9, 0xF993FACA), 0xF993FAC8
+_SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}  # bytes by type of element
+_MAX_RANK = 32
 
 
 def check_arrays(path: str) -> None:
-    """Raise ValueError, KeyError or struct.error unless mx.nd.save made ``path``: named arrays.
+    """Make sure that mx.nd.save made ``path``, with named arrays, and that it is whole.
 
     MXNet believes the numbers in it; damaged ones crash it, or take all memory.
+
+    Raises:
+        ValueError, KeyError, struct.error: it is damaged.
+        UserError: its names are those of Gluon's save_parameters.
     """
-    size = os.path.getsize(path)
     with open(path, "rb") as file:
-
-        def take(layout):
-            return struct.unpack("<" + layout, file.read(struct.calcsize("<" + layout)))
-
-        def skip(length):
-            if not 0 <= length <= size - file.tell():
-                raise ValueError(f"{path}: a length in it is wrong")
-            file.seek(length, os.SEEK_CUR)
-
-        magic, _, count = take("3Q")
-        sound = magic == _LIST
+        reader = _Reader(path, file)
+        magic, _, count = reader.take("3Q")
         for _ in range(count):
-            magic, storage, rank = take("I2i")
-            if magic not in _ARRAYS or storage != 0 or not 0 < rank <= 32:
-                raise ValueError(f"{path}: holds something else than dense arrays")
-            shape = take(f"{rank}q")
-            _, _, kind = take("3i")
-            skip(math.prod(shape) * _SIZES[kind] if min(shape) > 0 else -1)
-        (names,) = take("Q")
-        for _ in range(names):
-            skip(*take("Q"))
-        if not sound or names != count or file.tell() != size:
+            reader.skip_array()
+        (names,) = reader.take("Q")
+        found = [reader.name() for _ in range(names)]
+        if magic != _LIST or names != count or not reader.at_end():
             raise ValueError(f"{path}: is not a file of named arrays")
+    if any(not name.startswith((b"arg:", b"aux:")) for name in found):
+        raise UserError(
+            f"{path}: has names without arg: or aux:, as Gluon's save_parameters writes them; save"
+            " the network with net.export, or mx.model.save_checkpoint"
+        )
+
+
+class _Reader:
+    """Reads a file of arrays as far as it is needed to know that it is whole."""
+
+    def __init__(self, path, file):
+        self._path, self._file, self._size = path, file, os.path.getsize(path)
+
+    def take(self, layout):
+        return struct.unpack("<" + layout, self._file.read(struct.calcsize("<" + layout)))
+
+    def at_end(self):
+        return self._file.tell() == self._size
+
+    def name(self):
+        (length,) = self.take("Q")
+        self._check(length)
+        return self._file.read(length)
+
+    def skip_array(self):
+        (first,) = self.take("I")
+        if first in _ARRAYS:
+            storage, rank = self.take("2i")
+        else:
+            storage, rank = 0, self.take("i")[0] if first == _ARRAYS_0_10 else first
+        if storage != 0 or not 0 < rank <= _MAX_RANK:
+            raise ValueError(f"{self._path}: holds something else than dense arrays")
+        shape = self.take(f"{rank}{'I' if first == rank else 'q'}")
+        _, _, kind = self.take("3i")
+        length = math.prod(shape) * _SIZES[kind] if min(shape) > 0 else -1
+        self._check(length)
+        self._file.seek(length, os.SEEK_CUR)
+
+    def _check(self, length):
+        if not 0 <= length <= self._size - self._file.tell():
+            raise ValueError(f"{self._path}: a length in it is wrong")
+
+
+def as_float32(arrays: Dict[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:
+    """The arrays, of which float16 and float64 ones become float32; int8 weights stay."""
+    other = (np.float16, np.float64)
+    return {n: a.astype("float32") if a.dtype in other else a for n, a in arrays.items()}
 
 
 def save_arrays(path: str, arrays: Dict[str, mx.nd.NDArray]) -> None:

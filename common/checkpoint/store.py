@@ -12,9 +12,8 @@
     the image preparation and class names that go with the weights (common/checkpoint/config.py).
 
 Each is written under another name, flushed and renamed, the record last: where it is whole and its
-checksums fit, the set is whole. ``PREFIX-partial-UUUU...`` is such a set of its own, after UUUU
-batches: the newest state between two epochs' checkpoints, for mx.model.load_checkpoint
-("PREFIX-partial", UUUU). Nothing is a pickle, so that loading runs no code.
+checksums fit, the set is whole. ``PREFIX-partial-UUUU...`` is a set of its own, after UUUU batches:
+the newest state between two epochs' checkpoints. Nothing is a pickle, so that loading runs no code.
 """
 
 import argparse
@@ -25,12 +24,12 @@ import struct
 from typing import List, Optional, Sequence, Tuple
 
 from common.cli import UserError
-from common.graph.graph import Graph
 from common.io.files import TEMPORARY, atomic, read_json, sha256, write_json
 from common.runtime.mxnet import mx
 
-from .arrays import check_arrays, save_arrays
-from .config import config_path, versions
+from .arrays import as_float32, check_arrays, save_arrays
+from .config import config_path, load_config, versions
+from .fit import check_graph, check_weights
 
 _FORMAT = 1
 
@@ -263,7 +262,7 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
     already.
 
     Raises:
-        UserError: a file is missing or damaged.
+        UserError: a file is missing or damaged, or the weights do not fit the graph.
     """
     for path in (f"{prefix}-symbol.json", params_path(prefix, number)):
         if not os.path.isfile(path):
@@ -272,9 +271,8 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
         verify(prefix, number, "symbol", "params")
     try:
         check_arrays(params_path(prefix, number))
-        symbol, *weights = mx.model.load_checkpoint(prefix, number)
-        _check_graph(symbol)
-        return (symbol, *weights)
+        symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, number)
+        check_graph(symbol)
     except (mx.base.MXNetError, ValueError, KeyError, struct.error) as error:
         if "is not registered" in str(error):
             raise UserError(
@@ -284,12 +282,16 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
         raise UserError(
             f"{prefix}: the checkpoint of epoch {number} is damaged; take another epoch"
         )
+    weights = {**arg_params, **aux_params}
+    check_weights(params_path(prefix, number), symbol, weights, _image_shape(prefix))
+    return symbol, as_float32(arg_params), as_float32(aux_params)
 
 
-def _check_graph(symbol):
-    """Raise ValueError if a node reads an output that does not exist: MXNet crashes on it."""
-    if any(output.index >= output.node.outputs for output in Graph(symbol).taken()):
-        raise ValueError("a node of the graph takes an output that is not there")
+def _image_shape(prefix):
+    """Of the config; None without one. One that is damaged is told where the config is needed."""
+    with contextlib.suppress(UserError, KeyError, TypeError):
+        return load_config(prefix)["args"]["image_shape"]
+    return None
 
 
 def load_optimizer(prefix: str, number: int) -> dict:
