@@ -32,7 +32,7 @@ from common.train.schedule import Length
 
 
 def parse_args():
-    """The command line over the recipe it names, checked as far as it can be without data."""
+    """The command line over the recipe's values, checked as far as possible without data."""
     choice = cli.ArgumentParser(add_help=False)
     choice.add_argument("--network", choices=symbols.NETWORKS, help="default: alexnet")
     choice.add_argument("--dataset", default="imagenet", help="whose recipe to follow")
@@ -158,7 +158,7 @@ def read_ahead(data, context, length, resumed):
     first = resumed.state.batches if resumed else 0
     done, seen = length.position(first)
     if seen >= data.batch_size and done < length.num_epochs:
-        print(f"reading past the {seen} images that epoch {done + 1} has had")
+        print(f"skipping the {seen} images that epoch {done + 1} has had")
     batches = pipeline.training_iterator(data, context, first)
     one = list(pipeline.take(batches, data.name, 1))
     return itertools.chain(iter(one), batches)

@@ -55,7 +55,7 @@ AVX512 void run_avx512(const Arguments&... arguments) {
   Body::run(arguments...);
 }
 
-// Calls Body::run, which has to be INLINED, as the processor can run it fastest.
+// Calls Body::run, which has to be INLINED, in the variant in use.
 template <typename Body, typename... Arguments>
 void dispatch(const Arguments&... arguments) {
   switch (kVariant) {

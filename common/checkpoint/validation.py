@@ -7,7 +7,7 @@ import struct
 from common.graph.graph import Graph
 from common.runtime.mxnet import mx
 
-# Files of mx.nd.save: the numbers that start them and each array, bytes by type of element.
+# Files of mx.nd.save: the magic numbers of a file and of an array; bytes of each element type.
 _LIST, _ARRAYS = 0x112, (0xF993FAC9, 0xF993FACA)
 _SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}
 
@@ -15,7 +15,7 @@ _SIZES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1}
 def check_arrays(path: str) -> None:
     """Raise ValueError, KeyError or struct.error unless mx.nd.save made ``path``: named arrays.
 
-    MXNet believes the numbers in it; damaged ones crash it, or take all memory.
+    MXNet trusts the sizes in it: wrong ones crash it, or take all memory.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:

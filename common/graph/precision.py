@@ -39,10 +39,10 @@ def _cast(name, source, dtype):
 
 
 def normalise(symbol: mx.sym.Symbol, std: Sequence[float]) -> mx.sym.Symbol:
-    """A copy of ``symbol`` whose input ``data`` takes 8-bit images, and a shift beside them.
+    """A copy of ``symbol`` whose input ``data`` takes 8-bit images, with a shift as a second input.
 
-    What read ``data`` reads (data + SHIFT) / ``std`` in float32, the same to the last bit as
-    common/input/prefetch.py computes it. The rest of the network and its names stay.
+    Nodes that read ``data`` then read (data + SHIFT) / ``std`` in float32, bit for bit what
+    common/input/prefetch.py computes. The rest of the network and its names stay.
 
     Args:
         symbol: any network; its ``data`` becomes uint8 (N, C, H, W), SHIFT is float32 (N, C).

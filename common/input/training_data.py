@@ -24,7 +24,7 @@ class TrainingData:
         dtype: of a batch, "float32", normalised, or "uint8", which the devices normalise.
         backend: "mxnet" or "dali", the reader.
         threads: that decode; with 1 ImageRecordIter's crops and mirrors are repeatable.
-        verbose: let MXNet write to stderr.
+        verbose: show MXNet's own messages.
     """
 
     records: Optional[Records]
@@ -39,20 +39,22 @@ class TrainingData:
     verbose: bool = False
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace, found: Optional[Records] = None) -> "TrainingData":
-        """From the parsed flags; ``found`` are the records of --data-train.
+    def from_args(
+        cls, args: argparse.Namespace, records: Optional[Records] = None
+    ) -> "TrainingData":
+        """From the parsed flags; ``records`` is the file of --data-train, scanned.
 
         Raises:
             UserError: --num-classes or --num-examples does not fit the records.
         """
-        if found is None:
+        if records is None:
             images, num_classes = args.num_examples or 50 * args.batch_size, args.num_classes
         else:
-            images = _count_examples(found, args.num_examples)
-            num_classes = _count_classes(found, args.num_classes)
+            images = _count_examples(records, args.num_examples)
+            num_classes = _count_classes(records, args.num_classes)
         one_thread = args.deterministic and args.data_backend == "mxnet"
         return cls(
-            found,
+            records,
             images,
             num_classes or 1000,
             args.batch_size,
@@ -80,16 +82,16 @@ class TrainingData:
         return self.records and records_fingerprint(self.records.path)
 
 
-def _count_classes(found, wanted):
-    present = len(found.classes) if found.classes else int(found.labels.max()) + 1
+def _count_classes(records, wanted):
+    present = len(records.classes) if records.classes else int(records.labels.max()) + 1
     if wanted is not None and wanted != present:
         raise UserError(
-            f"--num-classes {wanted}: {found.path} has {present} classes; leave the flag out"
+            f"--num-classes {wanted}: {records.path} has {present} classes; leave the flag out"
         )
     return present
 
 
-def _count_examples(found, wanted):
-    if wanted is not None and wanted > len(found):
-        raise UserError(f"--num-examples {wanted}: {found.path} has {len(found)}")
-    return wanted or len(found)
+def _count_examples(records, wanted):
+    if wanted is not None and wanted > len(records):
+        raise UserError(f"--num-examples {wanted}: {records.path} has {len(records)}")
+    return wanted or len(records)

@@ -20,7 +20,7 @@ _PREPARATION = ("image_shape", "resize", "rgb_mean", "rgb_std")
 
 
 class Pretrained(NamedTuple):
-    """What --pretrained, --freeze and --new-lr-mult come to for a network."""
+    """What --pretrained, --freeze and --new-lr-mult mean for a network."""
 
     arg_params: Dict[str, mx.nd.NDArray]  # those that fit the network
     other: List[str]  # weights that the source lacks, or has in another shape
@@ -125,15 +125,15 @@ def load(
     shapes, _, _ = symbol.infer_shape(data=(1, *image_shape))
     wanted = dict(zip(symbol.list_arguments(), shapes))
     names = [name for name in wanted if name not in ("data", "softmax_label")]
-    _, found, _ = store.load(prefix, epoch)
-    fit = {n: found[n] for n in names if n in found and found[n].shape == wanted[n]}
+    _, given, _ = store.load(prefix, epoch)
+    fit = {n: given[n] for n in names if n in given and given[n].shape == wanted[n]}
     if not fit:
         raise UserError(f"--pretrained {prefix}: none of its weights fits this network")
     other = [name for name in names if name not in fit]
     frozen = [name for name in names if name.startswith(tuple(freeze))]
     for begin in freeze:
         if not begin or not any(name.startswith(begin) for name in frozen):
-            raise UserError(f"--freeze {begin}: no layer of this network begins so")
+            raise UserError(f"--freeze {begin}: no layer of this network has a name that begins so")
     random = sorted(set(frozen) & set(other))
     if random:
         raise UserError(f"--freeze: {random[0]} is not in --pretrained, so it must be trained")

@@ -247,7 +247,7 @@ def test_the_input_is_never_written_to(path, tmp_path):
     damaged = read(path, 0, -1)
     assert damaged != before
     for out in (path, path[:-4], tmp_path / "link.rec", f"{tmp_path}/../{tmp_path.name}/x"):
-        with pytest.raises(UserError, match="is what is checked; choose another name"):
+        with pytest.raises(UserError, match="is the file that is checked; choose another name"):
             check.main([path, "--repair", str(out), "--overwrite"])
     assert read(path, 0, -1) == damaged
 
