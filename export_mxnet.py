@@ -6,39 +6,33 @@ The copy is a symbol and its weights, float32 or int8; docs/serving.md says how 
 anything is written, it has to give the checkpoint's probabilities on real images.
 """
 
-import os
+import argparse
 
 from common import cli
-from common.checkpoint import store
-from common.checkpoint.config import load_config, save_config
-from common.checkpoint.lock import lock
-from common.cli import UserError
+from common.checkpoint import output, store
+from common.checkpoint.config import config_entries, load_config
 from common.convert import compare
 
+_SUFFIX = "-deploy"  # of the new checkpoint's prefix
 
-def parse_args():
+
+def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     compare.add_args(parser)
-    parser.add_argument("--out-prefix", help="of the copy; default: MODEL_PREFIX-deploy")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the checkpoints at --out-prefix"
-    )
+    output.add_args(parser, _SUFFIX)
     args = parser.parse_args()
-    args.out_prefix = args.out_prefix or f"{args.model_prefix}-deploy"
-    if os.path.realpath(args.out_prefix) == os.path.realpath(args.model_prefix):
-        raise UserError(f"--out-prefix {args.out_prefix}: is --model-prefix; choose another")
+    output.resolve_prefix(args, _SUFFIX)
     return args
 
 
-def main():
+def main() -> None:
     """Check everything, remove the training nodes, compare, save."""
     args = parse_args()
     config = load_config(args.model_prefix)
     symbol, *weights = store.load(args.model_prefix, args.load_epoch)
     images = compare.real_images(args, config)
-    with lock(args.out_prefix, "--out-prefix"):
-        store.check_free(args.out_prefix, args.overwrite, "--out-prefix")
+    with output.new_checkpoint(args.out_prefix, args.load_epoch, args.overwrite) as save:
         stripped = compare.without_training(symbol)
         largest = compare.difference(
             "the copy",
@@ -46,9 +40,7 @@ def main():
             compare.probabilities(symbol, *weights, images),
         )
         source = store.params_path(args.model_prefix, args.load_epoch)
-        save_config(args.out_prefix, **{**config, "exported_from": source})
-        saved = store.save(args.out_prefix, args.load_epoch, stripped, *weights)
-        store.remove(args.out_prefix, keep=(args.load_epoch,))
+        saved = save((stripped, *weights), config_entries(**{**config, "exported_from": source}))
     print(f"{saved} and {args.out_prefix}-symbol.json")
     print(f"differs from {source} by at most {largest:.1e} on {len(images)} images")
 

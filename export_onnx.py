@@ -5,6 +5,7 @@
 docs/serving.md says what the file holds, how it is checked before it is written, and how to run it.
 """
 
+import argparse
 import os
 
 from common import cli
@@ -17,7 +18,7 @@ from common.io import files
 _BATCH_SIZES = (1, 3)  # that a file of any batch size is compared with
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     compare.add_args(parser)
@@ -33,7 +34,7 @@ def parse_args():
     return args
 
 
-def main():
+def main() -> None:
     """Check everything, convert, compare, write."""
     args = parse_args()
     onnx_writer.check_packages()

@@ -9,30 +9,27 @@ are B, G, R; the checkpoint takes R, G, B, as all do here. Before it is written,
 compute from it the probabilities that OpenCV computes from the file itself.
 """
 
+import argparse
 import os
 import sys
 
 import symbols
 from common import cli
-from common.checkpoint import store
-from common.checkpoint.config import save_config
-from common.checkpoint.lock import lock
+from common.checkpoint import output
+from common.checkpoint.config import config_entries
 from common.cli import UserError
 from common.convert import alexnet_import, caffe_reader, onnx_reader
 
 _EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prototxt", help="Caffe's network for inference: deploy.prototxt")
     parser.add_argument("--caffemodel", help="its weights")
     parser.add_argument("--onnx", metavar="X.onnx", help="network and weights as one ONNX file")
-    parser.add_argument("--out-prefix", required=True, help="of the new checkpoint")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the checkpoints at --out-prefix"
-    )
+    output.add_args(parser)
     parser.add_argument(
         "--class-names",
         metavar="TXT",
@@ -59,7 +56,7 @@ def parse_args():
     return args
 
 
-def main():
+def main() -> None:
     """Read the files, convert the weights, compare with OpenCV, save."""
     args = parse_args()
     if args.onnx:
@@ -81,11 +78,9 @@ def main():
         "rgb_std": [1.0, 1.0, 1.0],
         "data_val": None,
     }
-    with lock(args.out_prefix, "--out-prefix"):
-        store.check_free(args.out_prefix, args.overwrite, "--out-prefix")
-        save_config(args.out_prefix, settings, names, imported_from=source.files)
-        saved = store.save(args.out_prefix, _EPOCH, symbol, weights, {})
-        store.remove(args.out_prefix, keep=(_EPOCH,))
+    config = config_entries(settings, names, imported_from=source.files)
+    with output.new_checkpoint(args.out_prefix, _EPOCH, args.overwrite) as save:
+        saved = save((symbol, weights, {}), config)
 
     shape = ",".join(map(str, source.image_shape))
     print(f"{saved}: {classes} classes, images {shape}")

@@ -6,6 +6,7 @@ Size, mean and class names come from the checkpoint's own record of how it was t
 cannot be read is named on stderr; the others are done all the same, and the exit code is then 1.
 """
 
+import argparse
 import contextlib
 import csv
 import io
@@ -24,7 +25,7 @@ from common.runtime import devices
 from data.folder import EXTENSIONS
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -107,7 +108,7 @@ def only_our_errors():
         yield
 
 
-def main():
+def main() -> int:
     """Print each picture's likeliest classes; 1 if one could not be read."""
     args = parse_args()
     contexts = devices.contexts(args.gpus)

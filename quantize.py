@@ -7,20 +7,22 @@ Nothing is trained: the range of each layer's values is measured on real images.
 score.py and stock MXNet (its CPU build) use the new checkpoint like any other.
 """
 
+import argparse
 import os
 import sys
 
 from common import cli
-from common.checkpoint import store
-from common.checkpoint.config import load_config, save_config
-from common.checkpoint.lock import lock
+from common.checkpoint import output, store
+from common.checkpoint.config import config_entries, load_config
 from common.cli import UserError
 from common.convert import quantization
 from common.input import pipeline
 from common.input.preparation import Preparation, sample_images
 
+_SUFFIX = "-int8"  # of the new checkpoint's prefix
 
-def parse_args():
+
+def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     store.add_args(parser)
@@ -37,19 +39,14 @@ def parse_args():
         default=512,
         help="use at most so many of them",
     )
-    parser.add_argument("--out-prefix", help="of the int8 checkpoint; default: MODEL_PREFIX-int8")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the checkpoints at --out-prefix"
-    )
+    output.add_args(parser, _SUFFIX)
     parser.add_argument("--verbose", action="store_true", help="show MXNet's own messages")
     args = parser.parse_args()
-    args.out_prefix = args.out_prefix or f"{args.model_prefix}-int8"
-    if os.path.realpath(args.out_prefix) == os.path.realpath(args.model_prefix):
-        raise UserError(f"--out-prefix {args.out_prefix}: is --model-prefix; choose another")
+    output.resolve_prefix(args, _SUFFIX)
     return args
 
 
-def main():
+def main() -> None:
     """Check everything, quantise, save, compare the sizes."""
     args = parse_args()
     quantization.check_build()
@@ -64,13 +61,10 @@ def main():
     count = min(args.num_calib_examples, len(found))
     source = store.params_path(args.model_prefix, args.load_epoch)
     origin = {"quantized_from": source, "data_calib": args.data_calib, "num_calib_examples": count}
-    with lock(args.out_prefix, "--out-prefix"):
-        store.check_free(args.out_prefix, args.overwrite, "--out-prefix")
+    with output.new_checkpoint(args.out_prefix, args.load_epoch, args.overwrite) as save:
         images = sample_images(found, count, Preparation.from_args(trained))
         network = quantization.quantize(*network, images, trained["image_shape"], args.verbose)
-        save_config(args.out_prefix, trained, classes, int8=origin)
-        saved = store.save(args.out_prefix, args.load_epoch, *network)
-        store.remove(args.out_prefix, keep=(args.load_epoch,))
+        saved = save(network, config_entries(trained, classes, int8=origin))
 
     before, after = (os.path.getsize(path) / 1e6 for path in (source, saved))
     print(f"{source} {before:.1f} MB -> {saved} {after:.1f} MB, calibrated on {count} images")

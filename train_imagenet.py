@@ -7,10 +7,11 @@ Without --gpus it trains on the CPU. The defaults are the recipe of --network on
 trains on synthetic images and needs no records.
 """
 
+import argparse
 import contextlib
-import itertools
 import os
 import sys
+from typing import List, Optional, Tuple
 
 import symbols
 from common import cli
@@ -24,28 +25,35 @@ from common.input import flags as data_flags
 from common.input import pipeline
 from common.input.training_data import TrainingData
 from common.io.log import RunLog
+from common.records.scan import Records
 from common.runtime import devices
+from common.runtime.mxnet import mx
 from common.train import binding, finetune, loop, recipes, resume
 from common.train import flags as train_flags
 from common.train.checkpoints import Checkpoints, CheckpointSettings
 from common.train.schedule import Length
 
 
-def parse_args():
-    """The command line over the recipe's values, checked as far as possible without data."""
+def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optional[dict]]:
+    """The command line over the recipe's values, checked as far as possible without data.
+
+    Returns:
+        The arguments, the recipe, the names of the arguments that differ from it, and the config
+        of --pretrained.
+    """
     choice = cli.ArgumentParser(add_help=False)
     choice.add_argument("--network", choices=symbols.NETWORKS, help="default: alexnet")
     choice.add_argument("--dataset", default="imagenet", help="whose recipe to follow")
     finetune.add_args(choice)
     chosen, _ = choice.parse_known_args()
-    source = finetune.source_args(chosen.pretrained) if chosen.pretrained else None
-    network = chosen.network or (source or {}).get("network", "alexnet")
+    source = finetune.source_config(chosen.pretrained) if chosen.pretrained else None
+    network = chosen.network or (source["args"]["network"] if source else "alexnet")
     recipe = recipes.recipe(network, chosen.dataset)
 
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0], parents=[choice])
     train_flags.add_train_args(parser)
     data_flags.add_data_args(parser)
-    taken_over = finetune.preparation_defaults(source) if source else {}
+    taken_over = finetune.preparation_defaults(source["args"]) if source else {}
     parser.set_defaults(network=network, **{**recipe.settings, **taken_over})
     args = parser.parse_args()
     train_flags.check_train_args(args)
@@ -56,7 +64,7 @@ def parse_args():
     return args, recipe, changed, source
 
 
-def open_data(args):
+def open_data(args: argparse.Namespace) -> Tuple[TrainingData, Optional[Records]]:
     """The training data and the validation records, None without --data-val."""
     if args.benchmark:
         return TrainingData.from_args(args), None
@@ -68,10 +76,12 @@ def open_data(args):
     return data, pipeline.checked_records(args.data_val, data.num_classes, classes=classes)
 
 
-def build(args, source):
+def build(
+    args: argparse.Namespace, source: Optional[dict], classes: Optional[List[str]]
+) -> Tuple[mx.sym.Symbol, Optional[finetune.Pretrained]]:
     """The plain network, and the pretrained weights for it, None without --pretrained."""
     where = args.pretrained, args.pretrained_epoch
-    if source and source["network"] == args.network:
+    if source and source["args"]["network"] == args.network:
         symbol = finetune.graph(*where, args.num_classes)
     else:
         symbol = symbols.get_symbol(args.network, args.num_classes)
@@ -79,11 +89,12 @@ def build(args, source):
         symbols.check_image_shape(symbol, args.image_shape)
     if not args.pretrained:
         return symbol, None
-    shape, mult = args.image_shape, args.new_lr_mult
-    return symbol, finetune.load(symbol, shape, *where, args.freeze, mult)
+    names = source["classes"] if source else None, classes
+    how = args.freeze, args.new_lr_mult, names
+    return symbol, finetune.load(symbol, args.image_shape, *where, *how)
 
 
-def main():
+def main() -> None:
     """Check everything, then train."""
     args, recipe, changed, source = parse_args()
     contexts = devices.contexts(args.gpus, args.cpus)
@@ -91,10 +102,11 @@ def main():
     data, validation = open_data(args)
     args.num_classes = data.num_classes
     args.top_k = scores.resolve_top_k(args.top_k, args.num_classes)
-    symbol, pretrained = build(args, source)
+    classes = data.records and data.records.classes
+    symbol, pretrained = build(args, source, classes)
     print(recipes.describe(args, recipe, contexts, changed))
     if pretrained:
-        print(finetune.describe(args, pretrained, source))
+        print(finetune.describe(args, pretrained, source and source["args"]))
     if args.test_io:
         loop.test_io(data, pipeline.training_iterator(data, contexts[0]), args.disp_batches)
         return
@@ -106,7 +118,7 @@ def main():
         optimizer=args.optimizer,
         dtype=args.dtype,
     )
-    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext() as locked:
+    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext(False) as locked:
         train(args, contexts, data, validation, symbol, pretrained, locked)
     if args.model_prefix:
         python = os.path.relpath(sys.executable)
@@ -114,10 +126,18 @@ def main():
         print(f"Name a picture with it: {python} predict.py {checkpoint_flags} PICTURE")
 
 
-def train(args, contexts, data, validation, symbol, pretrained, locked):
+def train(
+    args: argparse.Namespace,
+    contexts: List[mx.Context],
+    data: TrainingData,
+    validation: Optional[Records],
+    symbol: mx.sym.Symbol,
+    pretrained: Optional[finetune.Pretrained],
+    locked: bool,
+) -> None:
     """Plan up to the first batch; then commit: delete, write, train."""
     length = Length(data.images, args.batch_size, args.num_epochs)
-    resumed = resume.find(args, data.fingerprint)
+    resumed = resume.find(args, data)
     said = resume.describe(args, resumed)
     if said:
         print(said)
@@ -128,40 +148,36 @@ def train(args, contexts, data, validation, symbol, pretrained, locked):
     std = data.preparation.std if data.dtype == "uint8" else None
     start = resumed, pretrained
     module = binding.bind(symbol, contexts, data.batch_shape, settings, scheduler, *start, std)
-    batches = read_ahead(data, contexts[0], length, resumed)
+    state = resumed.state if resumed else resume.State()
+    _, seen = length.position(state.batches)
+    if seen >= args.batch_size:
+        print(f"skipping the {seen} images that the unfinished epoch has had")
+    batches = pipeline.run_batches(data, contexts[0], state.batches)
 
-    # Nothing has been deleted or written so far.
+    log = commit(args, data, resumed, locked)  # nothing has been deleted or written before
+    keeping = CheckpointSettings.from_args(args, data.fingerprint)
+    checkpoints = Checkpoints(symbol, length, keeping, resumed and resumed.place)
+    evaluator = validation and Evaluator(
+        symbol, contexts, validation, data.preparation, args.batch_size, args.data_nthreads
+    )
+    looping = loop.LoopSettings.from_args(args)
+    loop.Run(module, data, length, looping, checkpoints, log, state).train(batches, evaluator)
+
+
+def commit(
+    args: argparse.Namespace, data: TrainingData, resumed: Optional[resume.Resumed], locked: bool
+) -> RunLog:
+    """Delete what the run replaces, write its config, open its log."""
     if args.model_prefix:
         if locked:  # otherwise another run may be using its temporary files
             store.remove_left_over(args.model_prefix)
         resume.clear(args, resumed)
         classes = data.records and data.records.classes
         save_config(args.model_prefix, vars(args), classes)
-    state = resumed.state if resumed else resume.State()
-    path = args.model_prefix and f"{args.model_prefix}-log.jsonl"
-    log = RunLog(path, append=resumed is not None)
-    log.event("resume" if resumed else "start", batch=state.batches, **vars(args))
-    keeping = CheckpointSettings.from_args(args, data.fingerprint)
-    checkpoints = Checkpoints(symbol, length, keeping, resumed and resumed.place)
-    looping = loop.LoopSettings.from_args(args)
-    evaluator = validation and Evaluator(
-        symbol, contexts, validation, data.preparation, args.batch_size, args.data_nthreads
-    )
-    run = loop.Run(module, data, length, looping, checkpoints, log, state)
-    run.train(batches, evaluator)
-
-
-def read_ahead(data, context, length, resumed):
-    """The run's batches. One is read already, so that what the reader refuses is known."""
-    if data.records is None:
-        return pipeline.synthetic(data, context)
-    first = resumed.state.batches if resumed else 0
-    done, seen = length.position(first)
-    if seen >= data.batch_size and done < length.num_epochs:
-        print(f"skipping the {seen} images that epoch {done + 1} has had")
-    batches = pipeline.training_iterator(data, context, first)
-    one = list(pipeline.take(batches, data.name, 1))
-    return itertools.chain(iter(one), batches)
+    log = RunLog(args.model_prefix and f"{args.model_prefix}-log.jsonl", append=bool(resumed))
+    done = resumed.state.batches if resumed else 0
+    log.event("resume" if resumed else "start", batch=done, **vars(args))
+    return log
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import os
 import pickle
 import tarfile
 import zlib
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -34,7 +35,7 @@ REMEDY = "pass --source with cifar-10-python.tar.gz from https://www.cs.toronto.
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_batch"]}
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of ``python -m data.cifar10``."""
     args = arrays.parser(
         "Make record files of CIFAR-10.",

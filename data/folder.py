@@ -15,7 +15,7 @@ import contextlib
 import os
 import random
 import sys
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from common.cli import ArgumentParser, UserError, run
 from common.records.writer import create_records
@@ -163,7 +163,9 @@ def _check_same(args, classes, others):
         raise UserError(f"--val-dir {args.val_dir}: its classes differ: {'; '.join(only)}")
 
 
-def write(wanted: Dict[str, List[pack.Item]], classes: List[str], skip_bad=False, **how) -> None:
+def write(
+    wanted: Dict[str, List[pack.Item]], classes: List[str], skip_bad: bool = False, **how: Any
+) -> None:
     """Write the record files of every prefix in ``wanted``; they appear together, when whole.
 
     Args:

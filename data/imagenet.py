@@ -20,7 +20,7 @@ import os
 import shutil
 import tarfile
 import zlib
-from typing import Dict, Iterator, List, NamedTuple
+from typing import Container, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from common.cli import ArgumentParser, UserError, run
 from data import pack, parts
@@ -53,7 +53,7 @@ def classes() -> List[Class]:
     return [Class(wnid, int(number), names.split(", ")[0]) for wnid, number, names in rows]
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of ``python -m data.imagenet``."""
     args = _parse(argv)
     table = classes()
@@ -155,7 +155,7 @@ class TrainTar:
         }
         self.parts = {label: name for name, label in self._labels.items()}
 
-    def items(self, done) -> Iterator[pack.Item]:
+    def items(self, done: Container[int]) -> Iterator[pack.Item]:
         """Yield (image name, part number, bytes) of each image whose part is not in ``done``."""
         with tarfile.open(self.path, "r:") as outer:
             for label, member in self._tars.items():
@@ -186,7 +186,7 @@ class ValTar:
     def __init__(self, path: str, labels: Dict[str, int]):
         self.path, self._labels, self.parts = path, labels, {}
 
-    def items(self, done) -> Iterator[pack.Item]:
+    def items(self, done: Container[int]) -> Iterator[pack.Item]:
         """Yield (image name, part number, bytes) of each image whose part is not in ``done``."""
         size = os.path.getsize(self.path)
         with open(self.path, "rb") as file, _tar(self.path, file, self.split) as archive:

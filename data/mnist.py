@@ -11,7 +11,7 @@ import os
 import struct
 import tarfile
 import zlib
-from typing import Callable
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 
@@ -35,7 +35,7 @@ _FILES = {
 _BORDER = 2  # of zeros on each side: 28 -> 32
 
 
-def main(argv=None):
+def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of ``python -m data.mnist``."""
     args = arrays.parser(
         "Make record files of MNIST.",

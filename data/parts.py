@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import shutil
-from typing import Callable, Dict, Iterable, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -61,7 +61,14 @@ def _read(folder, name):
     return Part(name, f"{path}.bin", [image for _, image in good], offsets, bad)
 
 
-def write(folder: str, items: Iterable, names: Dict[int, str], title, total, **encoding) -> None:
+def write(
+    folder: str,
+    items: Iterable,
+    names: Dict[int, str],
+    title: str,
+    total: Optional[int],
+    **encoding: Any,
+) -> None:
     """Encode ``items`` into parts in ``folder``.
 
     Args:

@@ -130,6 +130,22 @@ def test_onnx_of_any_age_gives_the_same_weights(opset, caffe, imported, tmp_path
     assert_same(imported[0], onnx_reader.read(path))
 
 
+@pytest.mark.parametrize("k, words", [(2, None), (float("nan"), "norm1 has knorm nan, not 2")])
+def test_an_onnx_file_says_lrns_k(k, words, caffe, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 7)
+    for node in model.graph.node:
+        if node.op_type == "LRN":
+            node.attribute.append(onnx.helper.make_attribute("bias", float(k)))
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    if words:
+        assert_refused(monkeypatch, tmp_path, ["--onnx", tmp_path / "x.onnx"], words)
+    else:
+        run(monkeypatch, "--onnx", tmp_path / "x.onnx", "--out-prefix", tmp_path / "out")
+        attrs = mx.sym.load(str(tmp_path / "out-symbol.json")).attr_dict()
+        assert [attrs[f"lrn{i}"]["knorm"] for i in range(2)] == ["2", "2"]
+
+
 def test_a_file_of_export_onnx_is_refused_for_its_colours(caffe, tmp_path, monkeypatch):
     onnx = pytest.importorskip("onnx")
     model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 12)

@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
-from typing import Callable, Iterator, Tuple
+import os
+from typing import Callable, Iterator, Optional, Tuple
 
+from common.cli import UserError
 from common.runtime.mxnet import mx
 
 from . import store
@@ -12,11 +14,30 @@ from .lock import lock
 Network = Tuple[mx.sym.Symbol, dict, dict]
 
 
-def add_args(parser: argparse.ArgumentParser, default: str = "") -> None:
-    """Add --out-prefix and --overwrite; ``default`` describes the prefix that is not given."""
-    required, said = not default, f"; default: {default}" if default else ""
-    parser.add_argument("--out-prefix", required=required, help=f"of the new checkpoint{said}")
-    parser.add_argument("--overwrite", action="store_true", help="checkpoints at --out-prefix")
+def add_args(parser: argparse.ArgumentParser, suffix: Optional[str] = None) -> None:
+    """Add --out-prefix and --overwrite.
+
+    Args:
+        suffix: --out-prefix defaults to --model-prefix with this suffix; None: it is required.
+    """
+    default = f"; default: MODEL_PREFIX{suffix}" if suffix else ""
+    parser.add_argument(
+        "--out-prefix", required=suffix is None, help=f"of the new checkpoint{default}"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the checkpoints at --out-prefix"
+    )
+
+
+def resolve_prefix(args: argparse.Namespace, suffix: str) -> None:
+    """Set ``args.out_prefix`` to its default, unless it is given.
+
+    Raises:
+        UserError: it is --model-prefix.
+    """
+    args.out_prefix = args.out_prefix or f"{args.model_prefix}{suffix}"
+    if os.path.realpath(args.out_prefix) == os.path.realpath(args.model_prefix):
+        raise UserError(f"--out-prefix {args.out_prefix}: is --model-prefix; choose another")
 
 
 @contextlib.contextmanager

@@ -19,17 +19,17 @@ batches: the newest state between two epochs' checkpoints, for mx.model.load_che
 
 import argparse
 import contextlib
-import errno
 import os
 import re
 import struct
 from typing import List, Optional, Sequence, Tuple
 
 from common.cli import UserError
+from common.graph.graph import Graph
 from common.io.files import TEMPORARY, atomic, read_json, sha256, write_json
 from common.runtime.mxnet import mx
 
-from . import validation
+from .arrays import check_arrays, save_arrays
 from .config import config_path, versions
 
 _FORMAT = 1
@@ -58,10 +58,10 @@ def partial(prefix: str) -> str:
 
 def _paths(prefix, number):
     """Role -> path of the files that a record vouches for."""
-    return {
-        "symbol": f"{prefix}-symbol.json",
-        "optimizer": f"{prefix}-{number:04d}-optimizer.params",
+    return {  # renamed from the last to the first: weights never appear beside another's symbol
         "params": params_path(prefix, number),
+        "optimizer": f"{prefix}-{number:04d}-optimizer.params",
+        "symbol": f"{prefix}-symbol.json",
     }
 
 
@@ -158,8 +158,6 @@ def save(
     Raises:
         UserError: it cannot be written; earlier checkpoints are as they were.
     """
-    weights = {f"arg:{name}": value for name, value in arg_params.items()}
-    weights.update({f"aux:{name}": value for name, value in aux_params.items()})
     paths = _paths(prefix, number)
     old = _set_paths(prefix, number)
     if not optimizer:
@@ -170,15 +168,20 @@ def save(
         for path in files[len(paths) :]:
             write_json(path, config)
         files = dict(zip(paths, files))
-        with open(files["symbol"], "w") as file:  # symbol.save is silent about a full disk
-            file.write(symbol.tojson())
-        with _errors_of_mxnet():
-            _save_arrays(files["params"], weights)
-            if optimizer:
-                _save_arrays(files["optimizer"], optimizer)
+        _write_files(files, symbol, arg_params, aux_params, optimizer)
         checksums = {role: sha256(path) for role, path in files.items()}
         _write_record(record_file, {**record, "files": checksums})
     return paths["params"]
+
+
+def _write_files(files, symbol, arg_params, aux_params, optimizer):
+    with open(files["symbol"], "w") as file:  # symbol.save is silent about a full disk
+        file.write(symbol.tojson())
+    weights = {f"arg:{name}": value for name, value in arg_params.items()}
+    weights.update({f"aux:{name}": value for name, value in aux_params.items()})
+    save_arrays(files["params"], weights)
+    if optimizer:
+        save_arrays(files["optimizer"], optimizer)
 
 
 def update_record(prefix: str, number: int, **changes) -> None:
@@ -190,27 +193,6 @@ def update_record(prefix: str, number: int, **changes) -> None:
 
 def _write_record(path, record):
     write_json(path, {**record, "format": _FORMAT, "versions": versions()})
-
-
-def _save_arrays(path, arrays):
-    mx.nd.save(path, arrays)
-    # On a full disk the last write of mx.nd.save can fail without a word. Names end the file.
-    last = list(arrays)[-1].encode()
-    with open(path, "rb") as file:
-        file.seek(-min(len(last), os.path.getsize(path)), os.SEEK_END)
-        if file.read() != last:
-            raise OSError(errno.ENOSPC, "the disk is full, or the file may not be as large")
-
-
-@contextlib.contextmanager
-def _errors_of_mxnet():
-    try:
-        yield
-    except mx.base.MXNetError as error:
-        cause = str(error).strip().splitlines()[-1].rpartition("Check failed: ")[2]
-        raise OSError(
-            errno.ENOSPC, f"the disk may be full, or the folder read-only ({cause[-60:]})"
-        )
 
 
 def load_record(prefix: str, number: int) -> dict:
@@ -289,9 +271,9 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
     if not verified and os.path.exists(record_path(prefix, number)):
         verify(prefix, number, "symbol", "params")
     try:
-        validation.check_arrays(params_path(prefix, number))
+        check_arrays(params_path(prefix, number))
         symbol, *weights = mx.model.load_checkpoint(prefix, number)
-        validation.check_graph(symbol)
+        _check_graph(symbol)
         return (symbol, *weights)
     except (mx.base.MXNetError, ValueError, KeyError, struct.error) as error:
         if "is not registered" in str(error):
@@ -302,6 +284,12 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
         raise UserError(
             f"{prefix}: the checkpoint of epoch {number} is damaged; take another epoch"
         )
+
+
+def _check_graph(symbol):
+    """Raise ValueError if a node reads an output that does not exist: MXNet crashes on it."""
+    if any(output.index >= output.node.outputs for output in Graph(symbol).taken()):
+        raise ValueError("a node of the graph takes an output that is not there")
 
 
 def load_optimizer(prefix: str, number: int) -> dict:

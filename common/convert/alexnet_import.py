@@ -106,7 +106,7 @@ def _classes(layers):
 def _set_lrn(layer, node, settings):
     """Take k over. Probabilities hardly show the other numbers, so they are compared here."""
     for key, value in settings.items():
-        if key == "knorm":
+        if key == "knorm" and np.isfinite(value):
             node.attrs[key] = f"{value:g}"
         elif not np.isclose(value, float(node.attrs[key]), rtol=1e-6, atol=0):  # float32's noise
             raise UserError(f"{layer} has {key} {value:g}, not {node.attrs[key]}")

@@ -1,5 +1,6 @@
 """Networks without their training nodes, and the comparison of a converted one with its source."""
 
+import argparse
 import os
 from typing import Callable
 
@@ -17,7 +18,7 @@ _IMAGES = 8  # to compare on, at most
 _TOLERANCE, _LOG_TOLERANCE = 1e-5, 1e-3  # of a probability and of its natural logarithm
 
 
-def add_args(parser) -> None:
+def add_args(parser: argparse.ArgumentParser) -> None:
     """Add the flags for the checkpoint to export and the images to compare it on."""
     store.add_args(parser)
     compared = parser.add_mutually_exclusive_group()
@@ -44,7 +45,7 @@ def without_training(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     return graph.symbol()
 
 
-def real_images(args, config: dict) -> np.ndarray:
+def real_images(args: argparse.Namespace, config: dict) -> np.ndarray:
     """The images to compare on, prepared as for evaluation.
 
     Returns:
@@ -67,7 +68,9 @@ def real_images(args, config: dict) -> np.ndarray:
     return np.stack(list(sample_images(found, _IMAGES, preparation)))
 
 
-def probabilities(symbol, arg_params: dict, aux_params: dict, images: np.ndarray) -> np.ndarray:
+def probabilities(
+    symbol: mx.sym.Symbol, arg_params: dict, aux_params: dict, images: np.ndarray
+) -> np.ndarray:
     """What stock MXNet computes from ``images`` (N, C, H, W) on the CPU: (N, classes)."""
     # Without a type for data, MXNet takes everything for float32, int8 weights included.
     executor = symbol.simple_bind(mx.cpu(), "null", {"data": "float32"}, data=images.shape)
@@ -75,7 +78,9 @@ def probabilities(symbol, arg_params: dict, aux_params: dict, images: np.ndarray
     return executor.forward(is_train=False, data=mx.nd.array(images))[0].asnumpy()
 
 
-def in_batches(run: Callable, images: np.ndarray, batch_size: int) -> np.ndarray:
+def in_batches(
+    run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int
+) -> np.ndarray:
     """Call ``run`` on batches of ``batch_size``; the last one is filled up with the first images.
 
     Args:

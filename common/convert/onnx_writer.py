@@ -18,7 +18,7 @@ import json
 import os
 import re
 import tempfile
-from typing import Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from common.runtime import bootstrap
 from common.runtime.mxnet import mx
 
 from . import compare
+
+if TYPE_CHECKING:
+    import onnx
 
 _OPSET, _IR_VERSION = 13, 7  # from 2020; ONNX Runtime reads them from 1.7 on
 
@@ -57,8 +60,8 @@ def convert(
     aux_params: dict,
     image_shape: Sequence[int],
     batch_size: Optional[int],
-):
-    """The network as an onnx.ModelProto: ``data`` (N, C, H, W) -> ``softmax`` (N, classes).
+) -> "onnx.ModelProto":
+    """The network in ONNX: ``data`` (N, C, H, W) -> ``softmax`` (N, classes).
 
     Args:
         symbol: of :func:`compare.without_training`, float32.
@@ -68,18 +71,12 @@ def convert(
     Raises:
         onnx.checker.ValidationError: the converter wrote no valid model.
     """
-    import onnx
     from onnx import checker, numpy_helper
 
     weights = {**arg_params, **aux_params}
     images = (batch_size or 1, *image_shape)
     shapes = [weights[name].shape if name in weights else images for name in symbol.list_inputs()]
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "graph.onnx")
-        bootstrap.supply_onnx_mapping()
-        mx.onnx.export_model(_with_flatten(symbol), {}, shapes, np.float32, path)
-        model = onnx.load(path)
-
+    model = _convert_graph(_with_flatten(symbol), shapes)
     graph = model.graph
     used = {name for node in graph.node for name in node.input}
     _keep(graph.initializer, lambda value: value.name in used)
@@ -93,6 +90,17 @@ def convert(
     model.opset_import[0].version = _OPSET
     checker.check_model(model)
     return model
+
+
+def _convert_graph(symbol, shapes):
+    """What MXNet's converter makes of ``symbol``, with all weights as inputs."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "graph.onnx")
+        bootstrap.supply_onnx_mapping()
+        mx.onnx.export_model(symbol, {}, shapes, np.float32, path)
+        return onnx.load(path)
 
 
 def _with_flatten(symbol):

@@ -12,7 +12,6 @@ import os
 from typing import Iterable, Sequence, Tuple
 
 import numpy as np
-from mxnet.contrib.quantization import quantize_model_mkldnn
 
 from common.cli import UserError
 from common.graph.graph import Graph
@@ -77,7 +76,7 @@ def quantize(
         UserError: the network has no layer that can be quantised.
     """
     with quiet(verbose):
-        network = quantize_model_mkldnn(
+        network = mx.contrib.quantization.quantize_model_mkldnn(
             symbol,
             arg_params,
             aux_params,

@@ -154,6 +154,21 @@ def take(batches: mx.io.DataIter, path: str, count: int) -> Iterator[mx.io.DataB
         yield from itertools.islice(batches, count)
 
 
+def run_batches(data: TrainingData, context: mx.Context, first: int) -> Iterator[mx.io.DataBatch]:
+    """The batches of a run from batch ``first`` on, without end; synthetic ones without records.
+
+    One batch is read already, so that it is known what the reader refuses.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if data.records is None:
+        return synthetic(data, context)
+    batches = training_iterator(data, context, first)
+    one = list(take(batches, data.name, 1))
+    return itertools.chain(iter(one), batches)
+
+
 def synthetic(data: TrainingData, context: mx.Context) -> Iterator[mx.io.DataBatch]:
     """``--benchmark 1``: the same random batch over and over, and no file is read."""
     rng, size = np.random.RandomState(0), data.batch_size

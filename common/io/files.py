@@ -67,13 +67,7 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
         for path in paths:
             temporary.append(_new_temporary(path))
         yield temporary[0] if len(paths) == 1 else temporary
-        for path in temporary:
-            _flush(path)
-        for path in instead_of:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-        for path, target in reversed(list(zip(temporary, paths))):
-            os.replace(path, target)
+        _publish(temporary, paths, instead_of)
     except OSError as error:
         if is_limit(error):
             raise UserError(f"{paths[0]}: cannot be written: {limit_reached(error)}")
@@ -86,6 +80,17 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
                 os.unlink(path)
     for folder in {os.path.dirname(os.path.abspath(path)) for path in paths}:
         _flush_folder(folder)
+
+
+def _publish(temporary, paths, instead_of):
+    """Flush the temporary files and give them their names."""
+    for path in temporary:
+        _flush(path)
+    for path in instead_of:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    for path, target in reversed(list(zip(temporary, paths))):
+        os.replace(path, target)
 
 
 def _new_temporary(path):

@@ -82,37 +82,53 @@ def bind(
         scheduler: of the learning rate; None if it is constant.
         resumed: a checkpoint, which gives all weights and the optimizer's state.
         pretrained: gives some of the weights, and says which are frozen. The others are random.
-        std: of the channels. Batches are then uint8 and bring precision.SHIFT (N, C), and the
-            devices normalise. None: batches are float32 and normalised already.
+        std: of the channels: batches are uint8 with precision.SHIFT (N, C), and the devices
+            normalise. None: batches are float32 and normalised already.
 
     Raises:
         UserError: the optimizer's state in ``resumed`` does not fit.
     """
     mx.random.seed(settings.seed)
     np.random.seed(settings.seed)
-    on_cpu = contexts[0].device_type == "cpu"
-    fast = on_cpu and native.load()
+    fast = contexts[0].device_type == "cpu" and native.load()
     symbol = _for_devices(symbol, contexts, shape, settings, fast)
     if pretrained:
         symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
+    module = _bound(symbol, contexts, shape, pretrained.frozen if pretrained else None, std)
+    _init_params(module, settings.initializer, resumed, pretrained)
+    updates = resumed.state.updates if resumed else 0
+    _init_optimizer(module, settings, scheduler, updates, shape[0], fast)
+    if resumed and updates:  # MXNet makes the state at the first update
+        restore_optimizer(module, resumed.optimizer)
+    return module
+
+
+def _bound(symbol, contexts, shape, frozen, std):
     inputs = [mx.io.DataDesc("data", shape, "float32" if std is None else "uint8")]
     if std is not None:
         symbol = precision.normalise(symbol, std)
         inputs.append(mx.io.DataDesc(precision.SHIFT, shape[:2]))
     names = [one.name for one in inputs]
-    frozen = pretrained.frozen if pretrained else None
     module = mx.mod.Module(symbol, names, context=contexts, fixed_param_names=frozen)
     module.bind(inputs, [("softmax_label", shape[:1])])
+    return module
+
+
+def _init_params(module, name, resumed, pretrained):
     if resumed:
         module.init_params(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
-    else:
-        given = pretrained.arg_params if pretrained else None
-        module.init_params(initializer(settings.initializer), given, allow_missing=True)
-    updates = resumed.state.batches - resumed.state.skipped if resumed else 0
-    _init_optimizer(module, settings, scheduler, updates, shape[0], fast)
-    if updates:  # MXNet makes the state at the first update
-        restore_optimizer(module, resumed.optimizer)
-    return module
+        return
+    given = pretrained.arg_params if pretrained else None
+    module.init_params(initializer(name), given, allow_missing=True)
+    if not pretrained or not pretrained.rows:
+        return
+    # Rows of classes that the source knows, in an output layer that is new otherwise.
+    arg_params, aux_params = module.get_params()
+    for name, rows in pretrained.rows.items():
+        values = arg_params[name].asnumpy()
+        values[pretrained.row_numbers] = rows.asnumpy()
+        arg_params[name][:] = values
+    module.set_params(arg_params, aux_params)
 
 
 def _for_devices(symbol, contexts, shape, settings, fast):

@@ -113,35 +113,29 @@ class Checkpoints:
         Raises:
             UserError: weights are not finite, or the files cannot be written but must be.
         """
-        settings = self._settings
         if not self.are_kept:
             return None
         last = epoch == self._length.num_epochs
-        kept = epoch and (epoch % settings.save_period == 0 or last)
-        prefix = settings.prefix if kept else store.partial(settings.prefix)
-        number = epoch if kept else state.batches
         self._saved_at = time.monotonic()
-        arg_params, aux_params = weights(module)
-        if not are_finite(arg_params):
+        network = weights(module)
+        if not are_finite(network[0]):
             raise UserError(
                 f"batch {state.batches} of the run: weights are not finite; lower --lr, --resume"
                 " continues from before"
             )
+        place = self._place(state, epoch, last)
+        record = {"args": self._settings.args, "data": self._settings.fingerprint, **vars(state)}
         with _writing(must or last):
-            store.save(
-                prefix,
-                number,
-                self._symbol,
-                arg_params,
-                aux_params,
-                optimizer_state(module),
-                args=settings.args,
-                data=settings.fingerprint,
-                **vars(state),
-            )
-            self.place = (prefix, number)
+            store.save(*place, self._symbol, *network, optimizer_state(module), **record)
+            self.place = place
             self.delete_needless(state)
-        return store.params_path(prefix, number)
+        return store.params_path(*place)
+
+    def _place(self, state, epoch, last):
+        """The prefix and number of the state at hand."""
+        if epoch and (epoch % self._settings.save_period == 0 or last):
+            return self._settings.prefix, epoch
+        return store.partial(self._settings.prefix), state.batches
 
     def report(self, state: State, must: bool) -> None:
         """Write to the record that the epoch is validated, and which epoch is the best so far."""

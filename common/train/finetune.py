@@ -10,7 +10,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from common import cli
 from common.checkpoint import store
-from common.checkpoint.config import load_config
+from common.checkpoint.config import config_path, load_config
 from common.cli import UserError
 from common.graph.graph import Graph
 from common.runtime.mxnet import mx
@@ -26,6 +26,9 @@ class Pretrained(NamedTuple):
     other: List[str]  # weights that the source lacks, or has in another shape
     frozen: List[str]  # weights that are not trained
     lr_mult: float  # factor of the learning rate of the other weights
+    rows: Dict[str, mx.nd.NDArray]  # of other weights: the source's rows of classes it knows
+    row_numbers: List[int]  # which rows of the network's output layer those become
+    classes: str  # how the output layer came about, for the first lines of a run
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
@@ -61,15 +64,13 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError("--freeze and --new-lr-mult: need --pretrained")
 
 
-def source_args(prefix: str) -> Optional[dict]:
-    """The training arguments of the checkpoint at ``prefix``; None if it has no config file.
+def source_config(prefix: str) -> Optional[dict]:
+    """The config of the checkpoint at ``prefix``; None if it has no config file.
 
     Raises:
         UserError: the config file is damaged.
     """
-    if not os.path.exists(f"{prefix}-config.json"):
-        return None
-    return load_config(prefix)["args"]
+    return load_config(prefix) if os.path.exists(config_path(prefix)) else None
 
 
 def preparation_defaults(source: dict) -> dict:
@@ -111,13 +112,17 @@ def load(
     epoch: int,
     freeze: Sequence[str] = (),
     lr_mult: float = 1.0,
+    classes: Tuple[Optional[Sequence[str]], Optional[Sequence[str]]] = (None, None),
 ) -> Pretrained:
     """The weights of a checkpoint that have the names and shapes of the network ``symbol``.
+
+    Rows of the output layer belong to classes: they are taken over by the classes' names.
 
     Args:
         image_shape: (channels, height, width), on which the shapes depend.
         freeze: how the names of the frozen layers begin.
         lr_mult: factor of the learning rate of the weights that do not fit.
+        classes: names of the source's classes and of the network's, None where they are unknown.
 
     Raises:
         UserError: no such checkpoint, none of its weights fits, or ``freeze`` names other layers.
@@ -129,8 +134,45 @@ def load(
     fit = {n: given[n] for n in names if n in given and given[n].shape == wanted[n]}
     if not fit:
         raise UserError(f"--pretrained {prefix}: none of its weights fits this network")
+    output = [name for name in _output_layer(symbol) if name in given]
+    rows, numbers, said = _match_classes(output, fit, given, wanted, *classes)
     other = [name for name in names if name not in fit]
     frozen = [name for name in names if name.startswith(tuple(freeze))]
+    _check_frozen(freeze, names, frozen, other)
+    return Pretrained(fit, other, frozen, lr_mult, rows, numbers, said)
+
+
+def _output_layer(symbol):
+    """The names of the weight and the bias in front of the SoftmaxOutput."""
+    last = Graph(symbol).outputs[0].node
+    return [one.node.name for one in last.inputs[0].node.inputs[1:]] if last.inputs else []
+
+
+def _match_classes(output, fit, given, wanted, before, now):
+    """Decide on the output layer; what does not fit by its classes is taken out of ``fit``.
+
+    Returns:
+        The source's rows by weight, the rows of the network that they become, and a description.
+    """
+    if not (before and now):
+        same = all(name in fit for name in output)
+        return {}, [], "taken to be the same, in the same order" if same else "new"
+    if list(before) == list(now):
+        return {}, [], "the same"
+    numbers = [i for i, name in enumerate(now) if name in before]
+    sources = [list(before).index(now[i]) for i in numbers]
+    rows = {}
+    for name in output:
+        fit.pop(name, None)
+        if numbers and given[name].shape[1:] == wanted[name][1:]:
+            rows[name] = given[name].take(mx.nd.array(sources))
+    if not rows:
+        return {}, [], "new"
+    kept = ", ".join(now[i] for i in numbers[:5]) + ", ..." * (len(numbers) > 5)
+    return rows, numbers, f"{len(numbers)} of {len(now)} known by their names ({kept})"
+
+
+def _check_frozen(freeze, names, frozen, other):
     for begin in freeze:
         if not begin or not any(name.startswith(begin) for name in frozen):
             raise UserError(f"--freeze {begin}: no layer of this network has a name that begins so")
@@ -139,7 +181,6 @@ def load(
         raise UserError(f"--freeze: {random[0]} is not in --pretrained, so it must be trained")
     if len(frozen) == len(names):
         raise UserError("--freeze: leaves nothing to train")
-    return Pretrained(fit, other, frozen, lr_mult)
 
 
 def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[dict]) -> str:
@@ -152,7 +193,7 @@ def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[
     text = f"pretrained: {len(pretrained.arg_params)} weights of {path}"
     if pretrained.frozen:
         text += f", {len(pretrained.frozen)} of them frozen"
-    text += f"; new: {', '.join(pretrained.other) or 'none'}"
+    text += f"; new: {', '.join(pretrained.other) or 'none'}; classes: {pretrained.classes}"
     if source is None:
         return text + f"; it has no {args.pretrained}-config.json: the preparation is the recipe's"
     text += (

@@ -9,10 +9,13 @@ unfinished epoch's figures is enough to continue exactly.
 import argparse
 import dataclasses
 import hashlib
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+import os
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from common.checkpoint import store
+from common.checkpoint.config import config_path, load_config
 from common.cli import UserError
+from common.input.training_data import TrainingData
 from common.runtime.mxnet import mx
 
 # Arguments that must stay the same: position and optimizer state mean nothing otherwise.
@@ -44,6 +47,11 @@ class State:
     reported: bool = True  # whether the last complete epoch was validated and logged
     best: Optional[dict] = None  # epoch and top-1 of the best one that was saved
 
+    @property
+    def updates(self) -> int:
+        """How often the weights were updated."""
+        return self.batches - self.skipped
+
 
 class Resumed(NamedTuple):
     """A checkpoint to continue from."""
@@ -56,20 +64,19 @@ class Resumed(NamedTuple):
     changed: List[str]  # the arguments that differ from before, as text
 
 
-def find(args: argparse.Namespace, fingerprint: Optional[str]) -> Optional[Resumed]:
+def find(args: argparse.Namespace, data: TrainingData) -> Optional[Resumed]:
     """The checkpoint that --resume or --load-epoch asks for; None to start afresh. Only reads.
 
-    Args:
-        fingerprint: of the training records; None for synthetic images.
-
     Raises:
-        UserError: it is damaged, it is of another network or other data, or there are checkpoints
-            in the way that --overwrite does not give up.
+        UserError: it is damaged, it is of another network, other data or other classes, or there
+            are checkpoints in the way that --overwrite does not give up.
     """
     if not args.model_prefix:
         return None
     place = _place(args)
-    resumed = place and _load(place, vars(args), fingerprint, args.data_train or "--benchmark 1")
+    resumed = place and _load(place, vars(args), data)
+    if resumed:
+        _check_classes(args.model_prefix, data)
     if resumed is None or args.load_epoch is not None:
         store.check_free(args.model_prefix, args.overwrite, after=_kept(args))
     return resumed
@@ -116,10 +123,10 @@ def _place(args):
     return place
 
 
-def _load(place, arguments, fingerprint, source):
+def _load(place, arguments, data):
     record = store.load_record(*place)
     now = _as_json(arguments)
-    _check(record, store.record_path(*place), now, fingerprint, source)
+    _check(record, store.record_path(*place), now, data)
     state = State(**{field.name: record[field.name] for field in dataclasses.fields(State)})
     changed = [
         f"{name} {record['args'].get(name)} -> {value}"
@@ -130,7 +137,7 @@ def _load(place, arguments, fingerprint, source):
     return Resumed(place, state, *weights, store.load_optimizer(*place), changed)
 
 
-def _check(record, path, now: Mapping, fingerprint, source):
+def _check(record, path, now, data):
     if "batches" not in record:
         raise UserError(f"{path}: is not of a training run, so there is nothing to resume")
     before = record["args"]
@@ -141,10 +148,21 @@ def _check(record, path, now: Mapping, fingerprint, source):
                 f"--{flag} {now[name]}: {path} was trained with {before.get(name)}; give that,"
                 " another --model-prefix, or --overwrite in place of --resume"
             )
-    if record["data"] != fingerprint:
+    if record["data"] != data.fingerprint:
         raise UserError(
-            f"{source}: {path} was trained on other records; give the same, another"
+            f"{data.name}: {path} was trained on other records; give the same, another"
             " --model-prefix, or --overwrite in place of --resume"
+        )
+
+
+def _check_classes(prefix, data):
+    if data.records is None or not os.path.exists(config_path(prefix)):
+        return
+    before, now = load_config(prefix)["classes"], data.records.classes
+    if before and now and before != now:
+        raise UserError(
+            f"{data.name}: its -classes.txt has other names than {config_path(prefix)}; restore it,"
+            " or take another --model-prefix"
         )
 
 

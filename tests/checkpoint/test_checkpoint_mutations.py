@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import mxnet as mx
@@ -36,6 +37,7 @@ FILES = [
     "x-config.json",
 ]
 SHAPE = (4, 1, 32, 32)
+DATA = SimpleNamespace(fingerprint="fingerprint", records=None, name="x.rec")
 SECONDS, MEMORY = 30, 1 << 30  # that a fault may cost; 0.3 GiB go to MXNet
 
 
@@ -135,7 +137,7 @@ def check_with_record(folder, whole):
         symbol, arg_params, aux_params = mx.model.load_checkpoint(original, 2)
         assert loaded[0].tojson() == symbol.tojson()
         assert equal(loaded[1], arg_params) and loaded[2] == aux_params == {}
-    resumed = refused(resume.find, arguments(folder, 3), "fingerprint")
+    resumed = refused(resume.find, arguments(folder, 3), DATA)
     if resumed:
         assert resumed.place[0] == prefix
         epoch = resumed.place[1]

@@ -1,10 +1,10 @@
-"""Outputs and gradients against tests/reference.py, and the pass that puts LRN's right.
+"""Outputs and gradients against tests/reference.py, and the pass that corrects LRN's gradient.
 
-Compared are float32 results of MXNet with float64 results of numpy, tensor by tensor: the largest
-difference over the largest value. Rounding alone makes that up to 4e-6 here; 1e-5 is asserted. A
-rounding can also switch a relu or the winner of a maximum, and then gradients differ by percents
-in either implementation, so each test first makes sure that no such decision was that close.
-Dropout is chance, so training passes are compared on a copy of the graph that drops nothing.
+MXNet's float32 results are compared with numpy's float64 results, tensor by tensor: the largest
+difference over the largest value. Rounding alone makes that up to 4e-6 here; 1e-5 is allowed. A
+rounding can also switch a relu or change which value is a window's maximum. Then gradients differ
+by percents in any two implementations, so each test first makes sure that no such decision was
+close. Dropout is random, so training is compared on a copy of the graph that drops nothing.
 """
 
 import json
@@ -20,7 +20,9 @@ from common.graph.stock_lrn import decompose_lrn
 from common.runtime import native
 
 TOLERANCE = 1e-5
-CLOSEST = 1e-6  # margin of a decision, relative to its layer's largest value
+# The least margin of a decision, relative to its layer's largest value. Rounding makes up to 2.4e-6
+# of that here; with a smaller margin the kernels of a processor decide whether a test passes.
+CLOSEST = 4e-6
 
 mkldnn = pytest.mark.skipif(
     not mx.runtime.Features().is_enabled("MKLDNN"), reason="this MXNet has no MKL-DNN"
@@ -105,11 +107,18 @@ def assert_equal_to_numpy(plain, values):
 # The networks
 
 
-@pytest.mark.parametrize("weights", [normal, xavier])
-@pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
-def test_alexnets_output_and_gradients_are_right(network, weights):
+@pytest.mark.parametrize(
+    "network, weights, seed",
+    [
+        ("alexnet", normal, 0),
+        ("alexnet", xavier, 9),
+        ("alexnet2012", normal, 13),
+        ("alexnet2012", xavier, 1),
+    ],
+)
+def test_alexnets_output_and_gradients_are_right(network, weights, seed):
     plain = without_dropout(symbols.get_symbol(network, 10))
-    assert_equal_to_numpy(plain, draw(plain, (2, 3, 67, 67), weights, scale=60))
+    assert_equal_to_numpy(plain, draw(plain, (2, 3, 67, 67), weights, scale=60, seed=seed))
 
 
 def test_alexnets_gradients_are_right_on_an_oblong_image_with_caffes_options():
@@ -210,6 +219,13 @@ def test_hidden_attributes_such_as_the_device_group_go_to_the_new_nodes():
     nodes = json.loads(decompose_lrn(net, (1, 3, 4, 4)).tojson())["nodes"]
     assert len(nodes) > 2
     assert {node["attrs"]["__ctx_group__"] for node in nodes} == {"second"}
+
+
+def test_attributes_of_the_callers_scope_do_not_reach_the_new_nodes():
+    plain = mx.sym.LRN(mx.sym.Variable("data"), name="n", nsize=3)
+    with mx.AttrScope(ctx_group="second"):
+        replaced = decompose_lrn(plain, (1, 3, 4, 4))
+    assert "ctx_group" not in replaced.tojson()
 
 
 @pytest.mark.parametrize("nsize", [3, 4])

@@ -1,6 +1,7 @@
 """--pretrained: what is taken over, what is frozen, what it is worth."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -173,6 +174,70 @@ def test_a_graph_without_a_trainable_end_is_refused(imported, coloured, tmp_path
     prefix = str(tmp_path / "deploy")
     store.save(prefix, 0, without_training(symbol), *weights, config=load_config(imported))
     assert_refused(tune(prefix, 0, coloured, tmp_path / "x"), "does not end in", "not an exported")
+
+
+def named(folder, names, seed=1):
+    images, _ = bands(24, seed=seed)
+    return write_records(folder / "-".join(names), images, np.arange(24) % len(names), names)
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory):
+    """The prefix of a LeNet for cat, dog and emu."""
+    folder = tmp_path_factory.mktemp("animals")
+    path = named(folder, ["cat", "dog", "emu"])
+    result = train(*LENET, "--data-train", path, "--model-prefix", folder / "x")
+    assert result.returncode == 0, result.stderr
+    return str(folder / "x")
+
+
+FROZEN = ["--lr", 1e-30, "--network", "lenet", "--dataset", "mnist"]  # weights stay as they begin
+
+
+def test_rows_of_the_output_layer_follow_the_names_of_the_classes(animals, tmp_path):
+    path = named(tmp_path, ["ant", "cat", "dog"])
+    result = tune(animals, 1, path, tmp_path / "x", *FROZEN)
+    said = " ".join(result.stdout.split())
+    assert (
+        "new: output_weight, output_bias; classes: 2 of 3 known by their names (cat, dog)" in said
+    )
+    before, after = (
+        mx.nd.load(f"{animals}-0001.params"),
+        mx.nd.load(f"{tmp_path / 'x'}-0001.params"),
+    )
+    for name in ("arg:output_weight", "arg:output_bias"):
+        old, new = before[name].asnumpy(), after[name].asnumpy()
+        assert np.array_equal(new[1:], old[:2])  # cat, dog
+        assert not np.array_equal(new[0], old[0]) or name.endswith("bias")
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["cat", "dog", "emu"], "new: none; classes: the same"),
+        (["ant", "bee", "owl"], "new: output_weight, output_bias; classes: new"),
+        (["cat", "dog"], "new: output_weight, output_bias; classes: 2 of 2 known by their names"),
+    ],
+)
+def test_what_becomes_of_the_classes_is_said(animals, tmp_path, names, said):
+    result = tune(animals, 1, named(tmp_path, names), tmp_path / "x", *FROZEN)
+    assert result.returncode == 0, result.stderr
+    assert said in " ".join(result.stdout.split())
+
+
+def test_without_names_it_is_said_what_is_assumed(source, tmp_path):
+    path = named(tmp_path, list("abcde"))
+    result = tune(source, 2, path, tmp_path / "x", *FROZEN)
+    assert "classes: taken to be the same, in the same order" in " ".join(result.stdout.split())
+
+
+def test_resuming_with_other_names_is_refused(animals, tmp_path):
+    shutil.copytree(Path(animals).parent, tmp_path / "copy")
+    folder = tmp_path / "copy"
+    (folder / "cat-dog-emu-classes.txt").write_text("cat\nemu\ndog\n")
+    flags = ["--data-train", folder / "cat-dog-emu.rec", "--model-prefix", folder / "x"]
+    result = train(*LENET, *flags, "--resume", "--num-epochs", 2)
+    assert_refused(result, "its -classes.txt has other names than", "x-config.json")
 
 
 @pytest.mark.slow

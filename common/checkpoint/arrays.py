@@ -1,10 +1,12 @@
-"""Checks of a checkpoint's files for damage that would crash MXNet."""
+"""Named arrays in MXNet's file format: written without silent loss, and checked before reading."""
 
+import contextlib
+import errno
 import math
 import os
 import struct
+from typing import Dict
 
-from common.graph.graph import Graph
 from common.runtime.mxnet import mx
 
 # Files of mx.nd.save: the magic numbers of a file and of an array; bytes of each element type.
@@ -44,11 +46,28 @@ def check_arrays(path: str) -> None:
             raise ValueError(f"{path}: is not a file of named arrays")
 
 
-def check_graph(symbol: mx.sym.Symbol) -> None:
-    """Make sure that nodes read only outputs that exist: MXNet crashes on others.
+def save_arrays(path: str, arrays: Dict[str, mx.nd.NDArray]) -> None:
+    """``mx.nd.save``, which fails if the disk is full.
 
     Raises:
-        ValueError: one does not exist.
+        OSError: the file cannot be written whole.
     """
-    if any(output.index >= output.node.outputs for output in Graph(symbol).taken()):
-        raise ValueError("a node of the graph takes an output that is not there")
+    with _errors_of_mxnet():
+        mx.nd.save(path, arrays)
+    # On a full disk the last write of mx.nd.save can fail without a word. Names end the file.
+    last = list(arrays)[-1].encode()
+    with open(path, "rb") as file:
+        file.seek(-min(len(last), os.path.getsize(path)), os.SEEK_END)
+        if file.read() != last:
+            raise OSError(errno.ENOSPC, "the disk is full, or the file may not be as large")
+
+
+@contextlib.contextmanager
+def _errors_of_mxnet():
+    try:
+        yield
+    except mx.base.MXNetError as error:
+        cause = str(error).strip().splitlines()[-1].rpartition("Check failed: ")[2]
+        raise OSError(
+            errno.ENOSPC, f"the disk may be full, or the folder read-only ({cause[-60:]})"
+        )
