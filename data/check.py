@@ -134,7 +134,7 @@ def index_faults(path: str, listed: np.ndarray, records: List[Record]) -> Iterat
     offsets, entries = np.unique(listed, return_counts=True)
     for wrong, what in (
         (np.setdiff1d(offsets, starts), "entries point where no record begins"),
-        (offsets[entries > 1], "offsets are there more than once"),
+        (offsets[entries > 1], "offsets are listed more than once"),
         (np.setdiff1d(good, offsets), "good records have no entry"),
     ):
         if len(wrong):
@@ -167,7 +167,7 @@ def _parse(argv) -> argparse.Namespace:
     add("rec", metavar="X.rec", help="the record file")
     add("--decode", action="store_true", help="decode every image, too")
     add("--repair", metavar="OUT", help="write OUT.rec, .idx and so on, of the good records")
-    add("--overwrite", action="store_true", help="replace output that is there already")
+    add("--overwrite", action="store_true", help="replace existing output")
     add("--num-classes", type=cli.positive_int, help="default: as X-classes.txt has")
     add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="for --decode")
     return parser.parse_args(argv)

@@ -121,7 +121,7 @@ def _make_parts(job, workspace, args):
     folder = os.path.join(workspace, settings + "-square" * args.center_crop)
     done = parts.find(folder)
     if done:
-        print(f"{job.split}: continuing; {len(done)} parts are there already", flush=True)
+        print(f"{job.split}: continuing; {len(done)} parts already exist", flush=True)
     total = None if args.allow_partial else job.images - sum(map(len, done.values()))
     parts.write(folder, job.items(done), job.parts, job.split, total, **pack.options(args))
     done = parts.find(folder)
@@ -212,7 +212,7 @@ def _tar(title, file, split):
     """Open the tar in ``file``. The block must read it to its end; then check that it was whole.
 
     tarfile takes a damaged header, a hole of zeros or a cut between two members for the end of the
-    archive: images would be lost without a word. A true end is zeros up to the padding.
+    archive: images would be lost silently. A true end is zeros up to the padding.
     """
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:

@@ -54,7 +54,7 @@ def save_arrays(path: str, arrays: Dict[str, mx.nd.NDArray]) -> None:
     """
     with _errors_of_mxnet():
         mx.nd.save(path, arrays)
-    # On a full disk the last write of mx.nd.save can fail without a word. Names end the file.
+    # On a full disk the last write of mx.nd.save can fail silently. Names end the file.
     last = list(arrays)[-1].encode()
     with open(path, "rb") as file:
         file.seek(-min(len(last), os.path.getsize(path)), os.SEEK_END)

@@ -108,7 +108,7 @@ def check_free(prefix: str, overwrite: bool, flag: str = "--model-prefix", after
     remedy = "choose another prefix, or pass --overwrite to lose it"
     if flag == "--model-prefix" and newest(prefix)[0]:
         remedy = "--resume continues it, " + remedy
-    raise UserError(f"{flag} {prefix}: {there[-1]} is there from an earlier run; {remedy}")
+    raise UserError(f"{flag} {prefix}: {there[-1]} exists from an earlier run; {remedy}")
 
 
 def remove(prefix: str, keep: Sequence[int] = ()) -> None:
@@ -289,7 +289,7 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
 def _check_graph(symbol):
     """Raise ValueError if a node reads an output that does not exist: MXNet crashes on it."""
     if any(output.index >= output.node.outputs for output in Graph(symbol).taken()):
-        raise ValueError("a node of the graph takes an output that is not there")
+        raise ValueError("a node of the graph takes an output that does not exist")
 
 
 def load_optimizer(prefix: str, number: int) -> dict:

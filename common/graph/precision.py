@@ -14,8 +14,7 @@ SHIFT = "data_shift"  # the second input of a network that takes 8-bit images
 def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Symbol:
     """A copy of ``symbol`` that computes in ``dtype`` from ``data`` up to the softmax.
 
-    ``data``, the label, the softmax and all names stay; MXNet infers that the weights are of
-    ``dtype``, too.
+    ``data``, the label, the softmax and all names stay; MXNet infers ``dtype`` for the weights.
 
     Args:
         symbol: a plain network, which ends in a SoftmaxOutput.

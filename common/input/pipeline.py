@@ -157,7 +157,7 @@ def take(batches: mx.io.DataIter, path: str, count: int) -> Iterator[mx.io.DataB
 def run_batches(data: TrainingData, context: mx.Context, first: int) -> Iterator[mx.io.DataBatch]:
     """The batches of a run from batch ``first`` on, without end; synthetic ones without records.
 
-    One batch is read already, so that it is known what the reader refuses.
+    The first batch is read before this returns, so that what the reader refuses is refused here.
 
     Raises:
         UserError: it cannot be read.

@@ -1,4 +1,4 @@
-"""ELF files, as far as CUDA's libraries need it: list a library's dependencies, write an alias.
+"""ELF files of CUDA's libraries: list a library's dependencies, write an alias of a library.
 
 The layouts are those of 64-bit little-endian files (System V ABI, chapters 4 and 5). pyelftools
 reads them too, but its import takes longer than that of numpy, at every start of a script, and it

@@ -38,7 +38,7 @@ class CheckpointSettings:
     Attributes:
         prefix: None to write none.
         save_period: in epochs.
-        save_minutes: save in the middle of an epoch, too, as often as this; None: do not.
+        save_minutes: also save in the middle of an epoch, this often; None: do not.
         keep: how many of the newest stay, besides the best one; None: all.
         args: the run's arguments, for the record.
         fingerprint: of the training records, for the record; None for synthetic images.
@@ -132,7 +132,7 @@ class Checkpoints:
         return store.params_path(*place)
 
     def _place(self, state, epoch, last):
-        """The prefix and number of the state at hand."""
+        """The prefix and number of the current state."""
         if epoch and (epoch % self._settings.save_period == 0 or last):
             return self._settings.prefix, epoch
         return store.partial(self._settings.prefix), state.batches

@@ -179,7 +179,7 @@ NO_RECORD = "entries point where no record begins"
 NO_ENTRY = "good records have no entry"
 
 
-TWICE = "offsets are there more than once"
+TWICE = "offsets are listed more than once"
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_the_input_is_never_written_to(path, tmp_path):
 def test_output_that_is_there_is_kept_unless_told(path, tmp_path, capsys):
     edit(path, 0, b"\0")
     (tmp_path / "out.idx").write_text("mine")
-    with pytest.raises(UserError, match="out.idx: is there already.*--overwrite"):
+    with pytest.raises(UserError, match="out.idx: already exists.*--overwrite"):
         check.main([path, "--repair", str(tmp_path / "out")])
     assert (tmp_path / "out.idx").read_text() == "mine"
     assert run(capsys, path, "--repair", tmp_path / "out", "--overwrite")[0] == 1
