@@ -1,5 +1,5 @@
 # make demo            records from CIFAR-10, then the article's AlexNet trained on them (CPU);
-#                      stopped, it goes on where it was
+#                      stopped and run again, it resumes
 # make demo NETWORK=lenet                      the same with MNIST and LeNet-5
 # make demo CUDA=1                             on GPU 0; GPUS=0,1 picks others. 2 GB of wheels
 # make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU

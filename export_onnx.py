@@ -39,7 +39,7 @@ def main() -> None:
     args = parse_args()
     onnx_writer.check_packages()
     if os.path.exists(args.out) and not args.overwrite:
-        raise UserError(f"--out {args.out}: is there already; choose another, or pass --overwrite")
+        raise UserError(f"--out {args.out}: already exists; choose another, or pass --overwrite")
     config = load_config(args.model_prefix)
     symbol, *weights = store.load(args.model_prefix, args.load_epoch)
     if quantization.is_quantized(symbol):

@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
         help="write which class is taken for which, as a table, a picture or both",
     )
     add("--json", type=new_file, metavar="X.json", help="write all figures, each class's too")
-    add("--verbose", action="store_true", help="let MXNet talk, too")
+    add("--verbose", action="store_true", help="show MXNet's own messages")
     return parser.parse_args()
 
 
@@ -127,12 +127,12 @@ def main() -> None:
     check_crops(args.crops, preparation)
     classes = network.class_names(config)
     top_k = resolve_top_k(args.top_k, len(classes))
-    found = pipeline.checked_records(args.data_val, len(classes), classes=config["classes"])
+    records = pipeline.checked_records(args.data_val, len(classes), classes=config["classes"])
 
     started = time.monotonic()
     reading = preparation, args.batch_size, args.data_nthreads, args.crops, args.verbose
     scores = confusion.Confusion(top_k, classes)
-    Evaluator(symbol, contexts, found, *reading).evaluate(*weights, scores)
+    Evaluator(symbol, contexts, records, *reading).evaluate(*weights, scores)
     speed = scores.count / (time.monotonic() - started)
 
     for path in args.confusion:

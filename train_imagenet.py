@@ -35,7 +35,7 @@ from common.train.schedule import Length
 
 
 def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optional[dict]]:
-    """The command line over the recipe it names, checked as far as it can be without data.
+    """The command line over the recipe's values, checked as far as possible without data.
 
     Returns:
         The arguments, the recipe, the names of the arguments that differ from it, and the config
@@ -151,7 +151,7 @@ def train(
     state = resumed.state if resumed else resume.State()
     _, seen = length.position(state.batches)
     if seen >= args.batch_size:
-        print(f"reading past the {seen} images that the unfinished epoch has had")
+        print(f"skipping the {seen} images that the unfinished epoch has had")
     batches = pipeline.run_batches(data, contexts[0], state.batches)
 
     log = commit(args, data, resumed, locked)  # nothing has been deleted or written before

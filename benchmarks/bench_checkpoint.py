@@ -1,4 +1,4 @@
-"""What a checkpoint costs: saving and going on, against a training step and MXNet's own saving.
+"""What a checkpoint costs: saving and resuming, against a training step and MXNet's own saving.
 
     python benchmarks/bench_checkpoint.py
     python benchmarks/bench_checkpoint.py --folder /mnt/slow --rounds 9

@@ -2,9 +2,9 @@
 
     python -m common.doctor
 
-The exit code is 0 if MXNet computes, if only on the CPU, and every script can be imported; else 1.
-Both are tried in a process of their own: a package that is missing, damaged or crashes is a line of
-the report.
+The exit code is 0 if MXNet computes, even if only on the CPU, and every script can be imported;
+else 1. Both are tried in a separate process, so that a package that is missing or damaged, or that
+crashes, becomes a line of the report.
 """
 
 import contextlib
@@ -107,7 +107,7 @@ def _try_mxnet() -> Dict[str, Any]:
             command, cwd=_ROOT, capture_output=True, text=True, errors="replace", timeout=_PATIENCE
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return {"fault": f"MXNet was tried without a result: {error}"}
+        return {"fault": f"the trial of MXNet gave no result: {error}"}
     facts: Dict[str, Any] = {}
     for line in done.stdout.splitlines():
         with contextlib.suppress(ValueError, TypeError):  # other output
@@ -129,14 +129,14 @@ def _try_mxnet() -> Dict[str, Any]:
 
 def _packages(pattern: str) -> List[str]:
     """'NAME VERSION' of each installed package whose whole name matches."""
-    found = ((dist.metadata["Name"], dist.version) for dist in importlib.metadata.distributions())
+    dists = ((dist.metadata["Name"], dist.version) for dist in importlib.metadata.distributions())
     return sorted(
-        f"{name} {version}" for name, version in found if re.fullmatch(pattern, name or "")
+        f"{name} {version}" for name, version in dists if re.fullmatch(pattern, name or "")
     )
 
 
 def _one_of(packages: List[str]) -> _Section:
-    """What to do if several packages have the same files."""
+    """What to do if several packages install the same files."""
     if len(packages) > 1:
         names = " ".join(package.split()[0] for package in packages)
         yield _TO_DO, f"pip uninstall {names}, then install one: they overwrite each other's files"
@@ -188,8 +188,8 @@ def _native(facts: Dict[str, Any]) -> _Section:
 
 def _opencv(facts: Dict[str, Any]) -> _Section:
     packages = _packages("opencv-.*")
-    found = facts.get("opencv") or ("cannot be imported" if "native" in facts else "not tried")
-    yield "OpenCV", f"{found} ({', '.join(packages) or 'no package'})"
+    version = facts.get("opencv") or ("cannot be imported" if "native" in facts else "not tried")
+    yield "OpenCV", f"{version} ({', '.join(packages) or 'no package'})"
     if "native" in facts and not facts.get("scripts"):
         yield _TO_DO, facts["fault"]
     yield from _one_of(packages)

@@ -26,7 +26,7 @@ def parser(description: str, out: str, source: str) -> ArgumentParser:
     command.add_argument("--out", default=out, help="folder for train.rec, val.rec and companions")
     command.add_argument("--source", help=source)
     command.add_argument("--cache", default=cache_folder(), help="folder that keeps the download")
-    command.add_argument("--overwrite", action="store_true", help="make the records anew")
+    command.add_argument("--overwrite", action="store_true", help="make the records again")
     return command
 
 
@@ -39,8 +39,8 @@ def make_records(
 ) -> None:
     """Write ``out/SPLIT.rec``, ``.idx`` and ``-classes.txt`` for each split of ``counts``.
 
-    Splits already made whole are kept; ``load`` is called only if one is not. The training images
-    are shuffled, always alike; the others keep the data set's order.
+    Splits that are whole already are kept; ``load`` is called only if one is not. The training
+    images are shuffled, in the same order each time; the others keep the data set's order.
 
     Args:
         counts: how many images each split must have, e.g. {"train": 50000, "val": 10000}.
@@ -52,7 +52,7 @@ def make_records(
     prefixes = {split: os.path.join(out, split) for split in counts}
     for split, prefix in list(prefixes.items()):
         if not overwrite and _is_whole(prefix, counts[split], classes):
-            print(f"{prefix}.rec: already made, whole; kept (--overwrite makes it anew)")
+            print(f"{prefix}.rec: already made and whole; kept (--overwrite makes it again)")
             del prefixes[split]
     splits = load() if prefixes else {}
     for split in prefixes:

@@ -4,7 +4,7 @@
     python -m data.check photos.rec --decode --repair photos-whole
 
 Reads X.rec, X.idx, X-checksums.npy and, for the number of classes, X-classes.txt. Prints a line
-for each fault on stdout, and a summary; after damage the search goes on at the next record. Every
+for each fault on stdout, and a summary; after damage the search continues at the next record. Every
 record is compared with its checksum, where there are any. With --decode every image is decoded,
 too: MXNet shows a cut JPEG as a partly grey picture, and an image that it cannot decode kills it.
 Exit code: 0 without faults, 1 with faults, 2 if there is nothing to check.
@@ -73,10 +73,10 @@ def _label_fault(label, num_classes):
 def compare_checksums(
     content: bytes, records: List[Record], rows: np.ndarray, path: str
 ) -> Tuple[List[Record], List[str]]:
-    """Compare each good one of ``records`` with its checksum; ``rows`` are those of ``path``.
+    """Compare each record without a fault with its checksum; ``rows`` are those of ``path``.
 
     Returns:
-        The records with the faults that this shows, and lines on the checksums themselves.
+        The records, with the faults that this shows, and lines about the checksums themselves.
     """
     compared, compared_well = [], 0
     for record in progress(records, "checksums", len(records)):
@@ -93,7 +93,7 @@ def compare_checksums(
 
 
 def undecodable(path: str, records: List[Record], workers: int) -> Iterator[Record]:
-    """Yield those of ``records``, all of them good, whose image cannot be decoded as a whole.
+    """Yield those of ``records``, which have no fault so far, whose image cannot be decoded whole.
 
     Args:
         workers: processes.
@@ -134,7 +134,7 @@ def index_faults(path: str, listed: np.ndarray, records: List[Record]) -> Iterat
     offsets, entries = np.unique(listed, return_counts=True)
     for wrong, what in (
         (np.setdiff1d(offsets, starts), "entries point where no record begins"),
-        (offsets[entries > 1], "offsets are there more than once"),
+        (offsets[entries > 1], "offsets are listed more than once"),
         (np.setdiff1d(good, offsets), "good records have no entry"),
     ):
         if len(wrong):
@@ -156,7 +156,7 @@ def _prepare_repair(args):
     inputs = {os.path.realpath(path) for path in record_paths(os.path.splitext(args.rec)[0])}
     inputs.add(os.path.realpath(args.rec))
     if inputs & {os.path.realpath(path) for path in record_paths(prefix)}:
-        raise UserError(f"--repair {args.repair}: is what is checked; choose another name")
+        raise UserError(f"--repair {args.repair}: is the file that is checked; choose another name")
     prepare_output(prefix, args.overwrite)
     return prefix
 
@@ -167,7 +167,7 @@ def _parse(argv) -> argparse.Namespace:
     add("rec", metavar="X.rec", help="the record file")
     add("--decode", action="store_true", help="decode every image, too")
     add("--repair", metavar="OUT", help="write OUT.rec, .idx and so on, of the good records")
-    add("--overwrite", action="store_true", help="replace output that is there already")
+    add("--overwrite", action="store_true", help="replace existing output")
     add("--num-classes", type=cli.positive_int, help="default: as X-classes.txt has")
     add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="for --decode")
     return parser.parse_args(argv)
@@ -194,7 +194,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 def _check(content, args, num_classes):
-    """Every record, the faulty ones printed, and lines on the files beside it."""
+    """Every record, the faulty ones printed, and lines about its companion files."""
     listed, wrong = _read_companion(read_index, args.rec)
     if listed is None and not wrong:
         wrong = [f"{index_path(args.rec)}: is missing"]

@@ -105,8 +105,8 @@ def _some(names):
 def split(images: Dict[str, List[str]], fraction: float, seed: int) -> Tuple[dict, dict]:
     """Divide each class at random; return (training, validation), each like ``images``.
 
-    A class of two or more has at least one image on either side; of one, it goes to training. A
-    class is divided the same whatever other classes there are.
+    A class of two or more images has at least one on either side; a class's only image goes to
+    training. How a class is divided does not depend on the other classes.
     """
     training, validation = {}, {}
     for name, paths in images.items():

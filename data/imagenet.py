@@ -6,11 +6,11 @@
 The archives come from https://image-net.org (registration). Nothing is unpacked to disk: the
 images pass through memory, are re-encoded, and land in parts (OUT_DIR/train.parts, one for each
 class), which are joined into OUT_DIR/train.rec at the end and then deleted. Killed at any time
-and run again, it goes on where it was. While it joins, the disk holds the images twice.
+and run again, it continues where it was. While it joins, the disk holds the images twice.
 
 Labels are 0 to 999 in sorted order of the WordNet ids, the field's usual order. The validation
 ground truth numbers the classes 1 to 1000 in another order; data/imagenet_classes.txt has both.
-One training image is a PNG and some 22 are CMYK in spite of their names: they are encoded anew.
+One training image is a PNG and some 22 are CMYK in spite of their names: they are converted.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ def _make(job, args, names):
     if args.overwrite:
         shutil.rmtree(workspace, ignore_errors=True)
     elif os.path.exists(f"{prefix}.rec") and not os.path.exists(workspace):
-        print(f"{prefix}.rec: already made; kept (--overwrite makes it anew)")
+        print(f"{prefix}.rec: already made; kept (--overwrite makes it again)")
         return
     for leftover in glob.glob(f"{glob.escape(prefix)}*.tmp*"):  # of a run that was killed
         os.unlink(leftover)
@@ -121,7 +121,7 @@ def _make_parts(job, workspace, args):
     folder = os.path.join(workspace, settings + "-square" * args.center_crop)
     done = parts.find(folder)
     if done:
-        print(f"{job.split}: going on; {len(done)} parts are there already", flush=True)
+        print(f"{job.split}: continuing; {len(done)} parts already exist", flush=True)
     total = None if args.allow_partial else job.images - sum(map(len, done.values()))
     parts.write(folder, job.items(done), job.parts, job.split, total, **pack.options(args))
     done = parts.find(folder)
@@ -131,8 +131,8 @@ def _make_parts(job, workspace, args):
 class TrainTar:
     """ILSVRC2012_img_train.tar: a tar for each class, n01440764.tar and so on; each is a part.
 
-    ``parts`` maps a part's number, here the label, to its name, which holds the size of the
-    class's tar: out of another archive it is another part.
+    ``parts`` maps a part's number, here the label, to its name. The name holds the size of the
+    class's tar, so that parts of another archive have other names.
     """
 
     split, images = "train", 1281167
@@ -209,10 +209,10 @@ def _files(archive):
 
 @contextlib.contextmanager
 def _tar(title, file, split):
-    """Open the tar in ``file``; after the block, which must go through it, see that it was whole.
+    """Open the tar in ``file``. The block must read it to its end; then check that it was whole.
 
     tarfile takes a damaged header, a hole of zeros or a cut between two members for the end of the
-    archive: images would be lost without a word. A true end is zeros up to the padding.
+    archive: images would be lost silently. A true end is zeros up to the padding.
     """
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:

@@ -1,4 +1,4 @@
-"""Where record files are written: the one refusal to replace what is there already."""
+"""Where record files are written: refuses to replace existing files."""
 
 import os
 
@@ -10,9 +10,9 @@ def prepare_output(prefix: str, overwrite: bool) -> None:
     """Make the folder of ``prefix``, where record files will be written.
 
     Raises:
-        UserError: one of the files is there already, and ``overwrite`` is false.
+        UserError: one of the files exists, and ``overwrite`` is false.
     """
     for path in record_paths(prefix):
         if os.path.exists(path) and not overwrite:
-            raise UserError(f"{path}: is there already; choose another name or pass --overwrite")
+            raise UserError(f"{path}: already exists; choose another name or pass --overwrite")
     os.makedirs(os.path.dirname(os.path.abspath(prefix)), exist_ok=True)

@@ -97,7 +97,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add("--encoding", choices=[".jpg", ".png"], default=".jpg", help="of the stored images")
     add("--workers", type=cli.positive_int, default=cpus.available(), help="processes")
     add("--skip-bad", action="store_true", help="leave unreadable images out; they are still named")
-    add("--overwrite", action="store_true", help="replace output that is there already")
+    add("--overwrite", action="store_true", help="replace existing output")
 
 
 def options(args: argparse.Namespace) -> dict:

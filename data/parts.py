@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 def find(folder: str) -> Dict[str, Part]:
-    """The whole parts in ``folder`` by their NAME; the folder is made if it is not there.
+    """The whole parts in ``folder`` by their NAME; the folder is made if it does not exist.
 
     Raises:
         UserError: a part's two files do not fit (a disk's fault).

@@ -18,12 +18,12 @@ from common.cli import UserError
 from common.io.limits import limit_reached
 from common.io.opencv import cv2
 
-_CHUNK = 16  # items a task: enough that sending them costs little beside decoding pictures
+_CHUNK = 16  # items a task: enough that sending them costs little compared with decoding pictures
 _AHEAD = 4  # tasks for each process that may be read and whose results are not yet taken
 
 
 class Failure(NamedTuple):
-    """What a worker process sends in place of results when it met the user's mistake."""
+    """What a worker process sends in place of results after a UserError."""
 
     message: str
 
@@ -108,7 +108,7 @@ def _start(function, flag):
     try:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        resource_tracker.ensure_running()  # on its first start it would let Ctrl-C in again
+        resource_tracker.ensure_running()  # its first start would unblock Ctrl-C
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         process.start()
     except OSError as error:
@@ -156,7 +156,7 @@ def _keep_freed_memory():
 def _silence_decoders():
     """Drop what C libraries write to stderr, such as libpng's warnings; Python's own stays.
 
-    Only a worker process may do this: it has one thread and is nobody else's.
+    Only a worker process may do this: it has one thread and shares its stderr with no other code.
     """
     sys.stderr = open(os.dup(2), "w", buffering=1)  # noqa: SIM115 it lives as long as the process
     null = os.open(os.devnull, os.O_WRONLY)

@@ -1,6 +1,6 @@
 // MXNet 1.9.1 resizes images by their sides, and those of an image that it cannot decode are 0: it
-// divides by zero, and the process dies of SIGFPE. Here its augmenter is given a check: such an
-// image is an exception, which MXNet hands to Python as it does any other.
+// divides by zero, and the process dies of SIGFPE. This file adds a check to its augmenter: such an
+// image throws an exception, which MXNet hands to Python as it does any other.
 //
 // The check takes the place of one virtual function, DefaultImageAugmenter::Process, in the table
 // of that class. Nothing else of the process changes, and to do it again does nothing.

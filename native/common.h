@@ -1,8 +1,8 @@
 // What the operators share: MXNet's extension interface, how attributes are read, shapes checked
 // and failures reported.
 //
-// Operators throw. `infer_shape` and `compute` make of that what MXNet understands: MX_FAIL and one
-// line, which it raises in Python as an MXNetError.
+// Operators throw. `infer_shape` and `compute` turn that into MX_FAIL and one line, which MXNet
+// raises in Python as an MXNetError.
 #pragma once
 
 #include <locale.h>
@@ -29,8 +29,8 @@ typedef std::vector<int64_t> Shape;
 typedef std::vector<MXTensor> Tensors;
 
 const int kUnknownType = -1;  // MXNet is still to infer it
-const int64_t kUnknownSide = std::numeric_limits<unsigned int>::max();  // the same of a side
-const int64_t kLargest = std::numeric_limits<int32_t>::max();  // of MXNet's sides
+const int64_t kUnknownSide = std::numeric_limits<unsigned int>::max();  // the same, of a side
+const int64_t kLargest = std::numeric_limits<int32_t>::max();  // MXNet's longest side
 
 // What an operator cannot compute: the message is for the user.
 struct Refused : std::runtime_error {
@@ -60,7 +60,7 @@ double read_number(const Attributes& attrs, const char* name, double standard) {
   return value;
 }
 
-// An integer of `least` to kLargest from `text` on, which is moved behind it.
+// Reads an integer from `least` to kLargest at *text, and moves *text behind it.
 bool read_digits(const char** text, int64_t least, int64_t* value) {
   char* end;
   errno = 0;
@@ -90,7 +90,7 @@ void read_pair(const Attributes& attrs, const char* name, int64_t least, int64_t
   if (!read || *text != closing || !ends(text + 1)) refuse_value(attrs, name);
 }
 
-// Whether the relu of Activation is to be applied, too.
+// Whether a relu is fused into the operator: it then has Activation's attribute act_type.
 bool read_relu(const Attributes& attrs) {
   if (has(attrs, "act_type") && attrs.at("act_type") != "relu") refuse_value(attrs, "act_type");
   return has(attrs, "act_type");
@@ -103,7 +103,7 @@ std::string text_of(const Shape& shape) {
   return text.str() + ")";
 }
 
-// The memory of an array, which has to be of this shape.
+// The memory of an array, which must have this shape.
 float* floats(MXTensor& tensor, const Shape& shape, const char* name) {
   if (tensor.shape != shape || tensor.dtype != kFloat32)
     throw Refused(std::string(name) + " has to be float32 of shape " + text_of(shape) + ", not " +
@@ -119,14 +119,14 @@ MXReturnValue reported(const Work& work) {
   } catch (const Refused& error) {
     MX_ERROR_MSG << error.what();
   } catch (const std::exception& error) {  // bad_alloc; length_error of a buffer beyond all memory
-    MX_ERROR_MSG << "no memory for what the operator keeps beside its arrays (" << error.what()
+    MX_ERROR_MSG << "no memory for the operator's temporary arrays (" << error.what()
                  << "); use a smaller batch";
   }
   return MX_FAIL;
 }
 
-// The callback that infers shapes, of a function that fills in those of the other inputs and the
-// outputs.
+// MXNet's callback for shapes: `infer` takes the first input's shape and fills in those of the
+// other inputs and of the outputs.
 template <void (*infer)(const Attributes&, std::vector<Shape>*, std::vector<Shape>*)>
 MXReturnValue infer_shape(const Attributes& attrs, std::vector<std::vector<unsigned int>>* in,
                           std::vector<std::vector<unsigned int>>* out) {

@@ -20,7 +20,7 @@ enum Weights { kLeft, kRight, kNeither };
 
 struct Product {  // c = a b
   View a, b, c;
-  int64_t rows, columns, depth;  // of c, and what is summed over
+  int64_t rows, columns, depth;  // of c; depth: the length of the sums
   bool add;                      // c += a b
   Weights weights;               // which factor the weights are, if one
   // The block of b that is to stay in the cache, without gaps.
@@ -72,7 +72,7 @@ View next_weights(const Kernel& kernel, const Product& product, const Block& blo
              : strip;
 }
 
-// Adds a tile at the edge of c, which was computed as a whole one elsewhere.
+// Copies, or adds, a tile at the edge of c from the buffer in which it was computed whole.
 void copy_edge(const View& edge, const View& c, int64_t height, int64_t width, bool add) {
   for (int64_t i = 0; i < width; ++i)
     for (int64_t r = 0; r < height; ++r)

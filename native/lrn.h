@@ -60,7 +60,7 @@ Shape out_shape(const Lrn& lrn, const Shape& x) {
   return lrn.pooled ? pooled_shape(lrn.pool, x) : x;
 }
 
-// What is normalised; not a number stays that.
+// The value that is normalised: x, or relu(x). NaN stays NaN.
 INLINED float rectified(const Lrn& lrn, float x) {
   return lrn.relu && x < 0 ? 0 : x;
 }
@@ -133,7 +133,7 @@ struct Complete {
   }
 };
 
-// `planes` channels of memory that is the calling thread's.
+// Memory of the calling thread for `planes` channels.
 float* scratch(const Lrn& lrn, int64_t planes) {
   static thread_local std::vector<float> buffer;
   buffer.resize(planes * lrn.plane);
@@ -151,7 +151,7 @@ void forward_channels(const Lrn& lrn, const float* x, int64_t first, int64_t las
   }
 }
 
-// Channels [first, last) of an image's dx; those beside them are computed as far as they matter.
+// Channels [first, last) of an image's dx. Of their neighbours only the terms are computed.
 void backward_channels(const Lrn& lrn, const float* g, const float* x, const float* y,
                        int64_t first, int64_t last, float* dx) {
   const int64_t slots = std::min(lrn.channels, 2 * lrn.half + 1);
@@ -177,7 +177,7 @@ void backward_channels(const Lrn& lrn, const float* g, const float* x, const flo
   }
 }
 
-// Calls work(image, its first channel, its last + 1) so that all threads have as many channels.
+// Calls work(image, first channel, last channel + 1); all threads have equally many channels.
 template <typename Work>
 void for_each_range_of_channels(const Lrn& lrn, const Work& work) {
   split(lrn.images * lrn.channels, [&](int64_t at, int64_t end) {

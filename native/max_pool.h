@@ -1,4 +1,4 @@
-// _alexnet_max_pool: max pooling, and its gradient. LRN uses what handles one (H, W) plane, too.
+// _alexnet_max_pool: max pooling, and its gradient. lrn.h also uses the functions for one plane.
 #pragma once
 
 #include <algorithm>

@@ -1,9 +1,9 @@
 // One binary for every x86-64 processor: operators are compiled for AVX-512, for AVX2 and for the
 // baseline (SSE2), and all of them run the same variant.
 //
-// It is the best one that the processor has. The environment variable DNNL_MAX_CPU_ISA, which holds
-// back MXNet's own convolutions, holds back ours, too: SSE41 and AVX choose the baseline, AVX2 and
-// all that begins so choose AVX2. It is read once, when the library is loaded.
+// It is the best one that the processor has. The environment variable DNNL_MAX_CPU_ISA, which
+// limits MXNet's own convolutions, also limits ours: SSE41 and AVX choose the baseline, AVX2 and all
+// values that begin with AVX2 choose AVX2. It is read once, when the library is loaded.
 #pragma once
 
 #include <cstdlib>
@@ -55,7 +55,7 @@ AVX512 void run_avx512(const Arguments&... arguments) {
   Body::run(arguments...);
 }
 
-// Calls Body::run, which has to be INLINED, as the processor can run it fastest.
+// Calls Body::run, which has to be INLINED, in the variant in use.
 template <typename Body, typename... Arguments>
 void dispatch(const Arguments&... arguments) {
   switch (kVariant) {

@@ -57,8 +57,8 @@ void transform_inputs(const Convolution& c, const std::vector<Part>& all, const 
   });
 }
 
-// To points: weights. `rows` and `lanes` of kernels, which are channels and filters or the other
-// way round, are this far apart in w.
+// To points: weights. `rows` and `lanes` count channels and filters, or the other way round; the
+// strides are the distances in w from one kernel to the next.
 PointPanels transform_weights(const Convolution& c, const float* w, int64_t rows,
                               int64_t row_stride, int64_t lanes, int64_t lane_stride) {
   static thread_local std::vector<float> buffer;
@@ -92,7 +92,7 @@ void transform_outputs(const Convolution& c, const std::vector<Part>& all,
       float* to = maps.at(at + l, row);
       for (int64_t i = 0; i < n; ++i) {
         const float value = from[i * kLanes] + bias[filter + l];
-        to[i] = value < least ? least : value;  // not a number stays that
+        to[i] = value < least ? least : value;  // NaN stays NaN
       }
     });
   });
@@ -118,13 +118,13 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   }
 }
 
-// To points: y's gradient, where y is above 0 if there is a relu. Its sums are added to dbias.
+// To points: y's gradient; with a relu, only where y is above 0. Its sums are added to dbias.
 void transform_output_gradients(const Convolution& c, const std::vector<Part>& all,
                                 const float* dy, const float* y, int64_t g,
                                 const PointMatrices& gradients, float* dbias) {
   static thread_local std::vector<float> buffer;
   buffer.assign(all.size() * padded(c.filters), 0.0f);
-  std::vector<float>& sums = buffer;  // `buffer` would be each thread's own in what they share
+  std::vector<float>& sums = buffer;  // in a lambda, `buffer` would be the thread's own
   for_each_part(all, c.filters, [&](const Part& part, int64_t first) {
     const Maps<const float> maps = {dy, c.groups * c.filters, c.out[0], c.out[1]};
     const int64_t at = part.image * maps.channels + g * c.filters + first;

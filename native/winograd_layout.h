@@ -112,7 +112,7 @@ struct Window {
   }
 };
 
-// The calling thread's, full of zeros.
+// The calling thread's window, filled with zeros.
 Window& window(int64_t top, int64_t left, int64_t rows, int64_t columns) {
   static thread_local Window w;
   w.top = top;

@@ -83,17 +83,17 @@ def report(network: str, symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int
     Args:
         image_shape: (channels, height, width).
     """
-    found = layers(symbol, image_shape)
-    parameters = sum(layer.weights + layer.biases for layer in found)
+    listed = layers(symbol, image_shape)
+    parameters = sum(layer.weights + layer.biases for layer in listed)
     lines = [
         f"{network} on an image of {_by(image_shape)}: {parameters:,} parameters",
         "",
-        *_table(found),
+        *_table(listed),
         "",
         "neurons: outputs of the layers with weights; multiply-adds: theirs, forward, one image;",
         "KiB out: the layer's output in float32, one image; KiB held: its weights and biases.",
     ]
-    by_name = {layer.name: layer for layer in found}
+    by_name = {layer.name: layer for layer in listed}
     if ARTICLE.keys() <= by_name.keys():
         lines += ["", *_comparison(by_name), "", *_notes(by_name, image_shape)]
     return "\n".join(lines)
@@ -103,14 +103,14 @@ def _by(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _table(found: List[Layer]) -> List[str]:
+def _table(listed: List[Layer]) -> List[str]:
     columns = "{:11} {:14} {:>9} {:>8} {:>11} {:>6} {:>13} {:>9} {:>10}".format
     rule = "-" * 99
     counts = "neurons", "weights", "biases", "multiply-adds", "KiB out", "KiB held"
     lines = [columns("layer", "operator", "output", *counts), rule]
-    for layer in found:
+    for layer in listed:
         lines.append(columns(layer.name, layer.op, _by(layer.output), *_figures([layer])).rstrip())
-    return [*lines, rule, columns("total", "", "", *_figures(found))]
+    return [*lines, rule, columns("total", "", "", *_figures(listed))]
 
 
 def _figures(layers: List[Layer]) -> List[str]:

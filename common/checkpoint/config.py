@@ -38,7 +38,7 @@ def save_config(prefix: str, args: dict, classes: Optional[List[str]], **origin:
 
 
 def versions() -> dict:
-    """What a result depends on beside its inputs: versions of what computed it, and the threads."""
+    """What a result depends on besides its inputs: the versions and the number of threads."""
     return {
         "python": platform.python_version(),
         "mxnet": mx.__version__,
@@ -55,11 +55,11 @@ def load_config(prefix: str) -> dict:
         UserError: it is missing, damaged, or not what :func:`save_config` wrote.
     """
     path = config_path(prefix)
-    remedy = "copy it anew, or delete its entry sha256 if it was changed on purpose"
+    remedy = "copy it again, or delete its entry sha256 if it was changed on purpose"
     try:
         config = read_json(path, remedy, unsigned=True)  # the first versions wrote no checksum
     except FileNotFoundError:
         raise UserError(f"{path}: not found; train_imagenet.py writes it beside the checkpoint")
     if not {"args", "classes"} <= config.keys():
-        raise UserError(f"{path}: lacks args or classes; copy it anew from where it was trained")
+        raise UserError(f"{path}: lacks args or classes; copy it again from where it was trained")
     return config

@@ -72,8 +72,8 @@ def _lock(path, what):
         except OSError as error:  # ENOSYS, ENOLCK: Lustre, NFS
             locked = False
             print(
-                f"warning: {what}: cannot be locked on this file system ({error.strerror}); see to"
-                " it that no other run writes there",
+                f"warning: {what}: cannot be locked on this file system ({error.strerror}); make"
+                " sure that no other run writes there",
                 file=sys.stderr,
             )
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Checkpoints: the files ``mx.model.load_checkpoint`` reads, and all that training needs to go on.
+"""Checkpoints: the files ``mx.model.load_checkpoint`` reads, and all that training needs to resume.
 
 ``PREFIX-symbol.json``
     the plain graph, or quantize.py's int8 form of it;
@@ -93,9 +93,9 @@ def check_free(prefix: str, overwrite: bool, flag: str = "--model-prefix", after
 
     Args:
         prefix: where checkpoints will be saved.
-        overwrite: the user means to lose them.
+        overwrite: the user has agreed to lose them.
         flag: what the command line calls ``prefix``.
-        after: those up to this epoch are to stay.
+        after: checkpoints up to this epoch stay.
 
     Raises:
         UserError: there are some, and ``overwrite`` is false.
@@ -106,8 +106,8 @@ def check_free(prefix: str, overwrite: bool, flag: str = "--model-prefix", after
         return
     remedy = "choose another prefix, or pass --overwrite to lose it"
     if flag == "--model-prefix" and newest(prefix)[0]:
-        remedy = "--resume goes on with it, " + remedy
-    raise UserError(f"{flag} {prefix}: {there[-1]} is there from an earlier run; {remedy}")
+        remedy = "--resume continues it, " + remedy
+    raise UserError(f"{flag} {prefix}: {there[-1]} exists from an earlier run; {remedy}")
 
 
 def remove(prefix: str, keep: Sequence[int] = ()) -> None:
@@ -149,7 +149,7 @@ def save(
         number: epochs trained, or batches where ``prefix`` is a :func:`partial` one.
         optimizer: name -> array, its state; None or empty: there is none to keep.
         config: :func:`config_entries`, to be written with the weights; None leaves the config.
-        record: what the record holds beside the checksums; values that JSON has.
+        record: what the record holds besides the checksums; values that JSON has.
 
     Returns:
         The name of the weights' file.
@@ -195,7 +195,7 @@ def _write_record(path, record):
 
 
 def load_record(prefix: str, number: int) -> dict:
-    """The record of a checkpoint, once its own checksum is found right.
+    """The record of a checkpoint, after a check of its own checksum.
 
     Raises:
         UserError: it is missing or damaged.
@@ -229,14 +229,14 @@ def verify(prefix: str, number: int, *roles: str) -> None:
 
 
 def newest(prefix: str) -> Tuple[Optional[Tuple[str, int]], List[str]]:
-    """The whole checkpoint at ``prefix`` that is furthest on: its prefix and number, or None.
+    """The newest whole checkpoint at ``prefix``.
 
     Returns:
-        It, and a line on each that is further on but not whole.
+        Its prefix and number, or None without one; and a line about each newer one that is damaged.
     """
-    found = [(name, number) for name in (prefix, partial(prefix)) for number in numbers(name)]
+    saved = [(name, number) for name in (prefix, partial(prefix)) for number in numbers(name)]
     damaged, whole = [], []
-    for name, number in found:
+    for name, number in saved:
         if not os.path.exists(record_path(name, number)):
             continue  # a kill between two renames leaves it so
         try:
@@ -245,7 +245,7 @@ def newest(prefix: str) -> Tuple[Optional[Tuple[str, int]], List[str]]:
             damaged.append(str(error))
     for batches, name, number in sorted(whole, reverse=True):
         if batches < 0:
-            continue  # not a training run's, but such as quantize.py writes
+            continue  # written by another script, such as quantize.py
         try:
             verify(name, number)
         except UserError as error:
@@ -256,7 +256,7 @@ def newest(prefix: str) -> Tuple[Optional[Tuple[str, int]], List[str]]:
 
 
 def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbol, dict, dict]:
-    """``mx.model.load_checkpoint`` with a user's mistakes named: (symbol, arg_params, aux_params).
+    """Like ``mx.model.load_checkpoint``, with checks: (symbol, arg_params, aux_params).
 
     Where the checkpoint has a record, its checksums are compared first, unless it is ``verified``
     already.

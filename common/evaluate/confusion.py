@@ -1,4 +1,4 @@
-"""Which classes a network takes for which: counted, as a table, a CSV file or a picture."""
+"""Which class a network takes for which, counted: as a table, a CSV file or a picture."""
 
 import csv
 from typing import Iterator, List, NamedTuple, Optional
@@ -38,7 +38,7 @@ class Confusion(Scores):
 
 
 class Row(NamedTuple):
-    """How one class fares."""
+    """The result for one class."""
 
     name: str
     images: int

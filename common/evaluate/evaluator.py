@@ -52,8 +52,8 @@ class Evaluator:
         contexts: the devices; each batch is divided among them.
         batch_size: images in a batch, over all devices together.
         threads: that decode.
-        crops: 1: of an image the centre crop is seen. 10: the probabilities are averaged over ten
-            crops of the central square of the resized image, as in 2012.
+        crops: 1: the centre crop of each image is scored. 10: the probabilities are averaged over
+            ten crops of the central square of the resized image, as in 2012.
     """
 
     symbol: mx.sym.Symbol

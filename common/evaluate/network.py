@@ -21,7 +21,7 @@ def bind(
 
     On the CPU, with many images a batch, our operators compute convolutions and fully connected
     layers. Bind another module for other weights: after its first forward pass MXNet's CPU build
-    keeps its own copy of the weights and ignores, without a word, what is set later.
+    keeps its own copy of the weights and silently ignores what is set later.
     """
     images = data_shape[0] // len(contexts)
     if contexts[0].device_type == "cpu" and images >= MIN_IMAGES and native.load():

@@ -22,7 +22,7 @@ def resolve_top_k(top_k: Optional[int], num_classes: int) -> int:
 
 
 def wilson(right: int, count: int) -> Tuple[float, float]:
-    """Wilson's 95% interval of a share of which ``right`` out of ``count`` were seen."""
+    """Wilson's 95% interval of a share that was measured as ``right`` of ``count``."""
     z2 = 1.959964**2
     centre = right + z2 / 2
     half = math.sqrt(z2 * (right * (count - right) / count + z2 / 4))
@@ -32,8 +32,8 @@ def wilson(right: int, count: int) -> Tuple[float, float]:
 class Scores:
     """Running cross-entropy, top-1 and top-k accuracy.
 
-    A class counts as ranked before the true one when its probability is equal or higher, so a
-    network that says the same for every class scores 0, not by luck of the order.
+    A class ranks before the true one if its probability is equal or higher. So a network that gives
+    every class the same probability scores 0, whatever the order of the classes.
     """
 
     def __init__(self, top_k: int = 5):

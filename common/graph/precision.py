@@ -14,8 +14,7 @@ SHIFT = "data_shift"  # the second input of a network that takes 8-bit images
 def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Symbol:
     """A copy of ``symbol`` that computes in ``dtype`` from ``data`` up to the softmax.
 
-    ``data``, the label, the softmax and all names stay; MXNet infers that the weights are of
-    ``dtype``, too.
+    ``data``, the label, the softmax and all names stay; MXNet infers ``dtype`` for the weights.
 
     Args:
         symbol: a plain network, which ends in a SoftmaxOutput.
@@ -39,10 +38,10 @@ def _cast(name, source, dtype):
 
 
 def normalise(symbol: mx.sym.Symbol, std: Sequence[float]) -> mx.sym.Symbol:
-    """A copy of ``symbol`` whose input ``data`` takes 8-bit images, and a shift beside them.
+    """A copy of ``symbol`` whose input ``data`` takes 8-bit images, with a shift as a second input.
 
-    What read ``data`` reads (data + SHIFT) / ``std`` in float32, the same to the last bit as
-    common/input/prefetch.py computes it. The rest of the network and its names stay.
+    Nodes that read ``data`` then read (data + SHIFT) / ``std`` in float32, bit for bit what
+    common/input/prefetch.py computes. The rest of the network and its names stay.
 
     Args:
         symbol: any network; its ``data`` becomes uint8 (N, C, H, W), SHIFT is float32 (N, C).

@@ -19,7 +19,7 @@ from .graph import Graph, Output
 
 
 def decompose_lrn(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
-    """Replace each LRN by stock operators that compute the same and differentiate right.
+    """Replace each LRN by stock operators with the same output and the right gradient.
 
     Args:
         symbol: any float32 graph; one without LRN is returned as it is.
@@ -29,11 +29,11 @@ def decompose_lrn(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
         ValueError: the shape does not determine an LRN's number of channels.
     """
     graph = Graph(symbol)
-    found = [node for node in graph.nodes if node.op == "LRN"]
-    if not found:
+    lrns = [node for node in graph.nodes if node.op == "LRN"]
+    if not lrns:
         return symbol
     shapes = graph.shapes(data=data)
-    for lrn in found:
+    for lrn in lrns:
         shape = shapes.get(lrn.name + "_output", ())
         if len(shape) != 4 or not shape[1]:
             raise ValueError(f"the shape of data does not determine the channels of {lrn.name}")

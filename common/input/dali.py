@@ -5,7 +5,7 @@ The same record files, augmentation and statistics as ImageRecordIter's, decoded
 
 Order: DALI reads the file from end to end and draws each next image from a window over it. Here
 the window is the whole file, so an epoch is a uniform permutation that has each image once. Each
-epoch is a pipeline of its own, so that its order is known by --seed and its number alone. DALI
+epoch is a pipeline of its own, so that its order depends on --seed and its number alone. DALI
 keeps the window's entries, not their pixels: about 0.6 KB and 14 us an image at an epoch's start,
 18 s for ImageNet's.
 
@@ -59,8 +59,8 @@ def read(data: TrainingData, gpu: Optional[int], epoch: int) -> Iterator[prefetc
     mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
     count, path = len(data.records), data.records.path
     if native.load():
-        # In the thread that calls: what it does takes a fifth of the time that decoding takes,
-        # which DALI's own threads do meanwhile.
+        # Threads that crop and normalise. That takes a fifth of the time of decoding, which DALI's
+        # own threads do meanwhile.
         native.library().omp_set_num_threads(max(1, data.threads // 4))
     try:
         pipeline = _pipeline(data, gpu, epoch)
@@ -122,7 +122,7 @@ def _graph(data, gpu):
 def _crops(data, epoch, batch, images):
     """A batch's images, cropped and mirrored: (N, C, H, W) uint8.
 
-    DALI's own crops that also bring the channels apart take 2.5 times as long.
+    DALI's own crops, which also separate the channels, take 2.5 times as long.
     """
     size = data.preparation.image_shape[1:]
     margins = np.array([image.shape[:2] for image in images]) - size

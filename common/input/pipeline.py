@@ -37,28 +37,28 @@ def checked_records(
         UserError: a damaged file, a label that is no class number, other class names, or fewer than
             ``least`` images.
     """
-    found = scan_records(path)
-    if classes and found.classes and classes != found.classes:
+    records = scan_records(path)
+    if classes and records.classes and classes != records.classes:
         raise UserError(f"{path}: its -classes.txt has other names than the training records' one")
-    _check_labels(found, num_classes)
-    if len(found) < least:
+    _check_labels(records, num_classes)
+    if len(records) < least:
         raise UserError(
-            f"{path}: has {len(found)} images, fewer than --batch-size {least}; lower it"
+            f"{path}: has {len(records)} images, fewer than --batch-size {least}; lower it"
         )
-    return found
+    return records
 
 
-def _check_labels(found, num_classes):
+def _check_labels(records, num_classes):
     remedy = "check --num-classes"
-    if num_classes is None and found.classes:
-        num_classes = len(found.classes)
+    if num_classes is None and records.classes:
+        num_classes = len(records.classes)
         remedy = "its -classes.txt lacks names, or is of another file"
     for limit in (None, num_classes):
-        fits = is_class(found.labels, limit)
+        fits = is_class(records.labels, limit)
         if fits.all():
             continue
         number = int(np.argmin(fits))
-        said = f"{found.path}: record {number} has the label {found.labels[number]:g}"
+        said = f"{records.path}: record {number} has the label {records.labels[number]:g}"
         if limit is None:
             raise UserError(f"{said}, not a class number")
         raise UserError(
@@ -70,7 +70,7 @@ def training_iterator(data: TrainingData, context: mx.Context, first: int = 0) -
     """Shuffled, augmented batches of ``data``, one epoch after the other, without end.
 
     Epoch n (from 0) has an order of its own, drawn by a generator that is seeded with (seed, n). A
-    resumed run reads its epoch from the beginning and leaves out what it has seen.
+    resumed run reads its epoch from the beginning and skips what it has seen.
 
     Args:
         context: the first device; a GPU's batches lie in pinned memory.
@@ -80,14 +80,14 @@ def training_iterator(data: TrainingData, context: mx.Context, first: int = 0) -
         An iterator of data (N, C, H, W) float32 and softmax_label (N,). A batch keeps its values as
         long as it is held. If ``data.dtype`` is "uint8", the images are not normalised yet, and a
         third array, the shift (N, C), comes with them. Each epoch has each image once; the batch in
-        which an epoch ends goes on with the next one.
+        which an epoch ends is filled up from the next one.
     """
     if data.backend == "dali":
         gpu = context.device_id if context.device_type == "gpu" else None
         read = functools.partial(dali.read, data, gpu)
     else:
         read = functools.partial(_read, data)
-    native.load()  # here, and not in two threads at once
+    native.load()  # before two threads can do it at once
     buffers = prefetch.Buffers(data.batch_shape, context, data.dtype)
     return prefetch.Ahead(prefetch.batches(read, data.images, data.batch_size, buffers, first))
 
@@ -101,13 +101,12 @@ def _read(data, epoch):
     """All images of the file in the order of an epoch, by ImageRecordIter, uint8.
 
     With ctx="cpu" it decodes with every core, but reads nothing ahead and writes each batch to the
-    same memory. Each epoch has a new iterator: only so does its order depend on the seed and
-    ``epoch`` alone.
+    same memory. Each epoch has a new iterator; otherwise its order would depend on earlier epochs.
     """
     mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
     seed, size = data.augmentation.epoch_seed(epoch), data.batch_size
     options = dict(data.augmentation.options, batch_size=size, shuffle=True, seed=seed)
-    # Without round_batch the last batch is filled up with noise, but the next pass is a whole one.
+    # Without round_batch the last batch ends in noise, but the next pass is complete.
     options.update(dtype="uint8", round_batch=False, verbose=data.verbose)
     # Each thread draws crops and mirrors by a generator of its own, for whichever images it gets.
     batches = _record_iterator(data.records.path, data.preparation, data.threads, **options)
@@ -123,26 +122,26 @@ def _read(data, epoch):
 
 
 def evaluation_batches(
-    found: Records,
+    records: Records,
     preparation: Preparation,
     batch_size: int,
     threads: int,
     verbose: bool = False,
 ) -> Iterator[Tuple[mx.io.DataBatch, int]]:
-    """Centre crops of all ``found`` images, in order, each exactly once.
+    """Centre crops of all images of ``records``, in order, each exactly once.
 
     Args:
         threads: that decode.
-        verbose: let MXNet write to stderr.
+        verbose: show MXNet's own messages.
 
     Yields:
         A batch, and how many of its rows count; the rest of the last batch is padding.
     """
     # A new iterator each time: after a reset MXNet 1.9.1 mixes the last epoch's padding in.
     options = {"batch_size": batch_size, "verbose": verbose}
-    batches = _record_iterator(found.path, preparation, threads, **options)
-    for i, batch in enumerate(take(batches, found.path, -(-len(found) // batch_size))):
-        yield batch, min(batch_size, len(found) - i * batch_size)
+    batches = _record_iterator(records.path, preparation, threads, **options)
+    for i, batch in enumerate(take(batches, records.path, -(-len(records) // batch_size))):
+        yield batch, min(batch_size, len(records) - i * batch_size)
 
 
 def take(batches: mx.io.DataIter, path: str, count: int) -> Iterator[mx.io.DataBatch]:
@@ -158,7 +157,7 @@ def take(batches: mx.io.DataIter, path: str, count: int) -> Iterator[mx.io.DataB
 def run_batches(data: TrainingData, context: mx.Context, first: int) -> Iterator[mx.io.DataBatch]:
     """The batches of a run from batch ``first`` on, without end; synthetic ones without records.
 
-    One batch is read already, so that it is known what the reader refuses.
+    The first batch is read before this returns, so that what the reader refuses is refused here.
 
     Raises:
         UserError: it cannot be read.
@@ -171,7 +170,7 @@ def run_batches(data: TrainingData, context: mx.Context, first: int) -> Iterator
 
 
 def synthetic(data: TrainingData, context: mx.Context) -> Iterator[mx.io.DataBatch]:
-    """``--benchmark 1``: the same random batch over and over, so that no file is read."""
+    """``--benchmark 1``: the same random batch over and over, and no file is read."""
     rng, size = np.random.RandomState(0), data.batch_size
     images = rng.randint(0, 256, data.batch_shape, np.uint8)
     labels = rng.randint(0, data.num_classes, size).astype(np.float32)

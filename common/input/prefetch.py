@@ -1,4 +1,4 @@
-"""Batches that a thread prepares while the network computes, in memory that is used again."""
+"""Batches that a thread prepares while the network computes, in memory that is reused."""
 
 import ctypes
 import itertools
@@ -52,7 +52,7 @@ class Ahead:
     def __next__(self):
         item = self._ready.get()
         if isinstance(item, BaseException):
-            self._ready.put(item)  # for whoever asks again
+            self._ready.put(item)  # for the next call
             raise item
         self._room.release()
         return item
@@ -138,8 +138,8 @@ def batches(
 ) -> Iterator[Optional[mx.io.DataBatch]]:
     """Cut the endless sequence of epochs into batches, one after the other.
 
-    A batch in which an epoch ends goes on with the next epoch's first images, so that each image is
-    there exactly once an epoch.
+    A batch in which an epoch ends is filled up with the next epoch's first images, so that each
+    image is there exactly once an epoch.
 
     Args:
         read: number of an epoch, from 0 -> its images, always the same ones in the same order.
@@ -149,7 +149,7 @@ def batches(
 
     Yields:
         Batches of data and softmax_label and, if data is uint8, of precision.SHIFT. While images
-        are left out it yields None after each chunk, so that whoever waits can stop waiting.
+        are left out it yields None after each chunk, so that the thread can be stopped in between.
     """
     data, labels, filled = None, np.empty(batch_size, np.float32), 0
     shift = np.empty(buffers.shape[:2], np.float32)
@@ -160,7 +160,7 @@ def batches(
         chunk, at, end = part
         while at < end:
             if filled == 0:
-                data = None  # or this frame would keep the last batch's memory from being used
+                data = None  # this reference would keep the last batch's memory from being reused
                 data = buffers.take()
             stop = min(end, at + batch_size - filled)
             place = slice(filled, filled + stop - at)
@@ -192,7 +192,7 @@ def _batch(data, shift, labels):
 
 
 class Buffers:
-    """Memory for batches, which is used again once nobody holds it: fresh memory is slower to fill.
+    """Memory for batches, reused once nobody holds it: fresh memory is slower to fill.
 
     For a GPU it is pinned, so that the copy to the GPU overlaps with computation.
     """
@@ -204,7 +204,7 @@ class Buffers:
         self._arrays = []
 
     def take(self) -> mx.nd.NDArray:
-        """An array (N, C, H, W) of ``dtype``; its values are what was there before."""
+        """An array (N, C, H, W) of ``dtype``; its values are arbitrary."""
         for i in range(len(self._arrays)):
             if sys.getrefcount(self._arrays[i]) == 2:  # the list's, and that of this very call
                 return self._arrays[i]

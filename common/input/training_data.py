@@ -26,7 +26,7 @@ class TrainingData:
         dtype: of a batch, "float32", normalised, or "uint8", which the devices normalise.
         backend: "mxnet" or "dali", the reader.
         threads: that decode; with 1 ImageRecordIter's crops and mirrors are repeatable.
-        verbose: let MXNet write to stderr.
+        verbose: show MXNet's own messages.
     """
 
     records: Optional[Records]
@@ -41,20 +41,22 @@ class TrainingData:
     verbose: bool = False
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace, found: Optional[Records] = None) -> "TrainingData":
-        """From the parsed flags; ``found`` are the records of --data-train.
+    def from_args(
+        cls, args: argparse.Namespace, records: Optional[Records] = None
+    ) -> "TrainingData":
+        """From the parsed flags; ``records`` is the file of --data-train, scanned.
 
         Raises:
             UserError: --num-classes or --num-examples does not fit the records.
         """
-        if found is None:
+        if records is None:
             images, num_classes = args.num_examples or 50 * args.batch_size, args.num_classes
         else:
-            images = _count_examples(found, args.num_examples)
-            num_classes = _count_classes(found, args.num_classes)
+            images = _count_examples(records, args.num_examples)
+            num_classes = _count_classes(records, args.num_classes)
         one_thread = args.deterministic and args.data_backend == "mxnet"
         return cls(
-            found,
+            records,
             images,
             num_classes or 1000,
             args.batch_size,
@@ -82,38 +84,38 @@ class TrainingData:
         return self.records and records_fingerprint(self.records.path)
 
 
-def _count_classes(found, wanted):
+def _count_classes(records, wanted):
     """How many classes the network tells apart, by the names, the labels and the flag."""
-    seen = np.unique(found.labels).astype(int)
+    seen = np.unique(records.labels).astype(int)
     if len(seen) == 1:
         raise UserError(
-            f"{found.path}: all images have the label {seen[0]}; a network needs two classes or"
+            f"{records.path}: all images have the label {seen[0]}; a network needs two classes or"
             " more"
         )
-    if found.classes:
-        if wanted not in (None, len(found.classes)):
+    if records.classes:
+        if wanted not in (None, len(records.classes)):
             raise UserError(
-                f"--num-classes {wanted}: {found.path} has {len(found.classes)} class names; leave"
-                " the flag out"
+                f"--num-classes {wanted}: {records.path} has {len(records.classes)} class names;"
+                " leave the flag out"
             )
-        return len(found.classes)
+        return len(records.classes)
     present = int(seen[-1]) + 1
     if wanted is not None and wanted < present:
         raise UserError(
-            f"--num-classes {wanted}: {found.path} has labels up to {seen[-1]}; give at least"
+            f"--num-classes {wanted}: {records.path} has labels up to {seen[-1]}; give at least"
             f" {present}, or leave the flag out"
         )
     if wanted is None and len(seen) < present:
         missing = next(label for label in range(present) if label != seen[label])
         raise UserError(
-            f"{found.path}: labels go from {seen[0]} to {seen[-1]}, but no image has the label"
+            f"{records.path}: labels go from {seen[0]} to {seen[-1]}, but no image has the label"
             f" {missing}; number the classes from 0, or give --num-classes {present} if that is"
             " meant"
         )
     return wanted or present
 
 
-def _count_examples(found, wanted):
-    if wanted is not None and wanted > len(found):
-        raise UserError(f"--num-examples {wanted}: {found.path} has {len(found)}")
-    return wanted or len(found)
+def _count_examples(records, wanted):
+    if wanted is not None and wanted > len(records):
+        raise UserError(f"--num-examples {wanted}: {records.path} has {len(records)}")
+    return wanted or len(records)

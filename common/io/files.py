@@ -43,7 +43,7 @@ def cache_folder() -> str:
 
 @contextlib.contextmanager
 def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
-    """Yield a temporary path for each of ``paths``; rename them all once the block ends well.
+    """Yield a temporary path for each of ``paths``; rename them all once the block succeeds.
 
     The temporary files lie in the same folder, so the renames cannot fail for lack of space. The
     first path is renamed last: give the file that marks the set as whole first. If the block

@@ -1,6 +1,6 @@
-"""Shared libraries of the system that installed packages load, and the Debian packages with them.
+"""System libraries that installed packages load, and the Debian packages that contain them.
 
-A slim container lacks some. What is missing becomes one line with its remedy.
+Slim containers lack some of them. A missing one becomes one line with its remedy.
 """
 
 import ctypes

@@ -23,7 +23,7 @@ class RunLog:
     """Print a run's progress and keep it in ``path``, one JSON object a line."""
 
     def __init__(self, path: Optional[str] = None, append: bool = False):
-        # Buffered by lines, so that a killed run's lines are there. It is open as long as the run.
+        # Line-buffered, so that a killed run loses no line. It stays open for the whole run.
         mode = "a" if append else "w"
         self._file = open(path, mode, buffering=1) if path else None  # noqa: SIM115
         self._start = time.monotonic()
@@ -39,7 +39,7 @@ class RunLog:
                     f"warning: {self._file.name}: {error.strerror}; nothing more is written to it",
                     file=sys.stderr,
                 )
-                with contextlib.suppress(OSError):  # or Python 3.13 tells of it later
+                with contextlib.suppress(OSError):  # Python 3.13 would report the error again later
                     self._file.close()
                 self._file = None
 
@@ -48,14 +48,14 @@ class RunLog:
         try:
             tqdm.write(text)
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever read it (tee, less) has gone; the run goes on
+        except BrokenPipeError:  # the reader (tee, less) has gone; the run continues
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:
     """An epoch's images: a tqdm bar on a terminal, else a line every ``period`` batches.
 
-    ``batches`` and ``done`` (images) are the part of the epoch that an earlier run has done.
+    ``batches`` and ``done`` (images) count what an earlier run has done of this epoch.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Progress:
         return self
 
     def __exit__(self, *_error):
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -111,10 +111,10 @@ _QUIET = threading.Lock()
 
 @contextlib.contextmanager
 def quiet(verbose: bool = False) -> Iterator[None]:
-    """Drop what MXNet's C++ code says on stderr; its errors arrive as exceptions all the same.
+    """Discard what MXNet's C++ code writes to stderr; its errors still arrive as exceptions.
 
     Args:
-        verbose: drop nothing.
+        verbose: discard nothing.
     """
     if verbose:
         yield

@@ -8,10 +8,10 @@ from typing import Any, Callable, Dict
 
 
 class Stop:
-    """While it is entered, the first SIGTERM or SIGINT asks for a save, a second ends at once.
+    """In its context, the first SIGTERM or SIGINT asks for a save, a second ends the process.
 
     The loop sets ``unsaved`` once a batch has changed the weights, and clears it when they are
-    saved. While it is false there is nothing to save and the first signal ends the process, too.
+    saved. While it is false, there is nothing to save and the first signal ends the process.
 
     >>> with Stop(print) as stop:
     ...     for batch in batches:
@@ -52,9 +52,9 @@ class Stop:
         if not self.unsaved:
             self._tell(f"{name}: nothing to save")
             self.leave()
-        self._tell(f"{name}: saving after this batch; once more to stop now")
+        self._tell(f"{name}: saving after this batch; send it again to stop now")
 
     def _tell(self, text):
-        # Nobody may be reading, or the signal came in the middle of a print: no reason not to save.
+        # The output may be closed, or the signal may have interrupted a print: save all the same.
         with contextlib.suppress(OSError, RuntimeError):
             self._say(text)

@@ -1,4 +1,4 @@
-"""A checksum for each record, in ``X-checksums.npy``: it shows what the records alone cannot.
+"""A checksum for each record, in ``X-checksums.npy``: it shows damage that the records do not.
 
 A label that was changed to another class, or a damaged pixel, leaves a valid record. So a row for
 each record keeps its label and the CRC-32 of its payload. Training compares the labels, which
@@ -86,14 +86,14 @@ def compare_labels(path: str, labels: np.ndarray) -> None:
 
 
 def _bits(labels):
-    """Labels to be compared: as numbers, one that is not a number would not equal itself."""
+    """The bits of labels, for comparing them: as numbers, NaN would differ from itself."""
     return np.ascontiguousarray(labels, "<f4").view("<u4")
 
 
 def payload_fault(payload: bytes, label: float, rows: np.ndarray) -> Optional[str]:
-    """What is wrong with a record's payload, a predicate; None if it has the checksum in ``rows``.
+    """What is wrong with a record's payload ("has ..."); None if it has the checksum in ``rows``.
 
-    Its row is the one whose number it has as its id, so a record that was moved is found, too.
+    The record's id is the number of its row, so a record that changed places is noticed, too.
     """
     number = HEADER.unpack_from(payload)[2]
     if number >= len(rows):

@@ -1,4 +1,4 @@
-"""The layout of MXNet's record files, ``X.rec``: the one place that knows its words.
+"""The layout of MXNet's record files, ``X.rec``: no other module knows it.
 
 A record is ``magic, flag << 29 | length, payload, padding to 4 bytes``, little-endian words of 32
 bits. A payload that happens to hold the magic number at a multiple of 4 bytes is stored in parts

@@ -1,4 +1,4 @@
-"""Tell a record file and its companions from others without reading all of them."""
+"""Recognise a record file and its companions without reading them whole."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ def records_fingerprint(path: str) -> str:
 
 
 def current_state(path: str) -> Optional[str]:
-    """What changes when the record file ``path``, its index or its checksums do.
+    """A text that changes when the record file ``path``, its index or its checksums change.
 
     None if the records or the index are missing.
     """

@@ -18,14 +18,14 @@ def read_index(path: str) -> Optional[np.ndarray]:
     """The offsets in the index of the record file ``path``, sorted, (N,) int64; None without one.
 
     Raises:
-        UserError: it is not what MXNet, in C++ as in Python, reads as an index.
+        UserError: MXNet, in C++ or in Python, would not read it as an index.
     """
     index = index_path(path)
     if not os.path.exists(index):
         return None
     with open(index, "rb") as file:
         text = file.read()
-    # Digits aside, tabs and ends of lines must take turns, with a number before each.
+    # Without the digits, tabs and line ends must alternate; a number comes before each.
     marks = text.translate(None, b"0123456789\r")
     lines = (len(marks) + 1) // 2
     numbers = keys = np.empty(0, np.int64)

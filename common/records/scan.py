@@ -14,9 +14,9 @@ from .identity import current_state
 from .index import index_path, read_index, write_index
 from .walk import HEAD, open_records, walk_records
 
-_SPARSE = 1 << 14  # mean bytes a record from which on a disk reads the heads alone faster
-_LARGE = 10000  # records from which on the result of a scan is cached
-_RULES = 2  # to be raised when scan_records() refuses more, so that no earlier result counts
+_SPARSE = 1 << 14  # mean bytes a record; above it a disk reads the heads alone faster
+_LARGE = 10000  # from this many records on, the result of a scan is cached
+_RULES = 2  # raise it when scan_records() refuses more, so that cached results do not count
 
 
 class Records(NamedTuple):
@@ -36,7 +36,7 @@ def scan_records(path: str) -> Records:
 
     That is every record's magic number, length, header and kind of picture, and that each line of
     the index points at a record. Labels are compared with ``X-checksums.npy`` if it is there, but
-    pictures are not: that would read the whole file. A missing index is made. For a large file
+    pictures are not: that would read the whole file. A missing index is written. For a large file
     that has not changed since it passed, the result is read from the cache.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Walk through the bytes of a record file, over damage too: what is where, and what is wrong."""
+"""Walk through the bytes of a record file, past damage too: where records are, what is wrong."""
 
 import bisect
 import contextlib
@@ -28,7 +28,7 @@ _ENDINGS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # of a whole JPEG, of a PNG
 
 
 # A record, or a damaged stretch where one should be: its first byte and the one after its last, its
-# label if known, and its fault (a predicate), None if MXNet reads the record.
+# label if known, and its fault ("has ..."), None if MXNet reads the record.
 Stretch = Tuple[int, int, Optional[float], Optional[str]]
 
 
@@ -73,11 +73,11 @@ def _contents(file, path):
 def walk_records(content: bytes, listed: Sequence[int] = ()) -> Iterator[Stretch]:
     """Yield each record of a file, and each damaged stretch between records.
 
-    After damage the walk goes on at the next word that can be the start of a record, or is listed.
+    After damage the walk continues at the next word that can start a record, or is listed.
 
     Args:
         content: of the file, as :func:`open_records` gives it.
-        listed: sorted offsets at which records should begin; they help to separate damage.
+        listed: sorted offsets at which records should begin; they help to find where damage ends.
     """
     at = 0
     while at < len(content):
@@ -164,7 +164,7 @@ def _is_border(content, end):
 def _next_start(content, at, listed=()):
     """The first offset from ``at`` on where a record can begin, or an earlier one that is listed.
 
-    An earlier one counts only if the index also lists the first offset that can be seen.
+    An earlier one counts only if the index also lists the first start found in the bytes.
     """
     start = content.find(MAGIC_BYTES, at)
     while start >= 0 and (start % 4 or not _can_start(content, start)):

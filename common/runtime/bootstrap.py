@@ -1,7 +1,7 @@
-"""Prepares the process for ``import mxnet``: numpy's old names, threads, quiet, CUDA's libraries.
+"""Prepare the process for ``import mxnet``: numpy's old names, threads, log level, CUDA.
 
 MXNet was retired in 2023. Its last release uses names that numpy 1.24 and numpy 2 removed, and it
-starts only half as many OpenMP threads as there are cores. :func:`prepare` mends both. It keeps
+starts only half as many OpenMP threads as there are cores. :func:`prepare` corrects both. It keeps
 every name that numpy still has and every environment variable that the user has set.
 """
 

@@ -98,20 +98,20 @@ def on_system() -> bool:
         command = ["/sbin/ldconfig", "-p"]
         known = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
     folders = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
-    found = {line.split()[0] for line in known.splitlines() if line.startswith("\t")}
-    found.update(*(os.listdir(folder) for folder in folders if os.path.isdir(folder)))
-    return found.issuperset(REQUIREMENTS)
+    names = {line.split()[0] for line in known.splitlines() if line.startswith("\t")}
+    names.update(*(os.listdir(folder) for folder in folders if os.path.isdir(folder)))
+    return names.issuperset(REQUIREMENTS)
 
 
 def packaged() -> Dict[str, str]:
     """The libraries that installed packages have, and their paths."""
     spec = importlib.util.find_spec("nvidia")
-    found: Dict[str, str] = {}
+    paths: Dict[str, str] = {}
     for folder in (spec.submodule_search_locations if spec else None) or []:
         for path in glob.glob(os.path.join(glob.escape(folder), "*", "lib", "*.so.*")):
             if os.path.basename(path) in REQUIREMENTS:
-                found.setdefault(os.path.basename(path), path)
-    return found
+                paths.setdefault(os.path.basename(path), path)
+    return paths
 
 
 def installed(requirement: str) -> str:
@@ -166,7 +166,9 @@ def driver_and_cards() -> Tuple[str, List[Card]]:
     try:
         import pynvml
     except ImportError:
-        raise UserError("nvidia-ml-py: not installed, and it lists GPUs; pip install nvidia-ml-py")
+        raise UserError(
+            "nvidia-ml-py: not installed; it is needed to list GPUs: pip install nvidia-ml-py"
+        )
     none = (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
     try:
         pynvml.nvmlInit()
@@ -207,14 +209,14 @@ def _visible(pynvml):
     visible = []
     for entry in map(str.strip, chosen.split(",")):
         is_uuid = entry.startswith("GPU-")  # whole or abbreviated
-        found = [
+        matching = [
             handle
             for index, (handle, uuid) in enumerate(zip(handles, uuids))
             if (is_uuid and uuid.startswith(entry)) or entry == str(index)
         ]
-        if len(found) != 1:  # CUDA ignores an unknown entry and all that follow it
+        if len(matching) != 1:  # CUDA ignores an unknown entry and all that follow it
             break
-        visible += found
+        visible += matching
     return visible
 
 

@@ -15,7 +15,7 @@ _GIB = 2**30
 # not a measurement: MXNet never ran on a GPU here.
 _ALLOWANCE = _GIB
 CUDNN_TUNE = ("off", "limited_workspace", "fastest")  # MXNet's names for 0, 1 and 2
-_OPTIMIZER_STATES = {"adam": 2, "adadelta": 2}  # numbers a weight; the others have one
+_OPTIMIZER_STATES = {"adam": 2, "adadelta": 2}  # numbers kept for a weight; 1 otherwise
 
 
 def contexts(gpus: Optional[List[int]], cpus: int = 1) -> List[mx.Context]:

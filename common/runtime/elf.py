@@ -1,4 +1,4 @@
-"""The two things that CUDA's libraries need of ELF: read a library's dependencies, write an alias.
+"""ELF files of CUDA's libraries: list a library's dependencies, write an alias of a library.
 
 The layouts are those of 64-bit little-endian files (System V ABI, chapters 4 and 5). pyelftools
 reads them too, but its import takes longer than that of numpy, at every start of a script, and it
@@ -19,7 +19,7 @@ _NEEDED, _STRTAB, _SYMTAB, _STRSZ, _SYMENT, _SONAME = 1, 5, 6, 10, 11, 14
 
 
 def needed(path: str) -> List[str]:
-    """The libraries that the file is linked against; none if it is damaged or no library."""
+    """The libraries that the file is linked against; none if it is damaged or not a library."""
     with open(path, "rb") as file, contextlib.suppress(struct.error, ValueError):
         header = file.read(struct.calcsize(_HEADER))
         if not header.startswith(_IDENTITY):
@@ -55,7 +55,7 @@ def alias(name: str, library: str) -> bytes:
     begin = struct.calcsize(_HEADER) + 3 * struct.calcsize(_SEGMENT)
     entries = {_NEEDED: 1, _SONAME: 2 + len(library), _STRSZ: len(strings), _SYMENT: 24}
     at = begin + 16 * (len(entries) + 3)
-    entries.update({_STRTAB: at, _SYMTAB: at, 0: 0})  # nobody reads a symbol of it
+    entries.update({_STRTAB: at, _SYMTAB: at, 0: 0})  # it has no symbol to be read
     dynamic = b"".join(struct.pack("<QQ", *entry) for entry in entries.items())
     end = at + len(strings)
     read, write = 4, 2

@@ -45,7 +45,7 @@ def load() -> bool:
     Any number of threads may call it; the first one does the work, once in a process.
 
     Returns:
-        Whether they are there. If not, one line on stderr has said why and what is lost.
+        Whether they are registered. If not, one line on stderr says why.
     """
     with _LOADING:
         return _load()
@@ -58,7 +58,7 @@ def _load():
         library().alexnet_check_images(ctypes.c_void_p(mx.base._LIB._handle))
     except (BuildError, UserError, OSError, mx.base.MXNetError) as error:
         print(
-            f"native operators: {_cause(error)}; going on with MXNet's own, right but slower",
+            f"native operators: {_cause(error)}; using MXNet's own, which are correct but slower",
             file=sys.stderr,
         )
         return False
@@ -152,7 +152,7 @@ class NativeSGD(mx.optimizer.SGD):
 
     def update(self, index: int, weight: Any, grad: Any, state: Any) -> None:
         """Change ``weight`` and its momentum ``state`` in place."""
-        if state is None or self.clip_gradient:  # no momentum, so nothing to fuse; or a rarity
+        if state is None or self.clip_gradient:  # without momentum there is nothing to fuse
             super().update(index, weight, grad, state)
             return
         self._update_count(index)

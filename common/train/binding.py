@@ -154,6 +154,6 @@ def _init_optimizer(module, settings, scheduler, updates, batch_size, fast):
     if settings.dtype == "float16":
         rescale = 1 / (batch_size * settings.loss_scale)
         options.update(multi_precision=True, rescale_grad=rescale)
-    # The optimizer by name, not as an object: only so does Module spare biases the weight decay.
+    # By name, not as an object: only then does Module exempt biases from weight decay.
     name = "nativesgd" if fast and settings.optimizer == "sgd" else settings.optimizer
     module.init_optimizer(settings.kv_store, name, options)

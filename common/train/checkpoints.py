@@ -7,9 +7,9 @@ that --resume finds:
 ====================================  =====================================================
 killed                                the next run
 ====================================  =====================================================
-while a checkpoint is written         goes on from the one before; removes the temporary files
-after it, before needless ones went   goes on from it; deletes them
-while the epoch was validated         goes on from it; validates and reports the epoch first
+while a checkpoint is written         resumes from the one before; removes the temporary files
+before the old ones are deleted       resumes from it; deletes them
+while the epoch was validated         resumes from it; validates and reports the epoch first
 ====================================  =====================================================
 """
 
@@ -33,13 +33,13 @@ from .schedule import Length
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """Where a run's checkpoints go, and how many there are.
+    """Where a run's checkpoints go, and how many are kept.
 
     Attributes:
         prefix: None to write none.
         save_period: in epochs.
-        save_minutes: save in the middle of an epoch, too, as often as this; None: do not.
-        keep: how many of the newest stay, beside the best one; None: all.
+        save_minutes: also save in the middle of an epoch, this often; None: do not.
+        keep: how many of the newest stay, besides the best one; None: all.
         args: the run's arguments, for the record.
         fingerprint: of the training records, for the record; None for synthetic images.
     """
@@ -63,7 +63,7 @@ class CheckpointSettings:
 class Checkpoints:
     """The checkpoints of one run.
 
-    ``place`` is the prefix and number where the state at hand is saved, None if it is not.
+    ``place`` is the prefix and number where the current state is saved, None if it is not.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Checkpoints:
 
     @property
     def path(self) -> Optional[str]:
-        """The weights' file of the state at hand; None if it is not saved."""
+        """The weights' file of the current state; None if it is not saved."""
         return self.place and store.params_path(*self.place)
 
     @property
     def of_epoch(self) -> bool:
-        """Whether the state at hand is saved under the number of an epoch."""
+        """Whether the current state is saved under the number of an epoch."""
         return self.place is not None and self.place[0] == self._settings.prefix
 
     def is_due(self) -> bool:
@@ -101,11 +101,11 @@ class Checkpoints:
     def save(
         self, module: mx.mod.Module, state: State, epoch: Optional[int] = None, must: bool = False
     ) -> Optional[str]:
-        """Save the state at hand.
+        """Save the current state.
 
         Args:
             epoch: the one that has just ended; None in the middle of an epoch.
-            must: a failure is an error; otherwise it is a warning, and training goes on.
+            must: a failure is an error; otherwise it is a warning, and training continues.
 
         Returns:
             The name of the weights' file; None where no checkpoints are written.
@@ -121,7 +121,7 @@ class Checkpoints:
         if not are_finite(network[0]):
             raise UserError(
                 f"batch {state.batches} of the run: weights are not finite; lower --lr, --resume"
-                " goes on from before"
+                " continues from before"
             )
         place = self._place(state, epoch, last)
         record = {"args": self._settings.args, "data": self._settings.fingerprint, **vars(state)}
@@ -132,7 +132,7 @@ class Checkpoints:
         return store.params_path(*place)
 
     def _place(self, state, epoch, last):
-        """The prefix and number of the state at hand."""
+        """The prefix and number of the current state."""
         if epoch and (epoch % self._settings.save_period == 0 or last):
             return self._settings.prefix, epoch
         return store.partial(self._settings.prefix), state.batches
@@ -163,7 +163,7 @@ def _writing(must) -> Iterator[None]:
     except (UserError, OSError) as error:
         if must:
             raise
-        print(f"warning: {error}; training goes on, the next save is tried", file=sys.stderr)
+        print(f"warning: {error}; training continues, and the next save is tried", file=sys.stderr)
 
 
 def are_finite(arrays: Mapping[str, mx.nd.NDArray]) -> bool:

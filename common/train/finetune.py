@@ -20,7 +20,7 @@ _PREPARATION = ("image_shape", "resize", "rgb_mean", "rgb_std")
 
 
 class Pretrained(NamedTuple):
-    """What --pretrained, --freeze and --new-lr-mult come to for a network."""
+    """What --pretrained, --freeze and --new-lr-mult mean for a network."""
 
     arg_params: Dict[str, mx.nd.NDArray]  # those that fit the network
     other: List[str]  # weights that the source lacks, or has in another shape
@@ -130,12 +130,12 @@ def load(
     shapes, _, _ = symbol.infer_shape(data=(1, *image_shape))
     wanted = dict(zip(symbol.list_arguments(), shapes))
     names = [name for name in wanted if name not in ("data", "softmax_label")]
-    _, found, _ = store.load(prefix, epoch)
-    fit = {n: found[n] for n in names if n in found and found[n].shape == wanted[n]}
+    _, given, _ = store.load(prefix, epoch)
+    fit = {n: given[n] for n in names if n in given and given[n].shape == wanted[n]}
     if not fit:
         raise UserError(f"--pretrained {prefix}: none of its weights fits this network")
-    output = [name for name in _output_layer(symbol) if name in found]
-    rows, numbers, said = _match_classes(output, fit, found, wanted, *classes)
+    output = [name for name in _output_layer(symbol) if name in given]
+    rows, numbers, said = _match_classes(output, fit, given, wanted, *classes)
     other = [name for name in names if name not in fit]
     frozen = [name for name in names if name.startswith(tuple(freeze))]
     _check_frozen(freeze, names, frozen, other)
@@ -148,7 +148,7 @@ def _output_layer(symbol):
     return [one.node.name for one in last.inputs[0].node.inputs[1:]] if last.inputs else []
 
 
-def _match_classes(output, fit, found, wanted, before, now):
+def _match_classes(output, fit, given, wanted, before, now):
     """Decide on the output layer; what does not fit by its classes is taken out of ``fit``.
 
     Returns:
@@ -164,8 +164,8 @@ def _match_classes(output, fit, found, wanted, before, now):
     rows = {}
     for name in output:
         fit.pop(name, None)
-        if numbers and found[name].shape[1:] == wanted[name][1:]:
-            rows[name] = found[name].take(mx.nd.array(sources))
+        if numbers and given[name].shape[1:] == wanted[name][1:]:
+            rows[name] = given[name].take(mx.nd.array(sources))
     if not rows:
         return {}, [], "new"
     kept = ", ".join(now[i] for i in numbers[:5]) + ", ..." * (len(numbers) > 5)
@@ -175,7 +175,7 @@ def _match_classes(output, fit, found, wanted, before, now):
 def _check_frozen(freeze, names, frozen, other):
     for begin in freeze:
         if not begin or not any(name.startswith(begin) for name in frozen):
-            raise UserError(f"--freeze {begin}: no layer of this network begins so")
+            raise UserError(f"--freeze {begin}: no layer of this network has a name that begins so")
     random = sorted(set(frozen) & set(other))
     if random:
         raise UserError(f"--freeze: {random[0]} is not in --pretrained, so it must be trained")

@@ -14,7 +14,7 @@ _LARGEST_SEED = 2**32 - 1  # numpy's generators take no larger one
 
 
 def add_train_args(parser: argparse.ArgumentParser) -> None:
-    """Add the training flags, but for those of finetune.py, which choose the recipe, too."""
+    """Add the training flags, except finetune.py's: those also decide which recipe is followed."""
     train = parser.add_argument_group("training")
     _add_device_args(train)
     _add_optimizer_args(train)
@@ -51,7 +51,7 @@ def _add_device_args(group):
         "--cudnn-tune",
         choices=devices.CUDNN_TUNE,
         help="how GPUs choose among convolution algorithms: off, or by timing them; default: as"
-        " MXNET_CUDNN_AUTOTUNE_DEFAULT says, else limited_workspace; --deterministic has it off",
+        " MXNET_CUDNN_AUTOTUNE_DEFAULT says, else limited_workspace; --deterministic turns it off",
     )
 
 
@@ -62,7 +62,12 @@ def _add_optimizer_args(group):
     add("--optimizer", choices=OPTIMIZERS)
     add("--lr", type=number(above=0), help="learning rate")
     add("--lr-schedule", choices=["step", "linear", "cosine"], help="linear, cosine: fall to 0")
-    add("--lr-step-epochs", type=cli.numbers, default=[], help="where a step schedule steps")
+    add(
+        "--lr-step-epochs",
+        type=cli.numbers,
+        default=[],
+        help="after which epochs a step schedule lowers the rate",
+    )
     add(
         "--lr-factor",
         type=number(above=0, most=1),
@@ -73,7 +78,7 @@ def _add_optimizer_args(group):
         "--warmup-epochs",
         type=number(least=0),
         default=0,
-        help="during these the learning rate rises evenly from 0",
+        help="during these the learning rate rises linearly from 0",
     )
     add("--mom", type=number(least=0, below=1), help="momentum, of sgd and nag")
     add("--wd", type=number(least=0), help="weight decay; biases have none")
@@ -88,7 +93,7 @@ def _add_optimizer_args(group):
         "--skip-nonfinite",
         type=number(int, least=0),
         default=0,
-        help="how many batches may be left out because their loss is not finite",
+        help="how many batches may be skipped because their loss is not finite",
     )
 
 
@@ -99,18 +104,18 @@ def _add_output_args(group):
     add(
         "--save-minutes",
         type=cli.number(above=0),
-        help="save in the middle of an epoch, too, as often as this",
+        help="also save in the middle of an epoch, this often",
     )
     add(
         "--keep",
         type=cli.positive_int,
-        help="how many of the newest checkpoints stay, beside the best one; default: all",
+        help="how many of the newest checkpoints stay, besides the best one; default: all",
     )
-    add("--resume", action="store_true", help="go on from the newest checkpoint")
+    add("--resume", action="store_true", help="continue from the newest checkpoint")
     add(
         "--load-epoch",
         type=cli.number(int, least=0),
-        help="go on from the checkpoint of this epoch",
+        help="continue from the checkpoint of this epoch",
     )
     add("--overwrite", action="store_true", help="delete an earlier run's checkpoints")
     add("--disp-batches", type=cli.positive_int, default=20, help="batches between lines")
@@ -144,7 +149,7 @@ def check_train_args(args: argparse.Namespace) -> None:
         )
     if args.benchmark and args.test_io:
         raise UserError(
-            "--benchmark and --test-io: choose one; the one reads nothing, the other only reads"
+            "--benchmark and --test-io: choose one; the first reads nothing, the second only reads"
         )
     _check_device_args(args)
     _check_output_args(args)

@@ -26,14 +26,14 @@ from .schedule import Length
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """What the loop does beside training.
+    """What the loop does besides training.
 
     Attributes:
         seed: of dropout.
-        top_k: the k of the accuracy that is reported beside top-1.
+        top_k: the k of the accuracy that is reported besides top-1.
         disp_batches: batches between two lines of progress.
-        skip_nonfinite: how many batches may be left out because their loss is not finite.
-        check_gradients: leave out a batch whose gradients are beyond float16's range, too.
+        skip_nonfinite: how many batches may be skipped because their loss is not finite.
+        check_gradients: also skip a batch whose gradients are beyond float16's range.
         monitor: batches between two prints of all tensors' norms; 0: none.
     """
 
@@ -58,7 +58,7 @@ class Run:
     Args:
         module: bound, with weights and an optimizer.
         data: where the batches come from.
-        state: where the run is; it changes as the run goes on.
+        state: where the run is; it changes with each batch.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Run:
         state, length = self.state, self.length
         done, _ = length.position(state.batches)
         if state.batches and done >= length.num_epochs:
-            self.log.say(f"it has {done} epochs already; --num-epochs asks for no more")
+            self.log.say(f"the checkpoint has {done} epochs already; --num-epochs asks for no more")
         if self.checkpoints.place:
             self.checkpoints.delete_needless(state)  # a kill may have come before it
         with self.stop:
@@ -146,16 +146,16 @@ class Run:
         self.state.batches += 1
 
     def _gradients_fit(self):
-        """Whether none is beyond float16's range; float32's are not looked at."""
+        """Whether all gradients are within float16's range; float32's are not checked."""
         if not self.settings.check_gradients:
             return True
         trained = [c for c in self.module._exec_group.grad_arrays if c[0] is not None]
         # One call a device, and all of them before the first is waited for.
-        found = [mx.nd.multi_all_finite(*own, num_arrays=len(own)) for own in zip(*trained)]
-        return all(finite.asscalar() for finite in found)
+        finite = [mx.nd.multi_all_finite(*own, num_arrays=len(own)) for own in zip(*trained)]
+        return all(one.asscalar() for one in finite)
 
     def _skip(self, title):
-        """Leave out the batch at hand, whose loss is not finite, or end the run before it."""
+        """Skip the current batch, whose loss is not finite, or end the run before it."""
         state, allowed = self.state, self.settings.skip_nonfinite
         where = f"{title}, batch {state.batches} of the run: the loss is not finite"
         self.log.event("nonfinite", batch=state.batches)
@@ -181,7 +181,7 @@ class Run:
 
     def _leave(self):
         if self.checkpoints.are_kept:
-            self.log.say(f"stopped after batch {self.state.batches}, saved; --resume goes on")
+            self.log.say(f"stopped after batch {self.state.batches}, saved; --resume continues")
         self.stop.leave()
 
     def _report(self, epoch, evaluator):

@@ -43,11 +43,12 @@ _IMAGENET_2012 = dict(
     lr_step_epochs=[30, 60, 80],
 )
 # Fitted to about 12 minutes on 2 cores, in 130 trials with another implementation of the same
-# network. The trials were scored on the 10,000 test images, for want of a third set, so what the
-# recipe reaches on them is somewhat flattered. A short side of 70 px gave 1.2 points over 76 (two
-# seeds each), momentum .8 at twice the rate .4 over .9; this very combination was not among them.
-# Smaller batches learn more from an image and take longer. Here, after three epochs: 64 (rate .04)
-# 69.6 to 70.6% in several runs, at 370 img/s; 48 (.033) 70.4% at 366; 32 (.025) 71.6% at 315.
+# network. There is no third set, so the trials were scored on the 10,000 test images; the accuracy
+# that the recipe reaches on them is somewhat optimistic. A short side of 70 px gave 1.2 points more
+# than 76 (two seeds each), momentum .8 at twice the rate .4 more than .9. This very combination was
+# not among the trials. Smaller batches learn more from an image and take longer. Here, after three
+# epochs: 64 (rate .04) 69.6 to 70.6% in several runs, at 370 img/s; 48 (.033) 70.4% at 366; 32
+# (.025) 71.6% at 315.
 _CIFAR10 = dict(
     _SGD_2012,
     image_shape=(3, 67, 67),  # the least that leaves the article's graph as it is

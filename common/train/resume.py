@@ -1,9 +1,9 @@
-"""Where a run is, and the checkpoint from which it goes on.
+"""Where a run is, and the checkpoint from which it continues.
 
 All that is drawn at random depends on --seed and a position alone: the order of an epoch on its
 number (common/input/pipeline.py), dropout on the number of the batch (:func:`seed_dropout`). So a
 checkpoint that holds the position, the weights, the optimizer's state and the sums behind the
-unfinished epoch's figures is enough to go on exactly.
+unfinished epoch's figures is enough to continue exactly.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class State:
 
 
 class Resumed(NamedTuple):
-    """A checkpoint to go on from."""
+    """A checkpoint to continue from."""
 
     place: Tuple[str, int]  # its prefix and number
     state: State
@@ -65,7 +65,7 @@ class Resumed(NamedTuple):
 
 
 def find(args: argparse.Namespace, data: TrainingData) -> Optional[Resumed]:
-    """The checkpoint that --resume or --load-epoch asks for; None to begin anew. Only reads.
+    """The checkpoint that --resume or --load-epoch asks for; None to start afresh. Only reads.
 
     Raises:
         UserError: it is damaged, it is of another network, other data or other classes, or there
@@ -92,13 +92,13 @@ def clear(args: argparse.Namespace, resumed: Optional[Resumed]) -> None:
 
 
 def describe(args: argparse.Namespace, resumed: Optional[Resumed]) -> Optional[str]:
-    """A line on where the run goes on; None where there is nothing to say."""
+    """A line on where the run continues; None if there is nothing to say."""
     if resumed:
         changes = ", ".join(resumed.changed)
         path = store.params_path(*resumed.place)
-        return f"going on from {path}" + (f"; changed: {changes}" if changes else "")
+        return f"resuming from {path}" + (f"; changed: {changes}" if changes else "")
     if args.resume:
-        return f"no checkpoint at {args.model_prefix} yet: beginning anew"
+        return f"no checkpoint at {args.model_prefix} yet: starting afresh"
     return None
 
 
@@ -118,7 +118,7 @@ def _place(args):
         print(f"not used: {line}")
     if place is None and damaged:
         raise UserError(
-            f"--resume: no checkpoint at {args.model_prefix} is whole; --overwrite begins anew"
+            f"--resume: no checkpoint at {args.model_prefix} is whole; --overwrite starts afresh"
         )
     return place
 
@@ -139,7 +139,7 @@ def _load(place, arguments, data):
 
 def _check(record, path, now, data):
     if "batches" not in record:
-        raise UserError(f"{path}: is not of a training run, so there is nothing to go on with")
+        raise UserError(f"{path}: is not of a training run, so there is nothing to resume")
     before = record["args"]
     for name in _FIXED:
         if before.get(name) != now[name]:

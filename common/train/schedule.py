@@ -12,8 +12,8 @@ from common.runtime.mxnet import mx
 class Length:
     """The length of a run.
 
-    Batches are cut from one endless sequence of epochs: the batch in which an epoch ends goes on
-    with the next epoch's first images.
+    Batches are cut from one endless sequence of epochs: the batch in which an epoch ends is filled
+    up with the next epoch's first images.
 
     Attributes:
         images: in an epoch.
@@ -42,7 +42,7 @@ class LearningRate:
         base: after the warm-up.
         schedule: "step", or "linear" or "cosine", which fall to 0 at the end of the run.
         step_epochs: after how many epochs a step schedule multiplies the rate by ``factor``.
-        warmup_epochs: during these the rate rises evenly from 0.
+        warmup_epochs: during these the rate rises linearly from 0.
     """
 
     base: float

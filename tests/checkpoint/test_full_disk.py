@@ -102,7 +102,7 @@ def test_training_goes_on_and_the_earlier_checkpoint_stays(flags, tmp_path):
     assert result.returncode == 2
     warning, error = result.stderr.splitlines()
     assert warning.startswith("warning: ") and f"{prefix}-0002" in warning
-    assert "training goes on" in warning
+    assert "training continues" in warning
     assert error.startswith("train_imagenet.py: error: ") and f"{prefix}-0003" in error
     assert "epoch 2/3  train loss" in result.stdout and "epoch 3/3" not in result.stdout
     assert store.newest(str(prefix)) == ((str(prefix), 1), [])
@@ -184,7 +184,7 @@ def test_a_folder_that_vanishes_is_named(flags, tmp_path):
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 2, result.stderr
     warning, error = result.stderr.splitlines()
-    assert f"{prefix}-" in warning and "training goes on" in warning
+    assert f"{prefix}-" in warning and "training continues" in warning
     assert f"{prefix}-" in error  # and not its lock
 
 

@@ -179,7 +179,7 @@ NO_RECORD = "entries point where no record begins"
 NO_ENTRY = "good records have no entry"
 
 
-TWICE = "offsets are there more than once"
+TWICE = "offsets are listed more than once"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_the_input_is_never_written_to(path, tmp_path):
     damaged = read(path, 0, -1)
     assert damaged != before
     for out in (path, path[:-4], tmp_path / "link.rec", f"{tmp_path}/../{tmp_path.name}/x"):
-        with pytest.raises(UserError, match="is what is checked; choose another name"):
+        with pytest.raises(UserError, match="is the file that is checked; choose another name"):
             check.main([path, "--repair", str(out), "--overwrite"])
     assert read(path, 0, -1) == damaged
 
@@ -255,7 +255,7 @@ def test_the_input_is_never_written_to(path, tmp_path):
 def test_output_that_is_there_is_kept_unless_told(path, tmp_path, capsys):
     edit(path, 0, b"\0")
     (tmp_path / "out.idx").write_text("mine")
-    with pytest.raises(UserError, match="out.idx: is there already.*--overwrite"):
+    with pytest.raises(UserError, match="out.idx: already exists.*--overwrite"):
         check.main([path, "--repair", str(tmp_path / "out")])
     assert (tmp_path / "out.idx").read_text() == "mine"
     assert run(capsys, path, "--repair", tmp_path / "out", "--overwrite")[0] == 1

@@ -231,7 +231,7 @@ def test_existing_output_is_kept_unless_told(tree, tmp_path):
 
     refused = run_folder(tree, tmp_path / "x")
     assert refused.returncode == 2
-    assert "x.idx: is there already; choose another name or pass --overwrite" in refused.stderr
+    assert "x.idx: already exists; choose another name or pass --overwrite" in refused.stderr
     assert (tmp_path / "x.idx").read_text() == "mine"
 
     replaced = run_folder(tree, tmp_path / "x", "--overwrite", "--workers", "1")

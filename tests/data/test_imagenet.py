@@ -170,7 +170,7 @@ def test_killed_and_run_again_it_goes_on_to_the_same_bytes(
 
     result = run_script("-m", "data.imagenet", *command)
     assert result.returncode == 0, result.stderr
-    assert f"{done} parts are there already" in result.stdout
+    assert f"{done} parts already exist" in result.stdout
     assert f"train: {(len(WNIDS) - done) * EACH} images" in result.stderr  # the others only
     assert made(tmp_path / "out") == made(train_out)
 
@@ -310,7 +310,7 @@ def test_unreadable_images_are_named_and_left_out_only_on_demand(tmp_path, capsy
 
     imagenet.main([*command, "--skip-bad"])
     captured = capsys.readouterr()
-    assert "1 parts are there already" in captured.out
+    assert "1 parts already exist" in captured.out
     assert "train: 0 images" in captured.err  # nothing was encoded again
     assert "n01440764_3.JPEG" in captured.err
     assert len(scan_records(str(tmp_path / "out/train.rec"))) == 4

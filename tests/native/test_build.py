@@ -62,7 +62,10 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_library(tmp_path):
 
 def assert_falls_back(result, *words):
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("\n") == 1 and "MXNet's own, right but slower" in result.stderr
+    assert (
+        result.stderr.count("\n") == 1
+        and "MXNet's own, which are correct but slower" in result.stderr
+    )
     for word in words:
         assert word in result.stderr
 

@@ -130,4 +130,4 @@ except mx.base.MXNetError as error:
 def test_memory_that_is_not_there_is_one_line_and_not_the_end_of_the_process(threads):
     result = run_script("-c", MEMORY, OMP_NUM_THREADS=threads)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("no memory for what the operator keeps beside its arrays") == 1
+    assert result.stdout.count("no memory for the operator's temporary arrays") == 1

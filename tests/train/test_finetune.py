@@ -165,7 +165,7 @@ def test_a_source_without_a_config_is_prepared_by_the_recipe_and_the_run_says_so
 def test_the_source_is_not_replaced_even_if_its_number_is_0(imported, coloured):
     files = {path: path.read_bytes() for path in Path(imported).parent.iterdir()}
     result = tune(imported, 0, coloured, imported)
-    assert_refused(result, "caffe-0000.params is there from an earlier run", "--overwrite")
+    assert_refused(result, "caffe-0000.params exists from an earlier run", "--overwrite")
     assert {path: path.read_bytes() for path in Path(imported).parent.iterdir()} == files
 
 

@@ -151,7 +151,7 @@ def test_load_epoch_trains_again_from_there(flags, finished, copied):
     store.verify(str(copied), 2)
     result = train(*flags, "--overwrite")
     assert result.returncode == 0, result.stderr
-    assert f"going on from {copied}-0001.params" in result.stdout
+    assert f"resuming from {copied}-0001.params" in result.stdout
     assert logged(copied) == logged(finished) + logged(finished)[EPOCH + 1 :]
     assert_same_arrays(f"{copied}-0002.params", f"{finished}-0002.params")
     assert_refused(train(*flags[:-1], 7), f"{copied}-0007")
@@ -160,7 +160,7 @@ def test_load_epoch_trains_again_from_there(flags, finished, copied):
 def test_resume_with_nothing_there_begins_anew_and_says_so(flags, finished, tmp_path):
     result = train(*flags, "--model-prefix", tmp_path / "x", "--resume")
     assert result.returncode == 0
-    assert f"no checkpoint at {tmp_path / 'x'} yet: beginning anew" in result.stdout
+    assert f"no checkpoint at {tmp_path / 'x'} yet: starting afresh" in result.stdout
     assert_same_run(tmp_path / "x", finished)
 
 
@@ -168,7 +168,7 @@ def test_resume_with_everything_trained_says_so_and_changes_no_weight(flags, fin
     with count_updates() as updates:
         result = train(*flags, "--model-prefix", copied, "--resume")
     assert result.returncode == 0 and result.stderr == ""
-    assert "it has 2 epochs already; --num-epochs asks for no more" in result.stdout
+    assert "the checkpoint has 2 epochs already; --num-epochs asks for no more" in result.stdout
     assert updates.call_count == 0
     assert_same_run(copied, finished)
 
@@ -306,7 +306,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(flags, finished,
     result = train(*flags, "--resume")
     assert result.returncode == 0, result.stderr
     assert f"not used: {copied}-0002-optimizer.params: is damaged" in result.stdout
-    assert f"going on from {copied}-0001.params" in result.stdout
+    assert f"resuming from {copied}-0001.params" in result.stdout
     assert_same_arrays(f"{copied}-0002-optimizer.params", f"{finished}-0002-optimizer.params")
 
 
@@ -329,7 +329,7 @@ def test_a_checkpoint_of_stock_mxnet_is_used_but_not_gone_on_with(flags, small, 
     for way in (["--load-epoch", 2], ["--resume"]):
         result = train(*flags, "--model-prefix", prefix, *way)
         assert_refused(result, f"{prefix}-0002.")
-        assert "--resume goes on with it" not in result.stderr
+        assert "--resume continues it" not in result.stderr
     chosen = ["--model-prefix", prefix, "--load-epoch", 2]
     assert "33 images" in run_here(score.main, *chosen, "--data-val", small.val).stdout
     cv2.imwrite(str(tmp_path / "x.png"), bands(1, seed=3)[0][0])

@@ -46,7 +46,7 @@ def test_with_something_unsaved_the_first_signal_asks_for_a_save(name, code):
         " print('saved'); stop.leave(); print('went on')"
     )
     assert exit_code == code
-    assert said == [f"SIG{name}: saving after this batch; once more to stop now", "saved"]
+    assert said == [f"SIG{name}: saving after this batch; send it again to stop now", "saved"]
 
 
 @pytest.mark.parametrize("first, second, code", [("TERM", "INT", 130), ("INT", "TERM", 143)])
@@ -174,7 +174,7 @@ def uninterrupted(flags, tmp_path_factory):
         (BATCH.format("KILL"), -9, ("", 1), ""),
         (VALIDATION.format("TERM"), 143, ("", 2), "SIGTERM: nothing to save"),
         (SAVE.format("TERM"), 143, ("", 2), "stopped after batch 13, saved"),
-        (SAVE.format("TERM, TERM"), 143, ("", 1), "once more to stop now"),
+        (SAVE.format("TERM, TERM"), 143, ("", 1), "send it again to stop now"),
         (SAVE.format("KILL"), -9, ("", 1), ""),
     ],
     ids=[
