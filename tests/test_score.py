@@ -222,6 +222,10 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_line(
     copy, symbol = str(tmp_path / "x"), tmp_path / "x-symbol.json"
     symbol.write_text(symbol.read_text().replace('"Convolution"', '"_sg_other_conv"'))
     assert_main_refuses(monkeypatch, copy, grey.val, "x-symbol.json: has an operator .*MKL-DNN")
-    (tmp_path / "x-config.json").write_text("[1]")
-    assert_main_refuses(monkeypatch, copy, grey.val, "x-config.json: lacks args")
+    for text, words in (
+        ("[1]", r"is damaged \(it is not a JSON object\)"),
+        ('{"a": 1}', "lacks args"),
+    ):
+        (tmp_path / "x-config.json").write_text(text)
+        assert_main_refuses(monkeypatch, copy, grey.val, f"x-config.json: {words}")
     assert_main_refuses(monkeypatch, str(tmp_path / "y"), grey.val, "y-config.json: not found")

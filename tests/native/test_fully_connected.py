@@ -170,7 +170,7 @@ def output(module, data):
     return module.get_outputs()[0].asnumpy()
 
 
-@pytest.mark.parametrize("contexts", [mx.cpu(), [mx.cpu(0), mx.cpu(1)]])
+@pytest.mark.parametrize("contexts", [[mx.cpu()], [mx.cpu(0), mx.cpu(1)]])
 @pytest.mark.parametrize("images", [MIN_IMAGES - 1, 2 * MIN_IMAGES, 33])
 def test_inference_gives_what_the_plain_network_gives(images, contexts):
     shape = (images, 3, 67, 67)
