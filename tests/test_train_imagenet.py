@@ -140,7 +140,11 @@ def test_reading_alone_loses_no_checkpoint(trained, grey):
 def test_monitor_prints_norms(grey):
     flags = [*QUICK, "--num-epochs", 1, "--monitor", 20, "--data-train", grey.train]
     result = run_script("train_imagenet.py", *flags)
-    assert "fc3_output" in result.stdout + result.stderr or "f6" in result.stdout + result.stderr
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stderr.splitlines()]
+    norms = {words[2]: float(words[3]) for words in lines if words[:2] == ["Batch:", "21"]}
+    assert {"data", "c1_weight", "f6_output", "f6_backward_output0"} <= norms.keys()
+    assert all(norm > 0 for norm in norms.values())
 
 
 LENET = ["--network", "lenet", "--dataset", "mnist"]

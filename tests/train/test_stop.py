@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -86,30 +87,31 @@ with Stop(log.say) as stop:
 def test_a_signal_while_nobody_reads_the_output_is_no_crash():
     environment = {**os.environ, "PYTHONPATH": ROOT}
     environment.pop("PYTHONUNBUFFERED", None)
-    process = subprocess.Popen(
-        [sys.executable, "-c", BLOCKED],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with process:
-        first = process.stdout.read(1)  # it has begun, and is about to fill the pipe
-        wait_until_blocked(process.pid)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    assert first == b"x"
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", BLOCKED]
+    process = subprocess.Popen(command, env=environment, stdout=writer, stderr=subprocess.PIPE)
+    with process, open(reader, "rb") as output:
+        try:
+            wait_until_blocked(process, writer)
+            process.send_signal(signal.SIGTERM)
+        finally:
+            os.close(writer)  # the process has the other copy
+        out, err = output.read(), process.stderr.read()
     assert b"Traceback" not in err
     assert process.returncode == 143
     assert out.splitlines()[-1] == b"saved"
 
 
-def wait_until_blocked(pid):
-    """Until the process, which has but to print, has slept at 20 looks in a row, or is dead."""
-    asleep = 0
-    while asleep < 20:
-        with open(f"/proc/{pid}/stat") as file:
-            asleep = asleep + 1 if file.read().rpartition(")")[2].split()[0] in "SZ" else 0
-        time.sleep(0.01)
+def wait_until_blocked(process, pipe):
+    """Until ``process``, which only prints into ``pipe``, sleeps because the pipe is full."""
+    while process.poll() is None:
+        full = not select.select([], [pipe], [], 0)[1]
+        with open(f"/proc/{process.pid}/stat") as file:
+            asleep = file.read().rpartition(")")[2].split()[0] == "S"
+        if full and asleep:
+            return
+        time.sleep(0.001)
+    pytest.fail("it ended before the pipe was full")
 
 
 # Signals are sent from within, so that they hit the very moment.
@@ -227,15 +229,24 @@ def test_ctrl_c_saves_though_it_ended_the_reader_of_the_output_too(flags, tmp_pa
     assert store.newest(prefix) == ((store.partial(prefix), 10), [])
 
 
-def test_a_signal_while_it_starts_is_plain_death(flags, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "train_imagenet.py", *map(str, flags), "--model-prefix", tmp_path / "x"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-    )
-    with process:
-        time.sleep(0.1)
-        process.terminate()
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGTERM
-    assert err == b"" and os.listdir(tmp_path) == []
+STARTING = """
+import os, runpy, signal, sys
+
+
+class Interrupted:  # an entry of sys.meta_path, which is asked for each module
+    def find_spec(self, name, *_others):
+        if name == MODULE:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+MODULE = sys.argv.pop(1)
+sys.meta_path.insert(0, Interrupted())
+runpy.run_path("train_imagenet.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["symbols", "mxnet", "common.train.loop"])
+def test_a_signal_while_it_starts_is_plain_death(flags, tmp_path, module):
+    result = run_script("-c", STARTING, module, *flags, "--model-prefix", tmp_path / "x")
+    assert result.returncode == -signal.SIGTERM
+    assert result.stderr == "" and os.listdir(tmp_path) == []
