@@ -106,6 +106,44 @@ class Progress:
             self._bar.close()
 
 
+class Forecast:
+    """Says once, by the speed of a run's first batches, how long the rest of it takes here.
+
+    The first two batches are not measured: they allocate memory and choose algorithms.
+    """
+
+    def __init__(self, log: RunLog, images: int, batch_size: int, title: str):
+        """``images``: that are left to train; ``title``: what they are, such as '3 epochs'."""
+        self._log, self._images, self._batch_size, self._title = log, images, batch_size, title
+        self._count, self._seconds = -2, 0.0  # batches, and how long those from 0 on took
+        self._said = False
+
+    def update(self, seconds: float) -> None:
+        """Count one more batch, which took so long."""
+        self._count += 1
+        if self._said or self._count <= 0:
+            return
+        self._seconds += seconds
+        if self._count < 20 and self._seconds < 10:
+            return
+        self._said = True
+        speed = self._count * self._batch_size / self._seconds
+        whole = self._images / speed
+        self._log.event("forecast", img_per_s=round(speed, 1), seconds=round(whole))
+        self._log.say(
+            f"about {_duration(whole)} for {self._title} at {speed:.0f} img/s,"
+            " validation not counted"
+        )
+
+
+def _duration(seconds):
+    """'50 seconds', '12 minutes', '31 hours'."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 _QUIET = threading.Lock()
 
 
