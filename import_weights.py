@@ -19,6 +19,7 @@ from common.checkpoint.config import save_config
 from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.convert import alexnet_import, caffe_reader, onnx_reader
+from common.runtime import native
 
 _EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
 
@@ -62,6 +63,7 @@ def parse_args():
 def main():
     """Read the files, convert the weights, compare with OpenCV, save."""
     args = parse_args()
+    native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     if args.onnx:
         source = onnx_reader.read(args.onnx)
     else:

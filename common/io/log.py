@@ -4,9 +4,8 @@ import contextlib
 import json
 import os
 import sys
-import threading
 import time
-from typing import Iterator, Optional
+from typing import Optional
 
 from tqdm import tqdm
 
@@ -142,28 +141,3 @@ def _duration(seconds):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} seconds"
-
-
-_QUIET = threading.Lock()
-
-
-@contextlib.contextmanager
-def quiet(verbose: bool = False) -> Iterator[None]:
-    """Drop what MXNet's C++ code says on stderr; its errors arrive as exceptions all the same.
-
-    Args:
-        verbose: drop nothing.
-    """
-    if verbose:
-        yield
-        return
-    sys.stderr.flush()
-    with _QUIET:  # a second thread would save /dev/null as the stderr to restore
-        saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(null, 2)
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            os.close(null)
