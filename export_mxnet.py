@@ -18,7 +18,7 @@ from common.convert import compare
 
 def parse_args():
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     compare.add_args(parser)
     parser.add_argument("--out-prefix", help="of the copy; default: MODEL_PREFIX-deploy")
     parser.add_argument(

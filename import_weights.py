@@ -26,7 +26,7 @@ _EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
 
 def parse_args():
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--prototxt", help="Caffe's network for inference: deploy.prototxt")
     parser.add_argument("--caffemodel", help="its weights")
     parser.add_argument("--onnx", metavar="X.onnx", help="network and weights as one ONNX file")

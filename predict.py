@@ -24,7 +24,7 @@ from data.folder import EXTENSIONS
 
 def parse_args():
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     parser.add_argument(
         "images",
         nargs="+",
@@ -120,5 +120,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="surrogateescape")  # paths that are not UTF-8, byte for byte
     cli.run(main)

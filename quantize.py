@@ -22,7 +22,7 @@ from common.input.preparation import Preparation, sample_images
 
 def parse_args():
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     store.add_args(parser)
     parser.add_argument(
         "--data-calib",

@@ -132,7 +132,7 @@ def grow_reading(counts: list, rounds: int) -> dict:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = cli.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--batches", type=cli.integers, default=BATCHES, help="batch sizes")
     parser.add_argument("--records", type=cli.integers, default=RECORDS, help="records in a file")
     parser.add_argument("--rounds", type=cli.positive_int, default=3)

@@ -9,6 +9,8 @@ from typing import Optional
 
 from tqdm import tqdm
 
+from common import streams
+
 
 def describe(figures: dict) -> str:
     """{'loss': 1.5, 'top-1': 0.43} -> 'loss 1.500  top-1 43.0%'."""
@@ -26,6 +28,7 @@ class RunLog:
         mode = "a" if append else "w"
         self._file = open(path, mode, buffering=1) if path else None  # noqa: SIM115
         self._start = time.monotonic()
+        self._told = False  # of lost output
 
     def event(self, kind: str, **fields) -> None:
         """Add a line to the JSON log: ``{"event": kind, "time": seconds, ...}``."""
@@ -49,6 +52,10 @@ class RunLog:
             sys.stdout.flush()
         except BrokenPipeError:  # whoever read it (tee, less) has gone; the run goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lost = streams.lost()
+        if lost and not self._told:
+            self._told = True
+            self.event("output", lost=lost)
 
 
 class Progress:
