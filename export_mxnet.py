@@ -18,7 +18,7 @@ _SUFFIX = "-deploy"  # of the new checkpoint's prefix
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     compare.add_args(parser)
     output.add_args(parser, _SUFFIX)
     args = parser.parse_args()

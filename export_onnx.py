@@ -20,7 +20,7 @@ _BATCH_SIZES = (1, 3)  # that a file of any batch size is compared with
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     compare.add_args(parser)
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument("--batch-size", type=cli.positive_int, default=1, help="images in each run")

@@ -19,13 +19,14 @@ from common.checkpoint import output
 from common.checkpoint.config import config_entries
 from common.cli import UserError
 from common.convert import alexnet_import, caffe_reader, onnx_reader
+from common.runtime import native
 
 _EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--prototxt", help="Caffe's network for inference: deploy.prototxt")
     parser.add_argument("--caffemodel", help="its weights")
     parser.add_argument("--onnx", metavar="X.onnx", help="network and weights as one ONNX file")
@@ -59,6 +60,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Read the files, convert the weights, compare with OpenCV, save."""
     args = parse_args()
+    native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     if args.onnx:
         source = onnx_reader.read(args.onnx)
     else:

@@ -7,7 +7,6 @@ cannot be read is named on stderr; the others are done all the same, and the exi
 """
 
 import argparse
-import contextlib
 import csv
 import io
 import json
@@ -20,14 +19,13 @@ from common import cli
 from common.checkpoint import store
 from common.cli import UserError
 from common.evaluate.classifier import Classifier
-from common.io.log import quiet
-from common.runtime import devices
+from common.runtime import devices, native
 from data.folder import EXTENSIONS
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     parser.add_argument(
         "images",
         nargs="+",
@@ -100,14 +98,6 @@ CSV_HEADER = "file,rank,name,probability"
 FORMATS = {"text": as_text, "csv": as_csv, "jsonl": as_jsonl}
 
 
-@contextlib.contextmanager
-def only_our_errors():
-    """Keep off stderr what the decoders' C code says there of damaged files."""
-    ours = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    with ours, contextlib.redirect_stderr(ours), quiet():
-        yield
-
-
 def main() -> int:
     """Print each picture's likeliest classes; 1 if one could not be read."""
     args = parse_args()
@@ -115,21 +105,20 @@ def main() -> int:
     paths = find(args.images)
     batch_size = min(args.batch_size, len(paths))
     classifier = Classifier(args.model_prefix, args.load_epoch, batch_size, contexts)
+    native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     failed = False
     if args.format == "csv":
         print(CSV_HEADER)
-    with only_our_errors():
-        hidden = len(paths) <= batch_size or not sys.stderr.isatty()
-        bar = tqdm(paths, unit=" img", dynamic_ncols=True, leave=False, disable=hidden)
-        for path, guesses in zip(bar, classifier.stream(paths, args.top_k)):
-            if isinstance(guesses, UserError):
-                failed = True
-                tqdm.write(str(guesses), file=sys.stderr)
-            else:
-                tqdm.write(FORMATS[args.format](path, guesses), file=sys.stdout)
+    hidden = len(paths) <= batch_size or not sys.stderr.isatty()
+    bar = tqdm(paths, unit=" img", dynamic_ncols=True, leave=False, disable=hidden)
+    for path, guesses in zip(bar, classifier.stream(paths, args.top_k)):
+        if isinstance(guesses, UserError):
+            failed = True
+            tqdm.write(str(guesses), file=sys.stderr)
+        else:
+            tqdm.write(FORMATS[args.format](path, guesses), file=sys.stdout)
     return int(failed)
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="surrogateescape")  # paths that are not UTF-8, byte for byte
     cli.run(main)

@@ -24,7 +24,7 @@ _SUFFIX = "-int8"  # of the new checkpoint's prefix
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     store.add_args(parser)
     parser.add_argument(
         "--data-calib",

@@ -27,7 +27,7 @@ from common.runtime import devices
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     store.add_args(parser)
     add = parser.add_argument
     add("--int8", action="store_true", help="score MODEL_PREFIX-int8, which quantize.py makes")

@@ -50,7 +50,7 @@ def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optiona
     network = chosen.network or (source["args"]["network"] if source else "alexnet")
     recipe = recipes.recipe(network, chosen.dataset)
 
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0], parents=[choice])
+    parser = cli.ArgumentParser(__doc__, parents=[choice])
     train_flags.add_train_args(parser)
     data_flags.add_data_args(parser)
     taken_over = finetune.preparation_defaults(source["args"]) if source else {}

@@ -38,7 +38,7 @@ NAMES = {
 
 def main():
     """Run the cases and print a table for each."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--peers", default=".venv-bench/bin/python", help="Python that has them")
     parser.add_argument("--rounds", type=cli.positive_int, default=3)
     parser.add_argument("--cases", type=cli.integers, help="such as 0,3; default: all")

@@ -27,7 +27,7 @@ SHAPE = (32, 3, 227, 227)
 
 def main():
     """Time each in turn, in a folder that is removed afterwards."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--rounds", type=cli.positive_int, default=5)
     parser.add_argument("--folder", help="on the disk to measure; default: the system's temporary")
     args = parser.parse_args()

@@ -40,7 +40,7 @@ NAMES = {
 
 def main() -> None:
     """Measure, print, save."""
-    parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--peers", default=".venv-bench/bin/python", help="Python that has them")
     parser.add_argument("--images", type=cli.positive_int, default=1280)
     parser.add_argument("--epochs", type=cli.positive_int, default=1, help="timed in each run")

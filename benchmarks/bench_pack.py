@@ -165,7 +165,7 @@ def _size(text):
 
 def main() -> None:
     """Measure, print, save."""
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--images", type=positive_int, default=600, help="well above 32")
     parser.add_argument("--size", type=_size, default=(500, 375), help="WIDTHxHEIGHT of the photos")
     parser.add_argument("--resize", type=positive_int, default=256, help="short side")

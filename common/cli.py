@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Callable, Iterator, List, NoReturn, Optional, Tuple
 
+from common import streams
+
 
 class UserError(Exception):
     """A mistake that the user can mend; the message names the file or flag, cause and remedy."""
@@ -24,7 +26,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser without abbreviations whose errors are one line."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, doc: Optional[str] = None, **kwargs):
+        """``doc``: a module's docstring (None under PYTHONOPTIMIZE=2); its first line is shown."""
+        kwargs.setdefault("description", (doc or "").partition("\n")[0] or None)
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
@@ -112,11 +116,18 @@ def blaming(flag: str) -> Iterator[None]:
 
 def refuse(message: str) -> NoReturn:
     """Print the message as this program's one line on stderr, and exit with code 2."""
+    print(f"{_program()}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _program():
     program = os.path.basename(sys.argv[0])
     if program == "__main__.py":
         program = "python -m " + os.path.basename(os.path.dirname(os.path.abspath(sys.argv[0])))
-    print(f"{program}: error: {message}", file=sys.stderr)
-    sys.exit(2)
+    return program
+
+
+OUTPUT_LOST = 74  # exit code: all is done, but not all that was said could be written
 
 
 def run(main: Callable[[], Optional[int]]) -> NoReturn:
@@ -124,9 +135,13 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
 
     A :class:`UserError`, or an operating-system error about a named file, becomes one line on
     stderr and exit code 2; Ctrl-C exits 130; anything else is a defect and keeps its traceback.
+    Output that cannot be written ends nothing: the exit code is then OUTPUT_LOST in place of 0.
     """
+    streams.install()
     try:
-        sys.exit(main())
+        code = _exit_code(main)
+        sys.stdout.flush()
+        sys.exit(code or (OUTPUT_LOST if _said_lost() else 0))
     except UserError as error:
         message = str(error)
     except BrokenPipeError:  # the reader of our output (head, less) has gone
@@ -140,3 +155,18 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
         print(file=sys.stderr)
         sys.exit(130)
     refuse(message)
+
+
+def _exit_code(main):
+    try:
+        return main()
+    except SystemExit as leaving:  # --help, and wrong flags
+        return leaving.code
+
+
+def _said_lost():
+    """Whether output was lost; if so, it is said on stderr, which may be the better one."""
+    lost = streams.lost()
+    if lost:
+        print(f"{_program()}: output was lost: {lost}", file=sys.stderr)
+    return lost

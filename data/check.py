@@ -162,7 +162,7 @@ def _prepare_repair(args):
 
 
 def _parse(argv) -> argparse.Namespace:
-    parser = ArgumentParser(prog="python -m data.check", description=__doc__.split("\n")[0])
+    parser = ArgumentParser(__doc__, prog="python -m data.check")
     add = parser.add_argument
     add("rec", metavar="X.rec", help="the record file")
     add("--decode", action="store_true", help="decode every image, too")

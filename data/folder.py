@@ -204,7 +204,7 @@ def _fill(writer, listed, title, how):
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(prog="python -m data.folder", description=__doc__.split("\n")[0])
+    parser = ArgumentParser(__doc__, prog="python -m data.folder")
     parser.add_argument("train_dir", metavar="TRAIN_DIR", help="holds a folder for each class")
     parser.add_argument("out_prefix", metavar="OUT_PREFIX", help="the output's path without .rec")
     validation = parser.add_mutually_exclusive_group()

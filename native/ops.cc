@@ -8,6 +8,7 @@
 #include "lrn.h"
 #include "pixels.h"
 #include "sgd.h"
+#include "stderr.h"
 
 MXReturnValue initialize(int version) {
   if (version >= 10900 && version < 20000) return MX_SUCCESS;

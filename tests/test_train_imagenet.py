@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 
 import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import ROOT, assert_refused, bands, run_script, write_records
+from conftest import ROOT, assert_refused, bands, run_script, train, write_records
 
 from common.train.schedule import LearningRate, Length
 
@@ -122,6 +123,18 @@ def test_benchmark_needs_no_data_and_test_io_no_network(grey):
     assert "reading" in read.stdout and "loss" not in read.stdout
 
 
+def test_a_run_says_how_long_it_will_take_and_a_resumed_one_how_long_the_rest(small, tmp_path):
+    prefix = tmp_path / "x"  # 7 batches an epoch, the 22nd is in the fourth
+    flags = [*QUICK, "--data-train", small.train, "--model-prefix", prefix]
+    first = train(*flags, "--num-epochs", 5)
+    assert re.search(r"about \d+ seconds for 5 epochs at \d+ img/s, validation not", first.stdout)
+    rest = train(*flags, "--num-epochs", 9, "--resume")
+    assert re.search(r"about \d+ seconds for the 3.88 epochs left at \d+ img/s", rest.stdout)
+    (first, rest) = events(prefix, "forecast")
+    assert first["seconds"] == pytest.approx(500 / first["img_per_s"], abs=1)
+    assert rest["seconds"] == pytest.approx(388 / rest["img_per_s"], abs=1)
+
+
 def test_what_flags_change_is_shown_whether_the_recipe_has_it_or_not():
     flags = ["--benchmark", 1, "--num-examples", 16, "--batch-size", 16, "--max-random-scale", 1.2]
     result = run_script("train_imagenet.py", *QUICK, "--num-classes", 10, *flags)
@@ -140,7 +153,11 @@ def test_reading_alone_loses_no_checkpoint(trained, grey):
 def test_monitor_prints_norms(grey):
     flags = [*QUICK, "--num-epochs", 1, "--monitor", 20, "--data-train", grey.train]
     result = run_script("train_imagenet.py", *flags)
-    assert "fc3_output" in result.stdout + result.stderr or "f6" in result.stdout + result.stderr
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stderr.splitlines()]
+    norms = {words[2]: float(words[3]) for words in lines if words[:2] == ["Batch:", "21"]}
+    assert {"data", "c1_weight", "f6_output", "f6_backward_output0"} <= norms.keys()
+    assert all(norm > 0 for norm in norms.values())
 
 
 LENET = ["--network", "lenet", "--dataset", "mnist"]

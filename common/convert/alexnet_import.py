@@ -13,7 +13,6 @@ import numpy as np
 
 from common.cli import UserError
 from common.graph.graph import Graph
-from common.io.log import quiet
 from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
@@ -58,8 +57,7 @@ def layers_of(net: "cv2.dnn.Net", path: str) -> List["cv2.dnn.Layer"]:
     layers = []
     for name in net.getLayerNames():
         try:
-            with quiet():
-                layers.append(net.getLayer(net.getLayerId(name)))
+            layers.append(net.getLayer(net.getLayerId(name)))
         except cv2.error:
             raise UserError(
                 f"{path}: layer {_plain(name)}: OpenCV cannot make it; it is of an unknown type, or"
@@ -191,8 +189,7 @@ def difference(
 
     path = source.files[-1]
     try:
-        with quiet():
-            said = compare.in_batches(run, np.ascontiguousarray(images[:, ::-1]), 1)
+        said = compare.in_batches(run, np.ascontiguousarray(images[:, ::-1]), 1)
     except cv2.error:
         shape = _by(source.image_shape)
         raise UserError(f"{path}: OpenCV cannot run it on images of {shape}; its layers do not fit")

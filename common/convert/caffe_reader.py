@@ -8,7 +8,6 @@ import re
 from typing import Dict, List
 
 from common.cli import UserError
-from common.io.log import quiet
 from common.io.opencv import cv2
 
 from .alexnet_import import SourceNetwork, layers_of
@@ -65,8 +64,7 @@ def _text(path):
 
 def _open(message, *files):
     try:
-        with quiet():  # OpenCV's protobuf prints an error, beside raising it
-            return cv2.dnn.readNetFromCaffe(*files)
+        return cv2.dnn.readNetFromCaffe(*files)
     except cv2.error:
         raise UserError(message)
 

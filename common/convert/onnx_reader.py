@@ -1,7 +1,6 @@
 """An ONNX network: OpenCV reads and runs it; the onnx package tells what OpenCV does not."""
 
 from common.cli import UserError
-from common.io.log import quiet
 from common.io.opencv import cv2
 
 from .alexnet_import import SourceNetwork, layers_of
@@ -41,8 +40,7 @@ def read(path: str) -> SourceNetwork:
     if said.get("channel_order") == '"RGB"':
         raise UserError(f"{path}: takes R, G, B, as export_onnx.py writes it; Caffe's is B, G, R")
     try:
-        with quiet():  # OpenCV prints an error, beside raising it
-            net = cv2.dnn.readNetFromONNX(path)
+        net = cv2.dnn.readNetFromONNX(path)
     except cv2.error:
         raise UserError(f"{path}: OpenCV cannot read it, so it cannot be checked")
     return SourceNetwork((path,), image_shape, net, layers_of(net, path), lrn, poolings)

@@ -15,7 +15,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.graph.graph import Graph
-from common.io.log import quiet
+from common.runtime import native
 from common.runtime.mxnet import mx
 
 
@@ -75,16 +75,16 @@ def quantize(
     Raises:
         UserError: the network has no layer that can be quantised.
     """
-    with quiet(verbose):
-        network = mx.contrib.quantization.quantize_model_mkldnn(
-            symbol,
-            arg_params,
-            aux_params,
-            calib_mode="naive",  # the whole range; "entropy" needs scipy
-            calib_data=_Batches(images, image_shape),
-            quantized_dtype="auto",  # unsigned after a relu, else signed
-            logger=logging.getLogger(__name__) if verbose else None,
-        )
+    native.drop_lines([] if verbose else native.MXNET_NOISE)
+    network = mx.contrib.quantization.quantize_model_mkldnn(
+        symbol,
+        arg_params,
+        aux_params,
+        calib_mode="naive",  # the whole range; "entropy" needs scipy
+        calib_data=_Batches(images, image_shape),
+        quantized_dtype="auto",  # unsigned after a relu, else signed
+        logger=logging.getLogger(__name__) if verbose else None,
+    )
     if not is_quantized(network[0]):
         raise UserError("the network has no convolution or fully connected layer to quantise")
     return network

@@ -11,7 +11,6 @@ from typing import Iterator, Optional, Tuple
 import numpy as np
 
 from common.cli import UserError
-from common.io.log import quiet
 from common.records.classes import is_class
 from common.records.index import index_path
 from common.records.scan import Records, scan_records
@@ -198,7 +197,8 @@ def _record_iterator(path, preparation, threads, verbose, **options):
     if unknown:  # MXNet ignores what it does not know
         raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
     native.load()  # with it an image that cannot be decoded is an error, without it a crash
-    with _decoding(path), quiet(verbose), _openmp_threads(threads):
+    native.drop_lines([] if verbose else native.MXNET_NOISE)
+    with _decoding(path), _openmp_threads(threads):
         return mx.io.ImageRecordIter(**options)
 
 

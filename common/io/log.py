@@ -4,11 +4,12 @@ import contextlib
 import json
 import os
 import sys
-import threading
 import time
-from typing import Iterator, Optional
+from typing import Optional
 
 from tqdm import tqdm
+
+from common import streams
 
 
 def describe(figures: dict) -> str:
@@ -27,6 +28,7 @@ class RunLog:
         mode = "a" if append else "w"
         self._file = open(path, mode, buffering=1) if path else None  # noqa: SIM115
         self._start = time.monotonic()
+        self._told = False  # of lost output
 
     def event(self, kind: str, **fields) -> None:
         """Add a line to the JSON log: ``{"event": kind, "time": seconds, ...}``."""
@@ -50,6 +52,10 @@ class RunLog:
             sys.stdout.flush()
         except BrokenPipeError:  # the reader (tee, less) has gone; the run continues
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        lost = streams.lost()
+        if lost and not self._told:
+            self._told = True
+            self.event("output", lost=lost)
 
 
 class Progress:
@@ -106,26 +112,39 @@ class Progress:
             self._bar.close()
 
 
-_QUIET = threading.Lock()
+class Forecast:
+    """Says once, by the speed of a run's first batches, how long the rest of it takes here.
 
-
-@contextlib.contextmanager
-def quiet(verbose: bool = False) -> Iterator[None]:
-    """Discard what MXNet's C++ code writes to stderr; its errors still arrive as exceptions.
-
-    Args:
-        verbose: discard nothing.
+    The first two batches are not measured: they allocate memory and choose algorithms.
     """
-    if verbose:
-        yield
-        return
-    sys.stderr.flush()
-    with _QUIET:  # a second thread would save /dev/null as the stderr to restore
-        saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(null, 2)
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            os.close(null)
+
+    def __init__(self, log: RunLog, images: int, batch_size: int, title: str):
+        """``images``: that are left to train; ``title``: what they are, such as '3 epochs'."""
+        self._log, self._images, self._batch_size, self._title = log, images, batch_size, title
+        self._count, self._seconds = -2, 0.0  # batches, and how long those from 0 on took
+        self._said = False
+
+    def update(self, seconds: float) -> None:
+        """Count one more batch, which took so long."""
+        self._count += 1
+        if self._said or self._count <= 0:
+            return
+        self._seconds += seconds
+        if self._count < 20 and self._seconds < 10:
+            return
+        self._said = True
+        speed = self._count * self._batch_size / self._seconds
+        whole = self._images / speed
+        self._log.event("forecast", img_per_s=round(speed, 1), seconds=round(whole))
+        self._log.say(
+            f"about {_duration(whole)} for {self._title} at {speed:.0f} img/s,"
+            " validation not counted"
+        )
+
+
+def _duration(seconds):
+    """'50 seconds', '12 minutes', '31 hours'."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

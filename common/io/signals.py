@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT during training: save first, then leave."""
+"""Signals that end training: save first, then leave."""
 
 import contextlib
 import os
@@ -6,9 +6,15 @@ import signal
 import sys
 from typing import Any, Callable, Dict
 
+# SIGHUP: the terminal, or an ssh session, has gone. SIGUSR1: Slurm's warning before its time limit
+# (sbatch --signal=B:USR1@120).
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
 
 class Stop:
-    """In its context, the first SIGTERM or SIGINT asks for a save, a second ends the process.
+    """In its context, the first of _SIGNALS asks for a save, a second one ends the process.
+
+    SIGHUP stays ignored where it is ignored already, as ``nohup`` has it.
 
     The loop sets ``unsaved`` once a batch has changed the weights, and clears it when they are
     saved. While it is false, there is nothing to save and the first signal ends the process.
@@ -29,7 +35,9 @@ class Stop:
         self._earlier: Dict[int, Any] = {}
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._earlier[number] = signal.signal(number, self._handle)
         return self
 
@@ -38,7 +46,7 @@ class Stop:
             signal.signal(number, handler)
 
     def leave(self) -> None:
-        """End the process as a shell reports a signal: 143 for SIGTERM, 130 for SIGINT."""
+        """End the process as a shell reports a signal: 143 for SIGTERM, 129 for SIGHUP."""
         # Not sys.exit: that would wait for the thread that reads images, minutes perhaps.
         with contextlib.suppress(OSError, RuntimeError):
             sys.stdout.flush()

@@ -95,6 +95,10 @@ def prepare() -> None:
     What is missing (a package, a library of the system, the driver) becomes one line on stderr,
     and the process exits with code 2.
     """
+    if sys.flags.optimize > 1:
+        cli.refuse(
+            "PYTHONOPTIMIZE=2 (-OO) takes away docstrings, which MXNet needs for its start; set 1"
+        )
     if importlib.util.find_spec("mxnet") is None:
         cli.refuse(
             "mxnet: not installed for this Python; run . .venv/bin/activate (after make demo)"

@@ -6,6 +6,7 @@ update of :class:`NativeSGD`; the crops and normalisation of common/input/prefet
 that makes an undecodable image an error (without it, MXNet ends the process).
 """
 
+import contextlib
 import ctypes
 import functools
 import glob
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from typing import Any
+from typing import Any, Sequence
 
 from common.cli import UserError
 from common.io.files import atomic, cache_folder
@@ -82,6 +83,35 @@ def library() -> ctypes.CDLL:
     return ctypes.CDLL(build())
 
 
+# What lines say that need not be read: nothing is wrong, or an exception says the same.
+MXNET_NOISE = (
+    "Create ImageRecordIter2 optimized for CPU backend",
+    "Currently, quantized activation only supports relu",
+    "Neither FCompute nor FComputeEx registered",
+)
+OPENCV_NOISE = (
+    "[ WARN:",
+    "[ERROR:",
+    "[libprotobuf ",
+    "libpng error: ",
+    "libpng warning: ",
+    "Corrupt JPEG data: ",
+    "Premature end of JPEG file",
+)
+
+
+def drop_lines(texts: Sequence[str]) -> None:
+    """Keep lines of C and C++ code that contain one of ``texts`` off stderr, whichever thread
+    writes them; everything else is written as before.
+
+    It holds for the process, from now on and in place of an earlier call's ``texts``. It is done by
+    the native library: where that is not built, nothing changes.
+    """
+    with contextlib.suppress(BuildError, UserError, OSError):
+        if os.path.exists(_library_path()):
+            library().alexnet_drop_lines("\n".join(texts).encode())
+
+
 def variant() -> str:
     """For which processors the operators in use were compiled: AVX-512, AVX2 or baseline.
 
@@ -102,11 +132,7 @@ def build() -> str:
         BuildError: no compiler, or it fails.
         OSError, UserError: a file of ours cannot be read or written.
     """
-    identity = hashlib.sha256(" ".join([*_FLAGS, mx.__version__]).encode())
-    for source in [*sorted(glob.glob(os.path.join(_FOLDER, "*.h"))), _SOURCE]:
-        with open(source, "rb") as file:
-            identity.update(file.read())
-    path = os.path.join(cache_folder(), f"ops-{identity.hexdigest()[:16]}.so")
+    path = _library_path()
     if os.path.exists(path):
         return path
     compiler = _compiler()
@@ -114,6 +140,15 @@ def build() -> str:
     with atomic(path) as temporary:
         _compile(compiler, temporary)
     return path
+
+
+def _library_path():
+    """Where this version's library is, or will be."""
+    identity = hashlib.sha256(" ".join([*_FLAGS, mx.__version__]).encode())
+    for source in [*sorted(glob.glob(os.path.join(_FOLDER, "*.h"))), _SOURCE]:
+        with open(source, "rb") as file:
+            identity.update(file.read())
+    return os.path.join(cache_folder(), f"ops-{identity.hexdigest()[:16]}.so")
 
 
 def _compiler():

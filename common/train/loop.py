@@ -14,7 +14,7 @@ from common.evaluate.scores import Scores
 from common.graph.graph import Graph
 from common.input import pipeline
 from common.input.training_data import TrainingData
-from common.io.log import Progress, RunLog, describe
+from common.io.log import Forecast, Progress, RunLog, describe
 from common.io.signals import Stop
 from common.runtime.mxnet import mx
 
@@ -79,6 +79,7 @@ class Run:
             self.scores.restore(state.scores)
         self.stop = Stop(log.say)
         self.monitor = _monitor(module, settings.monitor)
+        self.forecast = self._forecast()
 
     def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> None:
         """Train all epochs that are left.
@@ -120,8 +121,10 @@ class Run:
         period = self.settings.disp_batches
         with Progress(self.log, title, length.images, period, past, seen) as progress:
             for batch in pipeline.take(batches, self.data.name, end - state.batches):
+                before = state.seconds
                 self._step(batch, title)
                 state.seconds = time.monotonic() - started
+                self.forecast.update(state.seconds - before)
                 progress.update(length.batch_size, **self.scores.figures())
                 if state.batches < end and (self.stop.requested or self.checkpoints.is_due()):
                     self._save()
@@ -144,6 +147,13 @@ class Run:
         if self.monitor:
             self.monitor.toc_print()
         self.state.batches += 1
+
+    def _forecast(self):
+        length, size = self.length, self.length.batch_size
+        left = max(0, length.num_epochs * length.images - self.state.batches * size)
+        epochs = f"{left / length.images:.3g} epoch{'s' * (left > length.images)}"
+        title = f"the {epochs} left" if self.state.batches else epochs
+        return Forecast(self.log, left, size, title)
 
     def _gradients_fit(self):
         """Whether all gradients are within float16's range; float32's are not checked."""

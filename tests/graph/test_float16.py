@@ -1,4 +1,8 @@
-"""--dtype float16, as far as it can be shown without a GPU: graph, float32 copies, flags."""
+"""--dtype float16, as far as it can be shown without a GPU: graph, float32 copies, flags.
+
+MXNet has no float16 layers for the CPU, but products and the optimizers: a network of one product
+is what really trains here in float16, on two devices.
+"""
 
 from types import SimpleNamespace
 
@@ -8,8 +12,13 @@ import pytest
 from conftest import assert_refused, run_script
 
 import symbols
+from common.cli import UserError
 from common.graph.precision import cast
+from common.io.log import RunLog
 from common.train import binding, loop, module_state
+from common.train.checkpoints import Checkpoints, CheckpointSettings
+from common.train.resume import State
+from common.train.schedule import Length
 
 
 @pytest.mark.parametrize("network", ["alexnet", "alexnet2012", "lenet"])
@@ -46,41 +55,47 @@ def test_the_casts_change_nothing_in_float64_and_the_loss_scale_only_the_gradien
         assert np.array_equal(gradient * 64, large)
 
 
+TWO_DEVICES = [mx.cpu(0), mx.cpu(1)]
+
+
+def bound(optimizer="sgd", weights=1, frozen=None):
+    """A float16 module for batches (8, 2) on two devices: its scores are data times the weights."""
+    scores = mx.sym.Cast(mx.sym.Variable("data"), dtype="float16")
+    for number in range(weights):
+        weight = mx.sym.Variable(f"layer{number}_weight", shape=(1, 2), dtype="float16")
+        scores = mx.sym.broadcast_mul(scores, weight)
+    symbol = mx.sym.SoftmaxOutput(mx.sym.Cast(scores, dtype="float32"), name="softmax")
+    module = mx.mod.Module(symbol, context=TWO_DEVICES, fixed_param_names=frozen)
+    module.bind([("data", (8, 2))], [("softmax_label", (8,))])
+    module.init_params(mx.init.Zero())
+    momentum = {"momentum": 0.9} if optimizer in ("sgd", "nag") else {}
+    options = {"learning_rate": 1e-3, "wd": 0.1, "multi_precision": True, **momentum}
+    module.init_optimizer("device", optimizer, options)
+    return module
+
+
+def batch(first, second):
+    """Four times the row ``first`` for one device, ``second`` for the other, all of class 0."""
+    return mx.io.DataBatch([mx.nd.array([first] * 4 + [second] * 4)], [mx.nd.zeros(8)])
+
+
 @pytest.mark.parametrize("name", binding.OPTIMIZERS)
 def test_a_checkpoint_has_the_optimizers_float32_copies(name):
-    rng = np.random.RandomState(0)
-    weight, gradient = (mx.nd.array(rng.normal(0, 1, 50)).astype("float16") for _ in range(2))
-    momentum = {"momentum": 0.9} if name in ("sgd", "nag") else {}
-    optimizer = mx.optimizer.create(
-        name, learning_rate=1e-3, wd=0.1, multi_precision=True, **momentum
-    )
-    updater = mx.optimizer.get_updater(optimizer)
-    module = SimpleNamespace(
-        _optimizer=optimizer,
-        _updater=updater,
-        _update_on_kvstore=False,
-        _context=[mx.cpu()],
-        _exec_group=SimpleNamespace(
-            param_names=["w"],
-            param_arrays=[[weight]],
-            grad_arrays=[[gradient]],
-            aux_names=[],
-            aux_arrays=[],
-        ),
-    )
-    before = module_state.weights(module)[0]["w"].asnumpy()
+    module, other = bound(name), bound(name)
+    before = module_state.weights(module)[0]["layer0_weight"].asnumpy()
+    weight = module._exec_group.param_arrays[0][0]
     assert before.dtype == np.float32 and np.array_equal(before, weight.asnumpy())
     for _ in range(3):
-        updater(0, gradient, weight)
-    copy = module_state.weights(module)[0]["w"].asnumpy()
+        module.forward_backward(batch([1, 2], [3, 4]))
+        module.update()
+    copy = module_state.weights(module)[0]["layer0_weight"].asnumpy()
     assert copy.dtype == np.float32
     assert not np.array_equal(copy, copy.astype(np.float16))  # it has what float16 cannot hold
     assert np.array_equal(copy.astype(np.float16), weight.asnumpy())
 
     state = {key: array.copy() for key, array in module_state.optimizer_state(module).items()}
-    updater.states.clear()
-    module_state.restore_optimizer(module, state)
-    assert np.array_equal(module_state.weights(module)[0]["w"].asnumpy(), copy)
+    module_state.restore_optimizer(other, state)
+    assert np.array_equal(module_state.weights(other)[0]["layer0_weight"].asnumpy(), copy)
 
 
 def test_float16_without_a_gpu_is_refused():
@@ -88,24 +103,47 @@ def test_float16_without_a_gpu_is_refused():
     assert_refused(run_script("train_imagenet.py", *flags, "--dtype", "float16"), "--gpus")
 
 
-def with_gradients(*gradients):
-    """What a run on two devices asks of itself; each of ``gradients`` is one device's, or None."""
-    arrays = [
-        [one and mx.nd.array(one, dtype="float16", ctx=mx.cpu(i)) for i, one in enumerate(copies)]
-        for copies in gradients
-    ]
-    group = SimpleNamespace(grad_arrays=arrays)
-    return SimpleNamespace(
-        settings=loop.LoopSettings(check_gradients=True), module=SimpleNamespace(_exec_group=group)
-    )
+def run_of(module, **settings):
+    """A run of ``module`` that keeps no checkpoint."""
+    length = Length(images=8, batch_size=8, num_epochs=9)
+    checkpoints = Checkpoints(module.symbol, length, CheckpointSettings())
+    looping = loop.LoopSettings(top_k=1, check_gradients=True, **settings)
+    return loop.Run(module, None, length, looping, checkpoints, RunLog(), State())
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-def test_a_gradient_that_is_not_finite_is_found_on_any_device(bad):
-    fine = [1, -65504], [0, 3]
-    assert loop.Run._gradients_fit(with_gradients(fine, fine, [None, None]))
-    assert not loop.Run._gradients_fit(with_gradients(fine, ([1, 2], [bad, 2])))
-    assert not loop.Run._gradients_fit(with_gradients(([1, bad], [1, 2]), fine))
+@pytest.mark.parametrize("weight, device", [(0, 1), (1, 0), (2, 1)])
+def test_a_gradient_that_is_not_finite_is_found_on_any_device(bad, weight, device):
+    module = bound(weights=3)
+    run = run_of(module)
+    module.forward_backward(batch([1, 2], [3, 4]))
+    assert run._gradients_fit()
+    module._exec_group.grad_arrays[weight][device][0, 1] = bad
+    assert not run._gradients_fit()
+
+
+def test_a_frozen_weight_has_no_gradient_to_look_at():
+    module = bound(weights=2, frozen=["layer0_weight"])
+    module.forward_backward(batch([1, 2], [3, 4]))
+    assert module._exec_group.grad_arrays[0] == [None, None]
+    assert run_of(module)._gradients_fit()
+
+
+@pytest.mark.parametrize("rows", [([1, 2], [65504, 0]), ([0, 65504], [1, 2])])
+def test_a_batch_whose_gradient_is_beyond_float16_is_left_out(rows):
+    """Its loss is finite: the weights are 0, so both classes have the probability 0.5."""
+    module = bound()
+    run = run_of(module, skip_nonfinite=1)
+    run._step(batch(*rows), "epoch 1/9")
+    gradients = [array.asnumpy() for array in module._exec_group.grad_arrays[0]]
+    assert np.isinf(gradients).any() and not np.isinf(gradients).all()
+    assert run.state.skipped == 1
+    assert not module_state.weights(module)[0]["layer0_weight"].asnumpy().any()
+    run._step(batch([1, 2], [3, 4]), "epoch 1/9")
+    assert run.state.skipped == 1
+    assert module_state.weights(module)[0]["layer0_weight"].asnumpy().all()
+    with pytest.raises(UserError, match="not finite"):
+        run_of(bound())._step(batch(*rows), "epoch 1/9")
 
 
 def test_one_call_a_device_looks_at_all_gradients_before_any_is_waited_for(monkeypatch):
@@ -115,7 +153,8 @@ def test_one_call_a_device_looks_at_all_gradients_before_any_is_waited_for(monke
         calls.append((len(gradients), num_arrays, {g.context for g in gradients}))
         return SimpleNamespace(asscalar=lambda: calls.append("waits") or 1)
 
+    module = bound(weights=3)
+    module.forward_backward(batch([1, 2], [3, 4]))
     monkeypatch.setattr(mx.nd, "multi_all_finite", watched)
-    three = [([1], [2])] * 3
-    assert loop.Run._gradients_fit(with_gradients(*three))
+    assert run_of(module)._gradients_fit()
     assert calls == [(3, 3, {mx.cpu(0)}), (3, 3, {mx.cpu(1)}), "waits", "waits"]

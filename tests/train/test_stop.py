@@ -1,10 +1,14 @@
-"""SIGTERM and SIGINT: what they do to a loop, and to a real training run in each of its phases."""
+"""Signals: what they do to a loop, and to a real training run in each of its phases."""
 
+import fcntl
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -16,7 +20,7 @@ LOOP = """
 import os, signal, sys
 from common.io.signals import Stop
 
-TERM, INT = signal.SIGTERM, signal.SIGINT
+TERM, INT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
 send = lambda number: os.kill(os.getpid(), number)
 with Stop(print) as stop:
     {body}
@@ -32,14 +36,14 @@ def stopped(body):
     return result.returncode, result.stdout.splitlines()
 
 
-@pytest.mark.parametrize("name, code", [("TERM", 143), ("INT", 130)])
+@pytest.mark.parametrize("name, code", [("TERM", 143), ("INT", 130), ("HUP", 129), ("USR1", 138)])
 def test_with_nothing_unsaved_the_first_signal_ends_at_once(name, code):
     exit_code, said = stopped(f"send({name}); print('went on')")
     assert exit_code == code
     assert said == [f"SIG{name}: nothing to save"]
 
 
-@pytest.mark.parametrize("name, code", [("TERM", 143), ("INT", 130)])
+@pytest.mark.parametrize("name, code", [("TERM", 143), ("INT", 130), ("HUP", 129), ("USR1", 138)])
 def test_with_something_unsaved_the_first_signal_asks_for_a_save(name, code):
     exit_code, said = stopped(
         f"stop.unsaved = True; send({name}); assert stop.requested == {name};"
@@ -86,30 +90,31 @@ with Stop(log.say) as stop:
 def test_a_signal_while_nobody_reads_the_output_is_no_crash():
     environment = {**os.environ, "PYTHONPATH": ROOT}
     environment.pop("PYTHONUNBUFFERED", None)
-    process = subprocess.Popen(
-        [sys.executable, "-c", BLOCKED],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with process:
-        first = process.stdout.read(1)  # it has begun, and is about to fill the pipe
-        wait_until_blocked(process.pid)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    assert first == b"x"
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", BLOCKED]
+    process = subprocess.Popen(command, env=environment, stdout=writer, stderr=subprocess.PIPE)
+    with process, open(reader, "rb") as output:
+        try:
+            wait_until_blocked(process, writer)
+            process.send_signal(signal.SIGTERM)
+        finally:
+            os.close(writer)  # the process has the other copy
+        out, err = output.read(), process.stderr.read()
     assert b"Traceback" not in err
     assert process.returncode == 143
     assert out.splitlines()[-1] == b"saved"
 
 
-def wait_until_blocked(pid):
-    """Until the process, which has but to print, has slept at 20 looks in a row, or is dead."""
-    asleep = 0
-    while asleep < 20:
-        with open(f"/proc/{pid}/stat") as file:
-            asleep = asleep + 1 if file.read().rpartition(")")[2].split()[0] in "SZ" else 0
-        time.sleep(0.01)
+def wait_until_blocked(process, pipe):
+    """Until ``process``, which only prints into ``pipe``, sleeps because the pipe is full."""
+    while process.poll() is None:
+        full = not select.select([], [pipe], [], 0)[1]
+        with open(f"/proc/{process.pid}/stat") as file:
+            asleep = file.read().rpartition(")")[2].split()[0] == "S"
+        if full and asleep:
+            return
+        time.sleep(0.001)
+    pytest.fail("it ended before the pipe was full")
 
 
 # Signals are sent from within, so that they hit the very moment.
@@ -122,7 +127,7 @@ from common import cli
 from common.input import pipeline
 from common.train import loop
 
-TERM, INT, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
+TERM, INT, KILL, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGUSR1
 
 
 def first_do(owner, name, action, call=0):
@@ -171,6 +176,7 @@ def uninterrupted(flags, tmp_path_factory):
         (CHECK.format("TERM"), -15, None, ""),
         (CHECK.format("INT"), 130, None, ""),
         (BATCH.format("TERM"), 143, ("-partial", 10), "stopped after batch 10, saved"),
+        (BATCH.format("USR1"), 138, ("-partial", 10), "SIGUSR1: saving after this batch"),
         (BATCH.format("KILL"), -9, ("", 1), ""),
         (VALIDATION.format("TERM"), 143, ("", 2), "SIGTERM: nothing to save"),
         (SAVE.format("TERM"), 143, ("", 2), "stopped after batch 13, saved"),
@@ -178,7 +184,7 @@ def uninterrupted(flags, tmp_path_factory):
         (SAVE.format("KILL"), -9, ("", 1), ""),
     ],
     ids=[
-        *("check-TERM", "check-INT", "batch-TERM", "batch-KILL"),
+        *("check-TERM", "check-INT", "batch-TERM", "batch-USR1", "batch-KILL"),
         *("validation-TERM", "save-TERM", "save-twice", "save-KILL"),
     ],
 )
@@ -203,7 +209,7 @@ def test_resume_is_bit_exact_from_wherever_it_was_stopped(
             assert_same_arrays(f"{prefix}{name}", f"{uninterrupted}{name}")
     epochs = [line for line in logged(prefix) if line["event"] == "epoch"]
     assert epochs == [line for line in logged(uninterrupted) if line["event"] == "epoch"]
-    if code == 143 and "once more" not in words:  # nothing is there twice, either
+    if code in (143, 138) and "once more" not in words:  # nothing is there twice, either
         assert logged(prefix) == logged(uninterrupted)
 
 
@@ -227,15 +233,56 @@ def test_ctrl_c_saves_though_it_ended_the_reader_of_the_output_too(flags, tmp_pa
     assert store.newest(prefix) == ((store.partial(prefix), 10), [])
 
 
-def test_a_signal_while_it_starts_is_plain_death(flags, tmp_path):
+def test_a_terminal_that_hangs_up_saves_what_it_ran(flags, tmp_path):
+    prefix = str(tmp_path / "x")
+    terminal, end = pty.openpty()
+    command = [sys.executable, "train_imagenet.py", *flags, "--model-prefix", prefix]
     process = subprocess.Popen(
-        [sys.executable, "train_imagenet.py", *map(str, flags), "--model-prefix", tmp_path / "x"],
+        [*map(str, command), "--num-epochs", "500", "--disp-batches", "1"],
         cwd=ROOT,
-        stderr=subprocess.PIPE,
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that it gets the SIGHUP
     )
-    with process:
-        time.sleep(0.1)
-        process.terminate()
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGTERM
-    assert err == b"" and os.listdir(tmp_path) == []
+    os.close(end)
+    with open(terminal, "rb", buffering=0) as screen:
+        said = b""
+        while b"epoch 1/500" not in said:
+            said += screen.read(4096)
+    assert process.wait(timeout=60) == 129
+    assert store.newest(prefix)[0] is not None
+
+
+def test_nohup_keeps_a_run_from_hanging_up():
+    result = subprocess.run(
+        ["nohup", sys.executable, "-c", LOOP.format(body="stop.unsaved = True; send(HUP)")],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.splitlines() == ["left"]
+
+
+STARTING = """
+import os, runpy, signal, sys
+
+
+class Interrupted:  # an entry of sys.meta_path, which is asked for each module
+    def find_spec(self, name, *_others):
+        if name == MODULE:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+MODULE = sys.argv.pop(1)
+sys.meta_path.insert(0, Interrupted())
+runpy.run_path("train_imagenet.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["symbols", "mxnet", "common.train.loop"])
+def test_a_signal_while_it_starts_is_plain_death(flags, tmp_path, module):
+    result = run_script("-c", STARTING, module, *flags, "--model-prefix", tmp_path / "x")
+    assert result.returncode == -signal.SIGTERM
+    assert result.stderr == "" and os.listdir(tmp_path) == []
