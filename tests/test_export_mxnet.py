@@ -118,7 +118,7 @@ def test_what_is_there_is_lost_only_with_overwrite(networks, tmp_path, monkeypat
     for suffix in ("symbol.json", "0001.params"):
         shutil.copy(f"{prefix}-{suffix}", tmp_path / f"x-{suffix}")
     out = ["--out-prefix", str(tmp_path / "x")]
-    assert_refused(monkeypatch, "--out-prefix .*x-0001.params is there", prefix, *out)
+    assert_refused(monkeypatch, "--out-prefix .*x-0001.params exists", prefix, *out)
     assert "SoftmaxOutput" in (tmp_path / "x-symbol.json").read_text()
     run(monkeypatch, prefix, *out, "--overwrite")
     assert "SoftmaxOutput" not in (tmp_path / "x-symbol.json").read_text()

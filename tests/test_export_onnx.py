@@ -249,7 +249,7 @@ def test_a_file_that_says_something_else_is_not_written(
 def test_a_file_that_is_there_is_lost_only_with_overwrite(lenet, tmp_path, monkeypatch):
     path = tmp_path / "x.onnx"
     path.write_text("earlier")
-    assert_refused(monkeypatch, "x.onnx: is there .*--overwrite", lenet, "--out", path)
+    assert_refused(monkeypatch, "x.onnx: already exists.*--overwrite", lenet, "--out", path)
     assert path.read_text() == "earlier"
     export(monkeypatch, lenet, "--out", path, "--overwrite")
     export(monkeypatch, lenet, "--out", tmp_path / "new folder" / "x.onnx")

@@ -50,7 +50,7 @@ def contents(folder):
 
 def test_a_checkpoint_in_the_way_is_replaced_only_when_that_is_asked_for(prefix, tmp_path):
     before = contents(tmp_path)
-    refusal = pytest.raises(UserError, match="--out-prefix .*x-0001.params is there.*--overwrite")
+    refusal = pytest.raises(UserError, match="--out-prefix .*x-0001.params exists.*--overwrite")
     with refusal, new_checkpoint(prefix, 1, overwrite=False):
         pass
     assert contents(tmp_path) == before

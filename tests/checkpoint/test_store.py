@@ -281,7 +281,7 @@ def test_remove_keeps_what_it_is_told_and_other_prefixes(prefix, tmp_path):
 
 
 def test_an_earlier_runs_checkpoints_are_in_the_way_unless_given_up(prefix, tmp_path):
-    with pytest.raises(UserError, match=r"0002\.params is there.*--resume.*--overwrite"):
+    with pytest.raises(UserError, match=r"0002\.params exists.*--resume.*--overwrite"):
         store.check_free(prefix, overwrite=False)
     with pytest.raises(UserError, match="--out-prefix") as error:
         store.check_free(prefix, False, "--out-prefix")
