@@ -20,8 +20,8 @@ from common.checkpoint import store
 from common.cli import UserError
 from common.evaluate.classifier import Classifier
 from common.io.log import quiet
+from common.records.picture import EXTENSIONS
 from common.runtime import devices
-from data.folder import EXTENSIONS
 
 
 def parse_args():
