@@ -6,25 +6,28 @@ Size, mean and class names come from the checkpoint's own record of how it was t
 cannot be read is named on stderr; the others are done all the same, and the exit code is then 1.
 """
 
+import argparse
 import contextlib
 import csv
 import io
 import json
 import os
 import sys
+from collections import Counter
+from typing import Iterable, Iterator, List, Tuple
 
 from tqdm import tqdm
 
 from common import cli
 from common.checkpoint import store
 from common.cli import UserError
-from common.evaluate.classifier import Classifier
+from common.evaluate.classifier import MAX_PIXELS, Classifier, Guess
 from common.io.log import quiet
 from common.records.picture import EXTENSIONS
 from common.runtime import devices
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -32,52 +35,73 @@ def parse_args():
         nargs="+",
         metavar="IMAGE|DIR|-",
         help="a picture of any format OpenCV reads; a folder, for all pictures in it and below it;"
-        " -, for those that stdin names, one path a line",
+        " -, for those that stdin names, one path a line; other files in a folder are ignored",
     )
     store.add_args(parser)
     parser.add_argument("--top-k", type=cli.positive_int, default=5, help="guesses a picture")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
     parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     parser.add_argument("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
+    parser.add_argument(
+        "--max-pixels",
+        type=cli.positive_int,
+        default=MAX_PIXELS,
+        help="refuse pictures of more, by their header where the format has one",
+    )
     return parser.parse_args()
 
 
-def find(names):
-    """The paths of the pictures that the command line names.
+def find(names: Iterable[str]) -> Tuple[List[str], Counter]:
+    """The pictures that the command line names.
+
+    Returns:
+        Their paths, and how many other files of each extension lie in the folders.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no pictures.
     """
-    paths = []
+    paths, ignored = [], Counter()
     for name in names:
         for path in _paths_on_stdin() if name == "-" else [name]:
-            paths += sorted(_pictures_below(path)) if os.path.isdir(path) else [path]
+            paths += sorted(_pictures_below(path, ignored)) if os.path.isdir(path) else [path]
     if not paths:
-        raise UserError(f"{' '.join(names)}: no pictures there ({' '.join(sorted(EXTENSIONS))})")
-    return paths
+        found = f"; {_counted(ignored)}" if ignored else ""
+        expected = " ".join(sorted(EXTENSIONS))
+        raise UserError(f"{' '.join(names)}: no pictures there ({expected}{found})")
+    return paths, ignored
 
 
 def _paths_on_stdin():
     return [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line]
 
 
-def _pictures_below(folder):
+def _pictures_below(folder, ignored):
     unreadable = []  # folders; they are named with the files that cannot be read
     for parent, folders, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)):
         folders[:] = [name for name in folders if name[0] != "."]
         for name in files:
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and name[0] != ".":
+            extension = os.path.splitext(name)[1].lower()
+            if name[0] == ".":
+                continue
+            if extension in EXTENSIONS:
                 yield os.path.join(parent, name)
+            else:
+                ignored[extension or "without extension"] += 1
     yield from unreadable
 
 
-def as_text(path, guesses):
+def _counted(ignored):
+    """'ignored: 3 .heic, 1 .txt'"""
+    return "ignored: " + ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
+
+
+def as_text(path: str, guesses: List[Guess]) -> str:
     """The path, and below it a line a guess."""
     lines = [f"  {guess.probability:6.1%}  {guess.name}" for guess in guesses]
     return "\n".join([path, *lines])
 
 
-def as_csv(path, guesses):
+def as_csv(path: str, guesses: List[Guess]) -> str:
     """A row a guess, under the columns of ``CSV_HEADER``."""
     text = io.StringIO()
     rows = ([path, rank, g.name, _rounded(g.probability)] for rank, g in enumerate(guesses, 1))
@@ -85,7 +109,7 @@ def as_csv(path, guesses):
     return text.getvalue()[:-1]
 
 
-def as_jsonl(path, guesses):
+def as_jsonl(path: str, guesses: List[Guess]) -> str:
     """An object a picture."""
     listed = [{"name": g.name, "probability": _rounded(g.probability)} for g in guesses]
     return json.dumps({"file": path, "guesses": listed})
@@ -100,20 +124,24 @@ FORMATS = {"text": as_text, "csv": as_csv, "jsonl": as_jsonl}
 
 
 @contextlib.contextmanager
-def only_our_errors():
+def only_our_errors() -> Iterator[None]:
     """Keep off stderr what the decoders' C code says there of damaged files."""
     ours = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     with ours, contextlib.redirect_stderr(ours), quiet():
         yield
 
 
-def main():
+def main() -> int:
     """Print each picture's likeliest classes; 1 if one could not be read."""
     args = parse_args()
     contexts = devices.contexts(args.gpus)
-    paths = find(args.images)
+    paths, ignored = find(args.images)
     batch_size = min(args.batch_size, len(paths))
-    classifier = Classifier(args.model_prefix, args.load_epoch, batch_size, contexts)
+    classifier = Classifier(
+        args.model_prefix, args.load_epoch, batch_size, contexts, args.max_pixels
+    )
+    if ignored:
+        print(_counted(ignored), file=sys.stderr)
     failed = False
     if args.format == "csv":
         print(CSV_HEADER)

@@ -18,14 +18,14 @@ from common.checkpoint.config import versions
 from common.cli import UserError
 from common.evaluate import confusion, network
 from common.evaluate.evaluator import Evaluator, check_crops
-from common.evaluate.scores import resolve_top_k
+from common.evaluate.scores import Scores, resolve_top_k
 from common.input import pipeline
 from common.input.preparation import Preparation
 from common.io import cpus, files
 from common.runtime import devices
 
 
-def parse_args():
+def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(description=__doc__.splitlines()[0])
     store.add_args(parser)
@@ -58,7 +58,7 @@ def parse_args():
     return parser.parse_args()
 
 
-def new_file(path):
+def new_file(path: str) -> str:
     """An argparse type: a file that can be written once the figures are there."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
@@ -66,14 +66,14 @@ def new_file(path):
     return path
 
 
-def matrix_file(path):
+def matrix_file(path: str) -> str:
     """An argparse type: the same, of a format that confusion matrices are written in."""
     if not path.lower().endswith((".csv", ".png")):
         raise argparse.ArgumentTypeError(f"{path}: has to end in .csv or .png")
     return new_file(path)
 
 
-def find_int8(prefix, epoch):
+def find_int8(prefix: str, epoch: int) -> str:
     """The prefix of the int8 form of a checkpoint.
 
     Raises:
@@ -88,7 +88,7 @@ def find_int8(prefix, epoch):
     return quantized
 
 
-def as_text(scores):
+def as_text(scores: Scores) -> str:
     """The loss, and the accuracies with their 95% intervals."""
     parts = [f"{scores.count} images", f"loss {scores.loss:.4f}"]
     for name, (low, high) in scores.intervals().items():
@@ -97,7 +97,7 @@ def as_text(scores):
     return "  ".join(parts)
 
 
-def as_json(args, scores):
+def as_json(args: argparse.Namespace, scores: confusion.Confusion) -> dict:
     """All figures, by the names under which --json writes them."""
     return {
         "checkpoint": store.params_path(args.model_prefix, args.load_epoch),
@@ -112,7 +112,7 @@ def as_json(args, scores):
     }
 
 
-def main():
+def main() -> None:
     """Check everything, score, print and write the figures."""
     args = parse_args()
     contexts = devices.contexts(args.gpus)

@@ -1,4 +1,4 @@
-"""predict.py and common.inference.Classifier."""
+"""predict.py and common.evaluate.classifier.Classifier."""
 
 import csv
 import fcntl
@@ -64,11 +64,12 @@ def folder(network, tmp_path_factory):
     (root / "below").mkdir()
     picture = photo(50, 70)
     grey, sixteen, huge = photo(40, 40, 1)[..., 0], photo(60, 40, 2), photo(4000, 6000, 3)
-    alpha = np.full((50, 70, 1), 9, np.uint8)
+    alpha = np.full((50, 70, 1), 51, np.uint8)
+    on_white = np.rint(picture / 5 + 204).astype(np.uint8)
     written = {
         "a.PNG": (picture, picture),
         "below/grey.bmp": (grey, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)),
-        "below/rgba.png": (np.dstack([picture, alpha]), picture),
+        "below/rgba.png": (np.dstack([picture, alpha]), on_white),
         "below/sixteen.png": (sixteen.astype(np.uint16) * 257, sixteen),
         "huge.png": (huge, huge),
         "z.webp": (picture, None),  # not without loss
@@ -81,7 +82,7 @@ def folder(network, tmp_path_factory):
     whole = (root / "a.PNG").read_bytes()
     header = whole[12:16] + (60000).to_bytes(4, "big") * 2 + whole[24:29]  # 3.6e9 pixels
     vast = whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
-    damaged = {"cut.png": whole[:3000], "empty.jpg": b"", "text.gif": b"text", "vast.png": vast}
+    damaged = {"cut.png": whole[:3000], "empty.jpg": b"", "text.bmp": b"text", "vast.png": vast}
     for name, content in {**damaged, "notes.txt": b"text", ".hidden.jpg": b"text"}.items():
         (root / name).write_bytes(content)
     return SimpleNamespace(root=root, good=good, bad=[str(root / name) for name in damaged])
@@ -144,7 +145,7 @@ def test_a_classifier_is_used_again_and_again(network, folder):
     assert of_one[0] == of_arrays[0][3:4] and np.allclose(of_one[1], of_arrays[1][3:4], atol=1e-6)
     names, probabilities = classifier.predict([])
     assert names == [] and probabilities.shape == (0, 5)
-    with pytest.raises(cli.UserError, match="cut.png: is not a picture"):
+    with pytest.raises(cli.UserError, match="cut.png: is damaged"):
         classifier.predict([*paths, *folder.bad])
 
 
@@ -166,8 +167,9 @@ def test_a_folder_is_named_in_order_and_what_is_damaged_reported(network, folder
         assert [guess["name"] for guess in line["guesses"]] == row
         assert [guess["probability"] for guess in line["guesses"]] == pytest.approx(values, 1e-4)
     assert result.code == 1
-    reported = result.err.splitlines()
-    assert len(reported) == len(folder.bad) and "OpenCV refuses it: pixels" in reported[-1]
+    ignored, *reported = result.err.splitlines()
+    assert ignored == "ignored: 1 .txt"  # but not the hidden file
+    assert len(reported) == len(folder.bad) and "60000x60000 pixels, more than" in reported[-1]
     for line, path in zip(reported, sorted(folder.bad)):
         assert line.startswith(path + ": ")
 
