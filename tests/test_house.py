@@ -42,11 +42,8 @@ NOT_YET = {
         "common/train/checkpoints.py",
     },
     "untyped": {
-        "common/checkpoint/store.py",
         "common/convert/compare.py",
         "common/convert/onnx_writer.py",
-        "common/train/binding.py",
-        "common/train/checkpoints.py",
         "data/cifar10.py",
         "data/folder.py",
         "data/imagenet.py",

@@ -106,7 +106,7 @@ def _is_picture(shape):
 
 def _describe(array):
     """Type, shape, range and what the shape looks like."""
-    text = f"a {array.dtype} array of shape {array.shape}"
+    text = f"an array of {array.dtype} and shape {array.shape}"
     if array.size and array.dtype.kind in "biuf":
         text += f", values {float(array.min()):g} to {float(array.max()):g}"
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
