@@ -1,7 +1,6 @@
 """One Classifier for several threads and processes, and for all forms of pictures."""
 
 import io
-import multiprocessing
 import pathlib
 import pickle
 import threading
@@ -10,6 +9,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
+from conftest import run_script
 from pictures import file, jpeg, photo, with_exif
 from PIL import Image
 from small_checkpoints import save_int8, save_lenet
@@ -84,34 +84,35 @@ def test_a_used_classifier_is_pickled(prefixes, kind):
     assert np.array_equal(classifier.predict(PICTURES)[1], expected[1])
 
 
+IN_A_PROCESS = """
+import multiprocessing, sys
+import numpy as np
+from common.evaluate.classifier import Classifier
+
+PICTURES = list(np.random.RandomState(0).randint(0, 256, (6, 50, 60, 3)).astype(np.uint8))
+
 def answer(classifier, queue):
-    queue.put(classifier.predict(PICTURES)[1])
+    queue.put([classifier.predict(PICTURES[:n])[1].tolist() for n in (1, 6)])
+
+if __name__ == "__main__":
+    classifier = Classifier(sys.argv[2], 1, batch_size=4)
+    expected = [classifier.predict(PICTURES[:n])[1] for n in (1, 6)]
+    context = multiprocessing.get_context(sys.argv[1])
+    queue = context.Queue()
+    process = context.Process(target=answer, args=(classifier, queue), daemon=True)
+    process.start()
+    for said, own in zip(queue.get(timeout=90), expected):
+        assert np.allclose(said, own, atol=1e-6)
+"""
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_another_process_gets_the_same_answers(classifier, method):
-    """While two threads of this one keep the network busy."""
-    expected, done = classifier.predict(PICTURES)[1], threading.Event()
-
-    def ask():
-        while not done.is_set():
-            classifier.predict(PICTURES[:2])
-
-    context = multiprocessing.get_context(method)
-    queue = context.Queue()
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(10 if method == "fork" else 1):
-            process = context.Process(target=answer, args=(classifier, queue), daemon=True)
-            process.start()
-            assert np.allclose(queue.get(timeout=120), expected, atol=1e-6)
-            process.join(60)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
+def test_another_process_gets_the_same_answers(prefixes, tmp_path, method):
+    """In a script, since a process that is spawned imports the main module anew."""
+    script = tmp_path / "script.py"
+    script.write_text(IN_A_PROCESS)
+    result = run_script(script, method, prefixes["float32"], timeout=120)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_stream_reads_what_one_batch_needs(classifier):
@@ -240,7 +241,10 @@ WRONG = {
     "PIL cut": (Image.open(io.BytesIO(file(".png", PICTURES[0])[:600])), "cannot be read: "),
     "bytes": (b"text", "is not a picture that OpenCV"),
     "empty bytes": (b"", "is empty"),
-    "damaged": (jpeg(300, 400)[:-700] + b"\xff\xd9", "is damaged (Premature end"),
+    "damaged": (
+        jpeg(300, 400)[:-700] + b"\xff\xd9",
+        "is damaged (Corrupt JPEG data: premature end",
+    ),
     "no such": (pathlib.Path("no such.jpg"), "No such file or directory"),
     "null": ("a\0b", "null"),
     "folder": (pathlib.Path("/"), "/: Is a directory"),
