@@ -12,15 +12,17 @@ import io
 import json
 import os
 import sys
+from collections import Counter
+from typing import Iterable, List, Tuple
 
 from tqdm import tqdm
 
 from common import cli
 from common.checkpoint import store
 from common.cli import UserError
-from common.evaluate.classifier import Classifier
+from common.evaluate.classifier import MAX_PIXELS, Classifier, Guess
+from common.records.picture import EXTENSIONS
 from common.runtime import devices, native
-from data.folder import EXTENSIONS
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,52 +33,73 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         metavar="IMAGE|DIR|-",
         help="a picture of any format OpenCV reads; a folder, for all pictures in it and below it;"
-        " -, for those that stdin names, one path a line",
+        " -, for those that stdin names, one path a line; other files in a folder are ignored",
     )
     store.add_args(parser)
     parser.add_argument("--top-k", type=cli.positive_int, default=5, help="guesses a picture")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
     parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     parser.add_argument("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
+    parser.add_argument(
+        "--max-pixels",
+        type=cli.positive_int,
+        default=MAX_PIXELS,
+        help="refuse pictures of more, by their header where the format has one",
+    )
     return parser.parse_args()
 
 
-def find(names):
-    """The paths of the pictures that the command line names.
+def find(names: Iterable[str]) -> Tuple[List[str], Counter]:
+    """The pictures that the command line names.
+
+    Returns:
+        Their paths, and how many other files of each extension lie in the folders.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no pictures.
     """
-    paths = []
+    paths, ignored = [], Counter()
     for name in names:
         for path in _paths_on_stdin() if name == "-" else [name]:
-            paths += sorted(_pictures_below(path)) if os.path.isdir(path) else [path]
+            paths += sorted(_pictures_below(path, ignored)) if os.path.isdir(path) else [path]
     if not paths:
-        raise UserError(f"{' '.join(names)}: no pictures there ({' '.join(sorted(EXTENSIONS))})")
-    return paths
+        found = f"; {_counted(ignored)}" if ignored else ""
+        expected = " ".join(sorted(EXTENSIONS))
+        raise UserError(f"{' '.join(names)}: no pictures there ({expected}{found})")
+    return paths, ignored
 
 
 def _paths_on_stdin():
     return [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line]
 
 
-def _pictures_below(folder):
+def _pictures_below(folder, ignored):
     unreadable = []  # folders; they are named with the files that cannot be read
     for parent, folders, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)):
         folders[:] = [name for name in folders if name[0] != "."]
         for name in files:
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and name[0] != ".":
+            extension = os.path.splitext(name)[1].lower()
+            if name[0] == ".":
+                continue
+            if extension in EXTENSIONS:
                 yield os.path.join(parent, name)
+            else:
+                ignored[extension or "without extension"] += 1
     yield from unreadable
 
 
-def as_text(path, guesses):
+def _counted(ignored):
+    """'ignored: 3 .heic, 1 .txt'"""
+    return "ignored: " + ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
+
+
+def as_text(path: str, guesses: List[Guess]) -> str:
     """The path, and below it a line a guess."""
     lines = [f"  {guess.probability:6.1%}  {guess.name}" for guess in guesses]
     return "\n".join([path, *lines])
 
 
-def as_csv(path, guesses):
+def as_csv(path: str, guesses: List[Guess]) -> str:
     """A row a guess, under the columns of ``CSV_HEADER``."""
     text = io.StringIO()
     rows = ([path, rank, g.name, _rounded(g.probability)] for rank, g in enumerate(guesses, 1))
@@ -84,7 +107,7 @@ def as_csv(path, guesses):
     return text.getvalue()[:-1]
 
 
-def as_jsonl(path, guesses):
+def as_jsonl(path: str, guesses: List[Guess]) -> str:
     """An object a picture."""
     listed = [{"name": g.name, "probability": _rounded(g.probability)} for g in guesses]
     return json.dumps({"file": path, "guesses": listed})
@@ -102,10 +125,14 @@ def main() -> int:
     """Print each picture's likeliest classes; 1 if one could not be read."""
     args = parse_args()
     contexts = devices.contexts(args.gpus)
-    paths = find(args.images)
+    paths, ignored = find(args.images)
     batch_size = min(args.batch_size, len(paths))
-    classifier = Classifier(args.model_prefix, args.load_epoch, batch_size, contexts)
+    classifier = Classifier(
+        args.model_prefix, args.load_epoch, batch_size, contexts, args.max_pixels
+    )
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
+    if ignored:
+        print(_counted(ignored), file=sys.stderr)
     failed = False
     if args.format == "csv":
         print(CSV_HEADER)

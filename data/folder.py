@@ -18,16 +18,11 @@ import sys
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from common.cli import ArgumentParser, UserError, run
+from common.records.picture import EXTENSIONS
 from common.records.writer import create_records
 from data import pack
 from data.outputs import prepare_output
 from data.progress import progress
-
-# What OpenCV decodes. ImageNet's files end in .JPEG: case does not matter.
-EXTENSIONS = {
-    ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-}  # fmt: skip
 
 
 class Tree(NamedTuple):

@@ -1,10 +1,11 @@
-"""predict.py and common.inference.Classifier."""
+"""predict.py and common.evaluate.classifier.Classifier."""
 
 import csv
 import fcntl
 import io
 import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -18,36 +19,16 @@ import numpy as np
 import pytest
 import reference
 from conftest import ROOT, run_script
-from pictures import photo
+from pictures import jpeg, photo
+from small_checkpoints import save_lenet
 
 import predict
 import symbols
 from common import cli
-from common.checkpoint import store
-from common.checkpoint.config import save_config
 from common.evaluate.classifier import Classifier
+from common.records.picture import fault
 
 CLASSES = ["cat", "dog, hot", 'a "quoted" one', "d", "e", "f", "g"]
-SETTINGS = {
-    "image_shape": [3, 32, 32],
-    "num_classes": 7,
-    "resize": 36,
-    "rgb_mean": [120.0, 110.0, 100.0],
-    "rgb_std": [60.0, 50.0, 40.0],
-}
-
-
-def save_lenet(prefix, classes):
-    """LeNet for colour pictures with random weights, as a checkpoint; the weights as arrays."""
-    symbol = symbols.get_symbol("lenet", len(classes))
-    module = mx.mod.Module(symbol)
-    module.bind([("data", (1, 3, 32, 32))], [("softmax_label", (1,))])
-    mx.random.seed(1)
-    module.init_params(mx.init.Xavier(magnitude=6))
-    weights = module.get_params()
-    save_config(prefix, {**SETTINGS, "num_classes": len(classes)}, classes)
-    store.save(prefix, 1, symbol, *weights)
-    return {name: value.asnumpy() for name, value in weights[0].items()}
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +45,12 @@ def folder(network, tmp_path_factory):
     (root / "below").mkdir()
     picture = photo(50, 70)
     grey, sixteen, huge = photo(40, 40, 1)[..., 0], photo(60, 40, 2), photo(4000, 6000, 3)
-    alpha = np.full((50, 70, 1), 9, np.uint8)
+    alpha = np.full((50, 70, 1), 51, np.uint8)
+    on_white = np.rint(picture / 5 + 204).astype(np.uint8)
     written = {
         "a.PNG": (picture, picture),
         "below/grey.bmp": (grey, cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)),
-        "below/rgba.png": (np.dstack([picture, alpha]), picture),
+        "below/rgba.png": (np.dstack([picture, alpha]), on_white),
         "below/sixteen.png": (sixteen.astype(np.uint16) * 257, sixteen),
         "huge.png": (huge, huge),
         "z.webp": (picture, None),  # not without loss
@@ -81,7 +63,7 @@ def folder(network, tmp_path_factory):
     whole = (root / "a.PNG").read_bytes()
     header = whole[12:16] + (60000).to_bytes(4, "big") * 2 + whole[24:29]  # 3.6e9 pixels
     vast = whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
-    damaged = {"cut.png": whole[:3000], "empty.jpg": b"", "text.gif": b"text", "vast.png": vast}
+    damaged = {"cut.png": whole[:3000], "empty.jpg": b"", "text.bmp": b"text", "vast.png": vast}
     for name, content in {**damaged, "notes.txt": b"text", ".hidden.jpg": b"text"}.items():
         (root / name).write_bytes(content)
     return SimpleNamespace(root=root, good=good, bad=[str(root / name) for name in damaged])
@@ -144,7 +126,7 @@ def test_a_classifier_is_used_again_and_again(network, folder):
     assert of_one[0] == of_arrays[0][3:4] and np.allclose(of_one[1], of_arrays[1][3:4], atol=1e-6)
     names, probabilities = classifier.predict([])
     assert names == [] and probabilities.shape == (0, 5)
-    with pytest.raises(cli.UserError, match="cut.png: is not a picture"):
+    with pytest.raises(cli.UserError, match="cut.png: is damaged"):
         classifier.predict([*paths, *folder.bad])
 
 
@@ -166,8 +148,9 @@ def test_a_folder_is_named_in_order_and_what_is_damaged_reported(network, folder
         assert [guess["name"] for guess in line["guesses"]] == row
         assert [guess["probability"] for guess in line["guesses"]] == pytest.approx(values, 1e-4)
     assert result.code == 1
-    reported = result.err.splitlines()
-    assert len(reported) == len(folder.bad) and "OpenCV refuses it: pixels" in reported[-1]
+    ignored, *reported = result.err.splitlines()
+    assert ignored == "ignored: 1 .txt"  # but not the hidden file
+    assert len(reported) == len(folder.bad) and "60000x60000 pixels, more than" in reported[-1]
     for line, path in zip(reported, sorted(folder.bad)):
         assert line.startswith(path + ": ")
 
@@ -252,3 +235,54 @@ def test_readmes_lines_of_the_library_run(network, folder):
     result = run_script("-c", code.replace(", 3)", ", 1)"))
     assert result.returncode == 0 and result.stdout.count("\n") == 2, result.stderr
     assert all(line.rpartition(" ")[0] in CLASSES for line in result.stdout.splitlines())
+
+
+def test_damaged_pictures_are_named_and_the_rest_is_done(tmp_path, run):
+    """Every fifth of forty JPEGs is whole; a sector of the others is zeroed."""
+    whole = {}
+    for i in range(40):
+        image = bytearray(jpeg(375, 500, seed=i))
+        if i % 5:
+            at = max(2, len(image) * (1 + i % 8) // 5120) * 512
+            image[at : at + 512] = bytes(512)
+        path = tmp_path / f"{i:02d}.jpg"
+        path.write_bytes(image)
+        whole[str(path)] = fault(bytes(image)) is None  # some damage leaves no trace in a JPEG
+    assert all(whole[path] for path in list(whole)[::5]) and sum(whole.values()) <= 20
+    result = run(tmp_path, "--format", "jsonl")
+    assert result.code == 1
+    assert [line["file"] for line in parse_jsonl(result.out)] == [p for p in whole if whole[p]]
+    named = [line.partition(": is damaged (")[0] for line in result.err.splitlines()]
+    assert named == [path for path in whole if not whole[path]]
+
+
+def test_a_narrow_picture_is_cut_before_it_is_enlarged(folder, tmp_path, run):
+    """Whole, the 1x65535 picture would be enlarged to 36x2359260 pixels, or 255 MB."""
+    path = tmp_path / "narrow.png"
+    cv2.imwrite(str(path), photo(1, 65535))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = run(path, max(folder.good), "--format", "jsonl")
+    assert result.code == 0 and len(parse_jsonl(result.out)) == 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # KiB
+
+
+def test_the_number_of_pixels_is_limited(folder, tmp_path, run):
+    small, large = tmp_path / "a.png", tmp_path / "b.png"
+    cv2.imwrite(str(small), photo(40, 50))
+    cv2.imwrite(str(large), photo(40, 51))
+    result = run(small, large, "--max-pixels", 2000, "--format", "jsonl")
+    assert [line["file"] for line in parse_jsonl(result.out)] == [str(small)]
+    assert result.err == f"{large}: has 51x40 pixels, more than 2000\n" and result.code == 1
+
+
+def test_what_is_ignored_in_a_folder_is_counted(tmp_path, run):
+    cv2.imwrite(str(tmp_path / "a.png"), photo(40, 50))
+    (tmp_path / "below").mkdir()
+    for name in ("a.HEIC", "b.heic", "below/c.heic", "d.avif", "e.gif", "README", ".hidden.heic"):
+        (tmp_path / name).write_bytes(b"text")
+    result = run(tmp_path)
+    assert result.code == 0 and result.out.count("a.png") == 1
+    assert result.err == "ignored: 1 .avif, 1 .gif, 3 .heic, 1 without extension\n"
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(cli.UserError, match="no pictures there .*ignored: 1 .avif"):
+        run(tmp_path)

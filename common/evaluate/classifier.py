@@ -3,19 +3,31 @@
 import collections
 import itertools
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from common.cli import UserError
-from common.input.preparation import Preparation
+from common.input.preparation import Preparation, read_file
 from common.io import cpus
+from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
 from . import network
+from .pictures import Picture, check_listed, take, with_channels
 
-Picture = Union[str, os.PathLike, np.ndarray]
+MAX_PIXELS = 200_000_000  # of a picture: what the largest cameras of telephones have
+
+# MXNet serves one thread at a time in a process: the outputs of a module are those of the last
+# forward pass, whoever asked for it. It is held while the process forks, so that no child finds it
+# locked by a thread that the child does not have.
+_mxnet = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_mxnet.acquire, after_in_parent=_mxnet.release, after_in_child=_mxnet.release
+    )
 
 
 class Guess(NamedTuple):
@@ -27,6 +39,11 @@ class Guess(NamedTuple):
 
 class Classifier:
     """A trained network, loaded once, and the preparation it was trained with.
+
+    Any number of threads may call one classifier. They decode side by side; the network runs for
+    one of them at a time, whatever classifier they call. An executor for each thread was not
+    faster, since one pass keeps all CPUs busy; what is cheaper is several pictures in one call of
+    :meth:`predict`. A classifier can be pickled and used in forked or spawned processes.
 
     >>> classifier = Classifier("checkpoints/alexnet-cifar10", 3)
     >>> names, probabilities = classifier.predict(["cat.jpg", "lorry.png"], top=2)
@@ -42,86 +59,140 @@ class Classifier:
         epoch: int,
         batch_size: int = 32,
         contexts: Optional[List[mx.Context]] = None,
+        max_pixels: int = MAX_PIXELS,
     ):
         """Load ``PREFIX-symbol.json``, ``PREFIX-NNNN.params`` and ``PREFIX-config.json``.
 
         Args:
             batch_size: pictures that run together, over all devices. A lone one runs by itself.
             contexts: the devices; the CPU by default.
+            max_pixels: a file of a larger picture is refused, before it is decoded if possible.
 
         Raises:
             UserError: one of the files is missing or damaged.
         """
         self._contexts = contexts or [mx.cpu()]
-        config, self._network = network.load(prefix, epoch, self._contexts)
+        with _mxnet:
+            config, self._network = network.load(prefix, epoch, self._contexts)
         self.classes = network.class_names(config)
         self._preparation = Preparation.from_args(config["args"])
         self._batch_size = batch_size
+        self._max_pixels = max_pixels
         self._modules = {}  # by the number of pictures that they are bound for
 
+    def __getstate__(self):
+        """Everything but the bound modules, which the copy binds anew; weights as numpy arrays.
+
+        multiprocessing would hand over MXNet's own arrays in shared memory, which a spawned process
+        cannot open.
+        """
+        symbol, *params = self._network
+        arrays = [{name: value.asnumpy() for name, value in group.items()} for group in params]
+        return {**self.__dict__, "_modules": {}, "_network": (symbol.tojson(), *arrays)}
+
+    def __setstate__(self, state):
+        """Take over what :meth:`__getstate__` gave."""
+        self.__dict__.update(state)
+        symbol, *arrays = self._network
+        with _mxnet:
+            params = [
+                {name: mx.nd.array(value, dtype=value.dtype) for name, value in group.items()}
+                for group in arrays
+            ]
+            self._network = (mx.sym.load_json(symbol), *params)
+
     def predict(
-        self, pictures: Iterable[Picture], top: int = 5
+        self, pictures: Iterable[Picture], top: int = 5, rgb: bool = False
     ) -> Tuple[List[List[str]], np.ndarray]:
         """Name what is in N pictures.
 
         Args:
-            pictures: paths of files, or decoded pictures: uint8 arrays of any height and width,
-                (H, W, 3) BGR as OpenCV reads them, or (H, W) for a network of grey pictures.
-            top: guesses a picture; no more than there are classes.
+            pictures: each a path, the content of a file as bytes, a binary file object, a PIL
+                image, or pixels: a uint8 array of any height and width, (H, W) or (H, W, 1) grey,
+                (H, W, 3) BGR as OpenCV reads them, or (H, W, 4) with alpha. What is transparent
+                is composited on white.
+            top: guesses a picture, at least 1; no more than there are classes are given.
+            rgb: arrays have the order R, G, B.
 
         Returns:
             The names, a list of ``top`` for each picture, likeliest first, and their probabilities,
             (N, top) float32.
 
         Raises:
-            UserError: a file cannot be read, or is not a picture that OpenCV reads.
+            UserError: a picture is of another form, cannot be read, is damaged or too large.
         """
-        top = min(top, len(self.classes))
         names, probabilities = [], []
-        for guesses in self.stream(pictures, top):
+        for guesses in self.stream(pictures, top, rgb):
             if isinstance(guesses, UserError):
                 raise guesses
             names.append([guess.name for guess in guesses])
             probabilities.append([guess.probability for guess in guesses])
-        return names, np.array(probabilities, np.float32).reshape(len(names), top)
+        shape = len(names), min(top, len(self.classes))
+        return names, np.array(probabilities, np.float32).reshape(shape)
 
     def stream(
-        self, pictures: Iterable[Picture], top: int = 5
+        self, pictures: Iterable[Picture], top: int = 5, rgb: bool = False
     ) -> Iterator[Union[List[Guess], UserError]]:
-        """The same, picture by picture, for any number of them: threads decode what comes next.
+        """The same, picture by picture, for any number of them, such as the frames of a camera.
 
-        Yields:
-            For each picture, in order, its ``top`` likeliest classes or what is wrong with it.
+        No more of ``pictures`` is read than the next batch needs, except that the batch after it is
+        read from a list or a tuple, too. A picture is copied before the next is read, so one array
+        may hold them all in turn.
+
+        Returns:
+            An iterator: for each picture, in order, its ``top`` likeliest classes or what is wrong
+            with it.
+
+        Raises:
+            UserError: ``top`` is below 1, or ``pictures`` is one picture.
         """
-        prepared = self._prepare_ahead(pictures)
-        while True:
-            batch = list(itertools.islice(prepared, self._batch_size))
-            if not batch:
-                return
-            images = [image for image in batch if not isinstance(image, UserError)]
-            rows = iter(self._run(images))
-            for item in batch:
-                yield item if isinstance(item, UserError) else self._guesses(next(rows), top)
+        if top < 1:
+            raise UserError(f"top {top}: has to be at least 1")
+        check_listed(pictures)
+        return self._answers(pictures, top, rgb)
 
-    def _prepare_ahead(self, pictures):
-        """Each picture as :meth:`_prepare` returns it, in order, up to two batches ahead."""
+    def _answers(self, pictures, top, rgb):
+        batches = 2 if isinstance(pictures, Sequence) else 1  # that are read
+        numbered, waiting = enumerate(pictures), collections.deque()
         with ThreadPoolExecutor(cpus.available()) as threads:
-            waiting = collections.deque()
-            for picture in pictures:
-                waiting.append(threads.submit(self._prepare, picture))
-                if len(waiting) > 2 * self._batch_size:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            while True:
+                wanted = batches * self._batch_size - len(waiting)
+                for i, picture in itertools.islice(numbered, wanted):
+                    waiting.append(self._submit(threads, picture, f"picture {i}", rgb))
+                count = min(self._batch_size, len(waiting))
+                batch = [waiting.popleft().result() for _ in range(count)]
+                if not batch:
+                    return
+                rows = iter(self._run([item for item in batch if isinstance(item, np.ndarray)]))
+                for item in batch:
+                    yield item if isinstance(item, UserError) else self._guesses(next(rows), top)
 
-    def _prepare(self, picture):
+    def _submit(self, threads, picture, name, rgb):
+        """The future of :meth:`_prepare` of one picture."""
+        try:
+            picture = take(picture, name, rgb, self._max_pixels)
+        except UserError as error:
+            picture = error
+        except MemoryError:
+            picture = UserError(f"{name}: there is not enough memory for it")
+        return threads.submit(self._prepare, picture, name)
+
+    def _prepare(self, picture, name):
         """(C, H, W) float32 for the network, or the UserError that says why there is none."""
         try:
-            if isinstance(picture, np.ndarray):
-                return self._preparation.apply(picture)
-            return self._preparation.load(picture)
+            if isinstance(picture, UserError):
+                return picture
+            if isinstance(picture, str):
+                picture, name = read_file(picture), picture
+            if isinstance(picture, bytes):
+                picture = self._preparation.decode(picture, name, self._max_pixels)
+            return self._preparation.apply(with_channels(picture, self._preparation.channels))
         except UserError as error:
             return error
+        except MemoryError:
+            return UserError(f"{name}: there is not enough memory for it")
+        except cv2.error as error:
+            return UserError(f"{name}: OpenCV refuses it: {' '.join(error.err.split())}")
 
     def _run(self, images):
         """The probabilities of at most a batch of prepared images: (N, classes)."""
@@ -129,13 +200,14 @@ class Classifier:
             return []
         size = 1 if len(images) == 1 else self._batch_size
         shape = (size, *images[0].shape)
-        if size not in self._modules:
-            contexts = self._contexts[:size]  # each needs an image
-            self._modules[size] = network.bind(*self._network, shape, contexts)
         filled = np.zeros(shape, np.float32)
         filled[: len(images)] = images
-        said = network.probabilities(self._modules[size], mx.nd.array(filled))
-        return said.asnumpy()[: len(images)]
+        with _mxnet:
+            if size not in self._modules:
+                contexts = self._contexts[:size]  # each needs an image
+                self._modules[size] = network.bind(*self._network, shape, contexts)
+            said = network.probabilities(self._modules[size], mx.nd.array(filled))
+            return said.asnumpy()[: len(images)]
 
     def _guesses(self, probabilities, top):
         best = np.argsort(-probabilities, kind="stable")[:top]

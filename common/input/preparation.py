@@ -1,15 +1,19 @@
 """How a picture becomes a network's input: decoded, resized, cropped at the centre, normalised."""
 
 import dataclasses
+import math
 from typing import Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 
 from common.cli import UserError
 from common.io.opencv import cv2
+from common.records import picture
 from common.records.format import read_image
 from common.records.scan import Records
 from common.records.walk import open_records
+
+_LARGE = 1 << 24  # pixels; few pictures become larger when they are resized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,20 +47,19 @@ class Preparation:
         """1 for grey pictures, 3 for colour."""
         return self.image_shape[0]
 
-    def decode(self, encoded: bytes, source: str) -> np.ndarray:
+    def decode(
+        self, encoded: bytes, source: str, max_pixels: int = picture.MAX_PIXELS
+    ) -> np.ndarray:
         """The picture in ``encoded`` bytes: (H, W, 3) BGR, or (H, W) grey for 1 channel; uint8.
 
         Raises:
-            UserError: not a picture that OpenCV reads; the message begins with ``source``.
+            UserError: not a picture that OpenCV reads, a damaged one, or one of more pixels than
+                ``max_pixels``; the message begins with ``source``.
         """
-        flag = cv2.IMREAD_GRAYSCALE if self.channels == 1 else cv2.IMREAD_COLOR
         try:
-            image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
-        except cv2.error as error:
-            raise UserError(f"{source}: OpenCV refuses it: {error.err}")
-        if image is None:
-            raise UserError(f"{source}: is not a picture that OpenCV can read")
-        return image
+            return picture.decode(encoded, self.channels == 1, max_pixels)
+        except picture.Unreadable as cause:
+            raise UserError(f"{source}: {cause}")
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """What the network sees of a picture: short side resized, centre crop, normalised.
@@ -70,22 +73,33 @@ class Preparation:
         """
         channels, height, width = self.image_shape
         if self.resize is not None:
-            image = _scaled(image, self.resize / min(image.shape[:2]))
+            image = self._scaled(image, self.resize / min(image.shape[:2]))
         enlargement = max(height / image.shape[0], width / image.shape[1])
         if enlargement > 1:  # the picture is smaller than the crop
-            image = _scaled(image, enlargement)
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        crop = image[top : top + height, left : left + width].reshape(height, width, channels)
+            image = self._scaled(image, enlargement)
+        crop = _centre(image, height, width).reshape(height, width, channels)
         planes = np.array(crop[:, :, ::-1].transpose(2, 0, 1), np.float32, order="C")
         planes -= np.float32(self.mean)[:, None, None]
         planes /= np.float32(self.std)[:, None, None]
         return planes
 
+    def _scaled(self, image, factor):
+        """Resize ``image``; of what would become very large, only what the crop may show."""
+        height, width = image.shape[:2]
+        if factor > 1 and height * width * factor**2 > _LARGE:
+            # An even number of rows and columns goes, so that the centre stays where it is.
+            shown = [math.ceil(side / factor) + 4 for side in self.image_shape[1:]]
+            kept = [side - max(0, side - n) // 2 * 2 for side, n in zip((height, width), shown)]
+            image = _centre(image, *kept)
+            height, width = kept
+        size = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
+        return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+
     def load(self, path: str) -> np.ndarray:
         """Read, decode and prepare a picture file: (C, H, W) float32.
 
         Raises:
-            UserError: the file cannot be read, or is not a picture.
+            UserError: the file cannot be read, or is not a picture, or a damaged one.
         """
         return self.apply(self.decode(read_file(path), path))
 
@@ -105,10 +119,9 @@ def read_file(path: str) -> bytes:
         raise UserError(f"{path!r}: {error}")
 
 
-def _scaled(image, factor):
-    height, width = image.shape[:2]
-    size = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+def _centre(image, height, width):
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
 
 
 def sample_images(found: Records, count: int, preparation: Preparation) -> Iterator[np.ndarray]:
@@ -120,7 +133,7 @@ def sample_images(found: Records, count: int, preparation: Preparation) -> Itera
         (C, H, W) float32 arrays.
 
     Raises:
-        UserError: a record's image cannot be decoded.
+        UserError: a record's image is damaged.
     """
     chosen = np.random.RandomState(0).permutation(len(found))[:count]
     with open_records(found.path) as content:

@@ -4,30 +4,37 @@ MXNet's ImageRecordIter fails on WebP and GIF, ignores the orientation that came
 and shows a damaged JPEG as a partly grey picture. So every picture is decoded here once.
 simplejpeg decodes JPEGs to the same pixels as OpenCV, and returns libjpeg's warnings of damage,
 which OpenCV prints. Everything here may be called by several threads at once.
-Formats: JPEG markers, ITU-T T.81 table B.1; the orientation tag, Exif 2.3 section 4.6.4.
+
+Packing and prediction share two rules. Transparent pixels are composited on white. Of a picture of
+16 bits a channel, the largest value tells how many bits are used (8, 10, 12, 14 or 16); the upper 8
+of them are kept.
 """
 
 import contextlib
 import struct
 import zlib
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import numpy as np
 import simplejpeg
 
 from common.io.opencv import cv2
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+from .picture_header import PNG, Unreadable, may_be_transparent, picture_size, read_jpeg
+
+__all__ = ["EXTENSIONS", "MAX_PIXELS", "Unreadable", "decode", "encode", "fault", "on_white"]
+
+# What every OpenCV from 4.5 on decodes. ImageNet's files end in .JPEG: case does not matter.
+EXTENSIONS = {
+    ".bmp", ".dib", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+}  # fmt: skip
+MAX_PIXELS = 1 << 30  # as OpenCV's own limit
 _PROOF = 8  # the reduction at which every bit of a JPEG is read, at a fraction of the work
-_MAX_PIXELS = 1 << 30  # as OpenCV's own limit
 # What libjpeg (jerror.h) says of a JPEG that it fills up with grey, or may have misread. Stray
 # bytes before a marker are included: some cameras leave them, but most lost sectors leave no other
 # trace.
 _WARNINGS = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
-
-
-class Unreadable(ValueError):
-    """A picture cannot be decoded, or only in part; the message is the cause."""
 
 
 def encode(
@@ -39,8 +46,7 @@ def encode(
 ) -> bytes:
     """Return ``image`` (the bytes of a picture file) as ImageRecordIter reads it.
 
-    A JPEG that needs no change is decoded as a check and returned byte for byte. Transparency is
-    dropped; of an animation the first frame is taken.
+    A JPEG that needs no change is decoded as a proof and returned as it is.
 
     Args:
         resize: pixels; a picture with a longer short side is scaled down to it, none is enlarged.
@@ -52,7 +58,7 @@ def encode(
     Raises:
         Unreadable: :func:`fault` finds one, or the format cannot hold the picture.
     """
-    jpeg = _read_jpeg(image)
+    jpeg = read_jpeg(image)
     if encoding == ".jpg" and jpeg and _fits(jpeg, resize, center_crop):
         _decode(image, jpeg, _PROOF)
         return bytes(image)
@@ -69,77 +75,26 @@ def encode(
     raise Unreadable(f"its {width}x{height} pixels cannot be encoded as {encoding}")
 
 
-def decode(image: bytes) -> np.ndarray:
-    """The picture in the file content ``image``, upright, BGR, (height, width, 3) uint8.
+def decode(image: bytes, grey: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The picture in the file content ``image``, upright: (height, width, 3) BGR, uint8.
+
+    Args:
+        grey: return (height, width), the luminance.
+        max_pixels: refuse a larger picture, before it is decoded if its header tells the size.
 
     Raises:
-        Unreadable: OpenCV cannot decode it, or only a part of it.
+        Unreadable: OpenCV cannot decode it, or not the whole of it, or it is too large.
     """
-    return _decode(image, _read_jpeg(image), 1)
+    return _decode(image, read_jpeg(image), 1, grey, max_pixels)
 
 
 def fault(image: bytes) -> Optional[str]:
     """Why ``image`` cannot be decoded, or only in part; None if it can."""
     try:
-        _decode(image, _read_jpeg(image), _PROOF)
+        _decode(image, read_jpeg(image), _PROOF)
     except Unreadable as cause:
         return str(cause)
     return None
-
-
-class _Jpeg(NamedTuple):
-    height: int  # pixels, as stored: before it is turned upright
-    width: int
-    channels: int
-    plain: bool  # baseline or progressive, grey or of three channels, upright: fit to be stored
-
-
-# Start-of-frame markers: baseline 0xC0, extended 0xC1, progressive 0xC2, then rarer ones.
-_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_APP1, _START_OF_SCAN, _END_OF_IMAGE = 0xE1, 0xDA, b"\xff\xd9"
-
-
-def _read_jpeg(image) -> Optional[_Jpeg]:
-    """What the header segments of a JPEG say; None for another format or a strange header.
-
-    Raises:
-        Unreadable: the end marker is missing.
-    """
-    if image[:2] != b"\xff\xd8":
-        return None
-    at, frame, upright = 2, None, True
-    while at + 4 <= len(image) and image[at] == 0xFF:
-        marker, length = struct.unpack_from(">BH", image, at + 1)
-        body = image[at + 4 : at + 2 + length]
-        if marker in _FRAMES and len(body) >= 6:
-            frame = (marker, *struct.unpack_from(">xHHB", body))
-        elif marker == _APP1 and body[:6] == b"Exif\0\0":
-            upright = upright and _orientation(body[6:]) == 1
-        elif marker == _START_OF_SCAN:
-            # A thumbnail in the header has an end of its own; within the scan 0xFF is escaped.
-            if image.rfind(_END_OF_IMAGE, at) < 0:
-                raise Unreadable("the JPEG ends early")
-            break
-        at += 2 + length
-    if frame is None:
-        return None
-    kind, height, width, channels = frame
-    return _Jpeg(height, width, channels, kind <= 0xC2 and channels in (1, 3) and upright)
-
-
-def _orientation(tiff):
-    """The orientation tag of an EXIF block (1 is upright and the default), 0 if it is damaged."""
-    try:
-        order = {b"II": "<", b"MM": ">"}[tiff[:2]]
-        (start,) = struct.unpack_from(order + "I", tiff, 4)
-        (entries,) = struct.unpack_from(order + "H", tiff, start)
-        for i in range(entries):
-            tag, _, _, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * i)
-            if tag == 0x0112:
-                return value
-        return 1
-    except (KeyError, struct.error):
-        return 0
 
 
 def _fits(jpeg, resize, center_crop):
@@ -162,44 +117,104 @@ def _reduction(jpeg, resize):
     return 1
 
 
-def _decode(image, jpeg, factor):
-    """``image`` as (H, W, 3) uint8, upright; a JPEG with its sides divided by ``factor``."""
+def _decode(image, jpeg, factor, grey=False, max_pixels=MAX_PIXELS):
+    """``image``, (H, W, 3) or grey (H, W), upright; a JPEG has its sides divided by ``factor``."""
     if not image:
         raise Unreadable("is empty")
+    if image[: len(PNG)] == PNG:
+        _check_png(image)
+    _check_size((jpeg.width, jpeg.height) if jpeg else picture_size(image), max_pixels)
     if jpeg:
-        picture = _decode_jpeg(image, jpeg, factor if jpeg.plain else _PROOF)
+        picture = _decode_jpeg(image, jpeg, factor if jpeg.plain else _PROOF, grey)
         if picture is not None and jpeg.plain:
             return picture
-    elif image[: len(_PNG)] == _PNG:
-        _check_png(image)
-    reduced = f"IMREAD_REDUCED_COLOR_{factor}" if jpeg and factor > 1 else "IMREAD_COLOR"
+    elif may_be_transparent(image):
+        picture = _decode_on_white(image)
+        if picture is not None:
+            return cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if grey else picture
+    name = "IMREAD_GRAYSCALE" if grey else "IMREAD_COLOR"
+    if jpeg and factor > 1:
+        name = name.replace("IMREAD", "IMREAD_REDUCED") + f"_{factor}"
+    picture = _imdecode(image, getattr(cv2, name), jpeg is None)
+    _check_size(picture.shape[1::-1], max_pixels)  # of a format that picture_size does not know
+    return picture
+
+
+def _check_size(sides, max_pixels):
+    width, height = sides
+    if width * height > max_pixels:
+        raise Unreadable(f"has {width}x{height} pixels, more than {max_pixels}")
+
+
+def _imdecode(image, flags, any_depth):
+    """What OpenCV decodes, as uint8; ``any_depth``: choose the bits of 16-bit pictures here."""
+    content = np.frombuffer(image, np.uint8)
     cause = ""
     try:
-        picture = cv2.imdecode(np.frombuffer(image, np.uint8), getattr(cv2, reduced))
+        picture = cv2.imdecode(content, flags | (cv2.IMREAD_ANYDEPTH if any_depth else 0))
+        if picture is not None and picture.dtype not in (np.uint8, np.uint16):
+            picture = cv2.imdecode(content, flags)
     except cv2.error as error:
         picture, cause = None, f" ({' '.join(error.err.split())})"
     if picture is None:
         raise Unreadable(f"is not a picture that OpenCV {cv2.__version__} decodes{cause}")
-    return picture
+    return _to_8_bits(picture)
 
 
-def _decode_jpeg(image, jpeg, factor):
-    """The JPEG as it is stored, BGR or CMYK; None if simplejpeg does not know its kind."""
-    if jpeg.height * jpeg.width > _MAX_PIXELS:
-        raise Unreadable(f"has {jpeg.width}x{jpeg.height} pixels, more than {_MAX_PIXELS}")
-    colors = "CMYK" if jpeg.channels == 4 else "BGR"
+def _to_8_bits(picture):
+    """Keep the upper 8 of the bits that a uint16 picture uses."""
+    if picture.dtype == np.uint8:
+        return picture
+    used = int(picture.max()).bit_length()
+    return (picture >> max(0, used + used % 2 - 8)).astype(np.uint8)
+
+
+def _decode_on_white(image):
+    """``image`` as BGR on white, or None if all of it is opaque."""
+    stored = _imdecode_stored(image)
+    if stored is None or stored.ndim < 3 or stored.shape[2] != 4:
+        return None
+    alpha = _to_8_bits(stored[..., 3])
+    if alpha.min() == 255:
+        return None
+    stored = np.dstack([_to_8_bits(stored[..., :3]), alpha])
+    # OpenCV turns a picture upright by EXIF only where it drops the alpha channel.
+    upright = _imdecode(image, cv2.IMREAD_COLOR, True)
+    turns = (np.rot90(side, k) for side in (stored, stored[:, ::-1]) for k in range(4))
+    return on_white(next((t for t in turns if np.array_equal(t[..., :3], upright)), stored))
+
+
+def _imdecode_stored(image):
+    """The picture with its alpha channel; None if there is none of 8 or 16 bits."""
+    try:
+        stored = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    return stored if stored is not None and stored.dtype in (np.uint8, np.uint16) else None
+
+
+def on_white(picture: np.ndarray) -> np.ndarray:
+    """Composite (H, W, 4) uint8, alpha last, on white: (H, W, 3)."""
+    alpha = picture[..., 3:].astype(np.uint16)
+    return ((picture[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _decode_jpeg(image, jpeg, factor, grey=False):
+    """The JPEG as it is stored, BGR, grey or CMYK; None if simplejpeg does not know its kind."""
+    colors = "CMYK" if jpeg.channels == 4 else "GRAY" if grey else "BGR"
     height, width = -(-jpeg.height // factor), -(-jpeg.width // factor)
     try:
-        return simplejpeg.decode_jpeg(image, colors, min_height=height, min_width=width)
+        picture = simplejpeg.decode_jpeg(image, colors, min_height=height, min_width=width)
     except ValueError as error:
         if str(error).startswith(_WARNINGS):
             raise Unreadable(f"is damaged ({error})")
-    return None
+        return None
+    return picture[..., 0] if colors == "GRAY" else picture
 
 
 def _check_png(image):
     """Raise Unreadable if a chunk is damaged: decoders differ in what they forgive."""
-    at, kind = len(_PNG), None
+    at, kind = len(PNG), None
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", image[at : at + 8].ljust(8, b"\0"))
         end = at + 8 + length

@@ -53,5 +53,5 @@ def test_training_goes_on_from_it(folder):
     flags = ["--data-train", "records.rec", "--model-prefix", "run", "--num-epochs", 3, "--resume"]
     result = train(*FLAGS, *flags)
     assert result.returncode == 0, result.stderr
-    assert "going on from run-0002.params; changed: num_epochs 2 -> 3" in result.stdout
+    assert "resuming from run-0002.params; changed: num_epochs 2 -> 3" in result.stdout
     assert store.load_record("run", 3)["batches"] == 9
