@@ -11,9 +11,9 @@ import os
 from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import load_config, save_config
-from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.convert import compare
+from common.io.lock import lock
 
 
 def parse_args():

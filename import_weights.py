@@ -16,9 +16,9 @@ import symbols
 from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import save_config
-from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.convert import alexnet_import, caffe_reader, onnx_reader
+from common.io.lock import lock
 from common.runtime import native
 
 _EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here

@@ -13,11 +13,11 @@ import sys
 from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import load_config, save_config
-from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.convert import quantization
 from common.input import pipeline
 from common.input.preparation import Preparation, sample_images
+from common.io.lock import lock
 
 
 def parse_args():

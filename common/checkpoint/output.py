@@ -4,10 +4,10 @@ import argparse
 import contextlib
 from typing import Callable, Iterator, Tuple
 
+from common.io.lock import lock
 from common.runtime.mxnet import mx
 
 from . import store
-from .lock import lock
 
 Network = Tuple[mx.sym.Symbol, dict, dict]
 
