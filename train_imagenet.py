@@ -17,13 +17,13 @@ import symbols
 from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import save_config
-from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.evaluate import scores
 from common.evaluate.evaluator import Evaluator
 from common.input import flags as data_flags
 from common.input import pipeline
 from common.input.training_data import TrainingData
+from common.io.lock import lock
 from common.io.log import RunLog
 from common.records.scan import Records
 from common.runtime import devices

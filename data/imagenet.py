@@ -23,6 +23,8 @@ import zlib
 from typing import Container, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from common.cli import ArgumentParser, UserError, run
+from common.io.files import check_is_local
+from common.io.lock import lock
 from data import pack, parts
 
 MD5 = {  # as image-net.org and torchvision give them
@@ -62,9 +64,10 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         jobs.append(TrainTar(args.train, table, args.allow_partial))
     if args.val:
         jobs.append(ValTar(args.val, val_labels(devkit_text(args.devkit), args.devkit, table)))
-    os.makedirs(args.out_dir, exist_ok=True)
     for job in jobs:
-        _make(job, args, [row.name for row in table])
+        prefix = os.path.join(args.out_dir, job.split)
+        with lock(prefix, "OUT_DIR") as locked:
+            _make(job, args, [row.name for row in table], prefix, locked)
 
 
 def _parse(argv):
@@ -84,6 +87,7 @@ def _parse(argv):
         parser.error("give --train, --val or both")
     if args.val and not args.devkit:
         parser.error("--val needs its labels: give --devkit, too")
+    check_is_local(args.out_dir, "OUT_DIR")
     for flag in ("train", "val", "devkit"):
         path = getattr(args, flag)
         if path and not os.path.isfile(path):
@@ -91,16 +95,16 @@ def _parse(argv):
     return args
 
 
-def _make(job, args, names):
-    prefix = os.path.join(args.out_dir, job.split)
+def _make(job, args, names, prefix, locked):
     workspace = f"{prefix}.parts"
     if args.overwrite:
         shutil.rmtree(workspace, ignore_errors=True)
     elif os.path.exists(f"{prefix}.rec") and not os.path.exists(workspace):
         print(f"{prefix}.rec: already made; kept (--overwrite makes it again)")
         return
-    for leftover in glob.glob(f"{glob.escape(prefix)}*.tmp*"):  # of a run that was killed
-        os.unlink(leftover)
+    if locked:  # otherwise another run may be using its temporary files
+        for leftover in glob.glob(f"{glob.escape(prefix)}*.tmp*"):  # of a run that was killed
+            os.unlink(leftover)
     done = _make_parts(job, workspace, args)
     written, bad = sum(len(part.names) for part in done), [b for part in done for b in part.bad]
     if not args.allow_partial and written + len(bad) != job.images:

@@ -6,10 +6,10 @@ import os
 from typing import Callable, Iterator, Optional, Tuple
 
 from common.cli import UserError
+from common.io.lock import lock
 from common.runtime.mxnet import mx
 
 from . import store
-from .lock import lock
 
 Network = Tuple[mx.sym.Symbol, dict, dict]
 

@@ -185,11 +185,12 @@ def _record_iterator(path, preparation, threads, verbose, **options):
         options[f"mean_{name}"], options[f"std_{name}"] = mean, std
     if preparation.resize is not None:
         options["resize"] = preparation.resize
+    files = [_unambiguous(name) for name in (path, index_path(path))]
     options.update(
         ctx="cpu",  # decodes with every core; without it, each iterator leaks 23 MB
         device_id=-1,
-        path_imgrec=path,
-        path_imgidx=index_path(path),
+        path_imgrec=files[0][0],
+        path_imgidx=files[1][0],
         data_shape=preparation.image_shape,
         verbose=verbose,
     )
@@ -199,7 +200,20 @@ def _record_iterator(path, preparation, threads, verbose, **options):
     native.load()  # with it an image that cannot be decoded is an error, without it a crash
     native.drop_lines([] if verbose else native.MXNET_NOISE)
     with _decoding(path), _openmp_threads(threads):
-        return mx.io.ImageRecordIter(**options)
+        batches = mx.io.ImageRecordIter(**options)
+    batches.files = files  # they stay open as long as it lives
+    return batches
+
+
+def _unambiguous(path):
+    """A name of the file that MXNet takes for a path, and the open file behind it, if any.
+
+    MXNet reads ``a;b`` as two files, and what follows ``?`` and ``#`` as options.
+    """
+    if not set(path) & set(";?#"):
+        return path, None
+    file = open(path, "rb")  # noqa: SIM115
+    return f"/proc/self/fd/{file.fileno()}", file
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -100,6 +101,16 @@ def _new_temporary(path):
         with contextlib.suppress(FileExistsError):
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             return name
+
+
+def check_is_local(path: str, flag: str) -> None:
+    """Make sure that files can be written at ``path``.
+
+    Raises:
+        UserError: it is an address such as s3://bucket/name.
+    """
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", path):
+        raise UserError(f"{flag} {path}: is an address; give a path on this machine, copy it then")
 
 
 def sha256(path: str) -> str:

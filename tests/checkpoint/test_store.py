@@ -9,9 +9,9 @@ import pytest
 
 from common.checkpoint import store
 from common.checkpoint.config import load_config, save_config
-from common.checkpoint.lock import lock
 from common.cli import UserError
 from common.io import files
+from common.io.lock import lock
 
 SYMBOL = mx.sym.SoftmaxOutput(
     mx.sym.FullyConnected(mx.sym.Variable("data"), name="fc1", num_hidden=3), name="softmax"

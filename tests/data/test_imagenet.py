@@ -16,6 +16,7 @@ import pytest
 from conftest import assert_refused, run_script
 
 from common.cli import UserError
+from common.io.lock import lock
 from common.records.picture import encode
 from common.records.scan import scan_records
 from data import imagenet, parts
@@ -91,6 +92,16 @@ def images_in(path):
         header, image = mx.recordio.unpack(record)
         found.append((int(header.label), image))
     return found
+
+
+def test_two_runs_in_one_folder_do_not_touch_each_others_parts(train_tar, tmp_path):
+    part = tmp_path / "train.parts" / "begun.bin"
+    part.parent.mkdir()
+    part.write_bytes(b"of the first run")
+    with lock(str(tmp_path / "train")):
+        flags = [*SMALL, "--overwrite", "--train", train_tar, tmp_path]
+        assert_refused(run_script("-m", "data.imagenet", *flags), "another run", str(os.getpid()))
+    assert part.read_bytes() == b"of the first run"
 
 
 def test_the_class_table_is_a_permutation_of_the_official_ids():

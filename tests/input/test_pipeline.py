@@ -1,6 +1,7 @@
 """Batches for training and for evaluation."""
 
 import itertools
+import shutil
 
 import cv2
 import mxnet as mx
@@ -372,3 +373,19 @@ def test_synthetic_batches_make_an_epoch_of_the_images_asked_for():
     assert len(list(pipeline.take(batches, data.name, 3))) == 3
     batch = next(batches)
     assert batch.data[0].shape == (4, 3, 8, 8) and batch.label[0].asnumpy().max() < 10
+
+
+@pytest.mark.parametrize("folder", ["x#y", "x;y", "x?y", "x?format=y#1;z"])
+def test_a_folder_whose_name_mxnet_takes_for_an_address(small, tmp_path, folder):
+    odd = tmp_path / folder
+    odd.mkdir()
+    (tmp_path / "x").write_text("another file, which MXNet would read in its place")
+    for ending in (".rec", ".idx"):
+        shutil.copy(small.val[: -len(".rec")] + ending, odd / f"val{ending}")
+    preparation = Preparation((1, 32, 32), None, (0, 0, 0), (1, 1, 1))
+    read = []
+    for path in (small.val, str(odd / "val.rec")):
+        found = pipeline.checked_records(path)
+        batches = pipeline.evaluation_batches(found, preparation, 16, 1)
+        read.append([batch.data[0].asnumpy()[:count] for batch, count in batches])
+    assert np.array_equal(np.concatenate(read[0]), np.concatenate(read[1]))

@@ -28,8 +28,8 @@ import score
 import symbols
 import train_imagenet
 from common.checkpoint import store
-from common.checkpoint.lock import lock
 from common.evaluate.evaluator import Evaluator
+from common.io.lock import lock
 from common.train import loop
 from common.train.checkpoints import Checkpoints
 

@@ -1,4 +1,4 @@
-"""Only one run at a time writes checkpoints at a prefix."""
+"""Only one run at a time writes at a prefix."""
 
 import contextlib
 import errno
@@ -9,7 +9,9 @@ import sys
 from typing import Iterator
 
 from common.cli import UserError
-from common.io.limits import limit_reached
+
+from .files import check_is_local
+from .limits import limit_reached
 
 
 @contextlib.contextmanager
@@ -25,8 +27,9 @@ def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[bool]:
         Whether the file system could lock it.
 
     Raises:
-        UserError: another run has it, or its file cannot be opened.
+        UserError: another run has it, its file cannot be opened, or ``prefix`` is an address.
     """
+    check_is_local(prefix, flag)
     made = _make_folder(os.path.dirname(os.path.abspath(prefix)))
     path = f"{prefix}.lock"
     file, locked = _lock(path, f"{flag} {prefix}")

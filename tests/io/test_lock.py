@@ -1,4 +1,4 @@
-"""One run at a time at a prefix: common/checkpoint/lock.py, with real processes and threads."""
+"""One run at a time at a prefix: common/io/lock.py, with real processes and threads."""
 
 import builtins
 import contextlib
@@ -12,14 +12,14 @@ import sys
 import threading
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, assert_refused, run_script
 
-from common.checkpoint.lock import lock
 from common.cli import UserError
+from common.io.lock import lock
 
 HOLD = """
 import sys, common.runtime.mxnet
-from common.checkpoint.lock import lock
+from common.io.lock import lock
 with lock(sys.argv[1]):
     print("locked", flush=True)
     sys.stdin.read()
@@ -167,3 +167,24 @@ def test_a_lock_that_cannot_be_opened_is_one_line_with_a_remedy(tmp_path):
     with refusal as error, lock(str(tmp_path / "x")):
         pass
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train_imagenet.py", "--benchmark", 1, "--model-prefix", "s3://bucket/x"],
+        ["-m", "data.folder", "FOLDER", "s3://bucket/x"],
+        ["-m", "data.imagenet", "--train", "TAR", "s3://bucket/x"],
+    ],
+)
+def test_an_address_is_refused_before_anything_is_done(tmp_path, command):
+    picture = tmp_path / "in" / "cat" / "x.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"")
+    places = {"FOLDER": str(tmp_path / "in"), "TAR": str(picture)}
+    command = [places.get(word, word) for word in command]
+    if command[0] != "-m":
+        command[0] = os.path.join(ROOT, command[0])
+    result = run_script(*command, cwd=tmp_path)
+    assert_refused(result, "s3://bucket/x")
+    assert os.listdir(tmp_path) == ["in"]
