@@ -41,9 +41,9 @@ class Classifier:
     """A trained network, loaded once, and the preparation it was trained with.
 
     Any number of threads may call one classifier. They decode side by side; the network runs for
-    one of them at a time, whatever classifier they call. An executor for each thread was not
-    faster, since one pass keeps all CPUs busy; what is cheaper is several pictures in one call of
-    :meth:`predict`. A classifier can be pickled and used in forked or spawned processes.
+    one of them at a time, whatever classifier they call: one pass keeps all CPUs busy already.
+    Several pictures in one call of :meth:`predict` are cheaper than several calls. A classifier can
+    be pickled for a spawned process. In a forked one it works if no other thread was using MXNet.
 
     >>> classifier = Classifier("checkpoints/alexnet-cifar10", 3)
     >>> names, probabilities = classifier.predict(["cat.jpg", "lorry.png"], top=2)
