@@ -87,10 +87,10 @@ class TrainingData:
 def _count_classes(records, wanted):
     """How many classes the network tells apart, by the names, the labels and the flag."""
     seen = np.unique(records.labels).astype(int)
-    if len(seen) == 1:
+    if len(seen) == 1 and wanted is None:
         raise UserError(
             f"{records.path}: all images have the label {seen[0]}; a network needs two classes or"
-            " more"
+            " more; give --num-classes if others are to come"
         )
     if records.classes:
         if wanted not in (None, len(records.classes)):

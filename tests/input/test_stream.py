@@ -85,7 +85,7 @@ def numbered(tmp_path_factory):
 def test_real_records_come_exactly_once_an_epoch_over_interruptions(numbered, seed):
     rng = np.random.RandomState(seed)
     size = list(numbered)[seed % len(numbered)]
-    flags = ["--data-nthreads=2", "--random-crop=1", "--random-mirror=1"]
+    flags = ["--data-nthreads=2", "--random-crop=1", "--random-mirror=1", "--num-classes=60"]
     flags += ["--deterministic"] * (seed // len(numbered) % 2)
     batch_size = rng.randint(1, size + 1)  # ImageRecordIter takes no larger one
     images = size if seed % 3 else rng.randint(1, size + 1)
