@@ -312,7 +312,7 @@ def test_the_documented_lines_name_a_picture_as_mxnet_does(
     export(monkeypatch, lenet, "--out", f"{lenet}-0001.onnx", "--overwrite")
     small = str(tmp_path / "small.png")  # smaller than the crop
     cv2.imwrite(small, coloured.images[0][:20, :25])
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     for prefix, path, channels in [(alexnet, coloured.files[1], 3), (lenet, small, 1)]:
         result = run_script("-c", code, f"{prefix}-0001.onnx", path)
         assert result.returncode == 0, result.stderr
