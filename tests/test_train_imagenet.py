@@ -156,8 +156,9 @@ def test_monitor_prints_norms(grey):
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stderr.splitlines()]
     norms = {words[2]: float(words[3]) for words in lines if words[:2] == ["Batch:", "21"]}
-    assert {"data", "c1_weight", "f6_output", "f6_backward_output0"} <= norms.keys()
-    assert all(norm > 0 for norm in norms.values())
+    # Others, such as the gradient of the label, are memory that nothing writes.
+    for name in ("data", "c1_weight", "f6_output", "f6_backward_output0"):
+        assert norms[name] > 0
 
 
 LENET = ["--network", "lenet", "--dataset", "mnist"]
