@@ -27,8 +27,8 @@ from common.records.writer import create_records
 from common.train import loop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# A shell's background jobs ignore Ctrl-C, and what nohup runs ignores a hang-up; all that is started
-# here would inherit that.
+# A shell's background jobs ignore Ctrl-C, and what nohup runs ignores a hang-up. Children of this
+# process would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
