@@ -81,8 +81,9 @@ def build(
 ) -> Tuple[mx.sym.Symbol, Optional[finetune.Pretrained]]:
     """The plain network, and the pretrained weights for it, None without --pretrained."""
     where = args.pretrained, args.pretrained_epoch
+    own, weights, _ = store.load(*where) if args.pretrained else (None, None, None)
     if source and source["args"]["network"] == args.network:
-        symbol = finetune.graph(*where, args.num_classes)
+        symbol = finetune.graph(own, args.pretrained, args.num_classes)
     else:
         symbol = symbols.get_symbol(args.network, args.num_classes)
     with cli.blaming("--image-shape"):
@@ -91,7 +92,7 @@ def build(
         return symbol, None
     names = source["classes"] if source else None, classes
     how = args.freeze, args.new_lr_mult, names
-    return symbol, finetune.load(symbol, args.image_shape, *where, *how)
+    return symbol, finetune.select(symbol, args.image_shape, args.pretrained, weights, *how)
 
 
 def main() -> None:

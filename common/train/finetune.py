@@ -82,15 +82,14 @@ def _flag_value(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def graph(prefix: str, epoch: int, num_classes: int) -> mx.sym.Symbol:
-    """The source's own graph with an output layer for ``num_classes`` classes.
+def graph(symbol: mx.sym.Symbol, prefix: str, num_classes: int) -> mx.sym.Symbol:
+    """The source's own graph, ``symbol``, with an output layer for ``num_classes`` classes.
 
     It may differ from what symbols/ builds: an imported network has its own LRN k and pooling.
 
     Raises:
         UserError: it does not end in a fully connected layer and a SoftmaxOutput.
     """
-    symbol, _, _ = store.load(prefix, epoch)
     graph = Graph(symbol)
     last = graph.outputs[0].node
     before = last.inputs[0].node if last.op == "SoftmaxOutput" else last
@@ -105,11 +104,11 @@ def graph(prefix: str, epoch: int, num_classes: int) -> mx.sym.Symbol:
     return graph.symbol()
 
 
-def load(
+def select(
     symbol: mx.sym.Symbol,
     image_shape: Tuple[int, int, int],
     prefix: str,
-    epoch: int,
+    given: Dict[str, mx.nd.NDArray],
     freeze: Sequence[str] = (),
     lr_mult: float = 1.0,
     classes: Tuple[Optional[Sequence[str]], Optional[Sequence[str]]] = (None, None),
@@ -120,17 +119,17 @@ def load(
 
     Args:
         image_shape: (channels, height, width), on which the shapes depend.
+        given: the weights of the checkpoint at ``prefix``.
         freeze: how the names of the frozen layers begin.
         lr_mult: factor of the learning rate of the weights that do not fit.
         classes: names of the source's classes and of the network's, None where they are unknown.
 
     Raises:
-        UserError: no such checkpoint, none of its weights fits, or ``freeze`` names other layers.
+        UserError: none of its weights fits, or ``freeze`` names other layers.
     """
     shapes, _, _ = symbol.infer_shape(data=(1, *image_shape))
     wanted = dict(zip(symbol.list_arguments(), shapes))
     names = [name for name in wanted if name not in ("data", "softmax_label")]
-    _, given, _ = store.load(prefix, epoch)
     fit = {n: given[n] for n in names if n in given and given[n].shape == wanted[n]}
     if not fit:
         raise UserError(f"--pretrained {prefix}: none of its weights fits this network")

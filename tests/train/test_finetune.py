@@ -35,7 +35,9 @@ def source(tmp_path_factory):
 
 
 def load(prefix, *freeze, classes=3):
-    return finetune.load(symbols.get_symbol("lenet", classes), (1, 32, 32), prefix, 2, freeze)
+    _, weights, _ = store.load(prefix, 2)
+    symbol = symbols.get_symbol("lenet", classes)
+    return finetune.select(symbol, (1, 32, 32), prefix, weights, freeze)
 
 
 def test_what_fits_is_taken_and_the_rest_is_named(source):
