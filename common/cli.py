@@ -120,6 +120,18 @@ def refuse(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def refuse_import(message: str) -> NoReturn:
+    """End an import that lacks something: with :func:`refuse` in a command of ours.
+
+    Raises:
+        ImportError: another program imports the project as a library.
+    """
+    ours = (run, sys.modules[__name__])  # one of them is what each command takes from here
+    if any(value is our for value in vars(sys.modules["__main__"]).values() for our in ours):
+        refuse(message)
+    raise ImportError(message) from None
+
+
 def _program():
     program = os.path.basename(sys.argv[0])
     if program == "__main__.py":

@@ -38,6 +38,7 @@ _INSTRUCTIONS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_
 # Prints each fact at once, on a line of its own: the next step may end the process.
 _TRIAL = """
 import importlib, json
+from common import cli
 def say(**fact):
     print(json.dumps(fact), flush=True)
 from common.runtime.mxnet import mx

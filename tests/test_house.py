@@ -23,13 +23,18 @@ FLOORS = [
 ROOMS = [name for floor in FLOORS[2:] for name in floor]
 SCRIPT = len(FLOORS)  # the floor of the scripts, above all rooms
 DATA_TAKES = {"common.cli", "common.io", "common.records"}
-THE_IMPORT = {"mxnet": "common/runtime/mxnet.py", "cv2": "common/io/opencv.py"}  # for all files
+THE_IMPORT = {  # for all files
+    "mxnet": "prepare_mxnet.py",
+    "prepare_mxnet": "common/runtime/mxnet.py",
+    "cv2": "common/io/opencv.py",
+}
 LONGEST_FUNCTION, LONGEST_FILE = 40, 300  # lines
 
 # What breaks a rule today. A test fails when a file joins its list, and when one can leave it.
 NOT_YET = {
     "direction": set(),
     "mxnet": set(),
+    "prepare_mxnet": set(),
     "cv2": set(),
     "long file": set(),
     "long function": set(),
@@ -69,7 +74,7 @@ def room(name):
     parts = name.split(".")
     if parts[0] == "common":
         return ".".join(parts[:2])
-    scripts = {os.path.splitext(path)[0] for path in FILES if "/" not in path}
+    scripts = {os.path.splitext(path)[0] for path in FILES if "/" not in path} - {"prepare_mxnet"}
     return parts[0] if parts[0] in {"data", "symbols", *scripts} else None
 
 

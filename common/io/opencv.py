@@ -1,4 +1,4 @@
-"""OpenCV, or one line that says what it lacks; no other module of the project imports it.
+"""OpenCV, or an error that says what it lacks; no other module of the project imports it.
 
 from common.io.opencv import cv2
 """
@@ -12,6 +12,6 @@ try:
 except ImportError as error:
     cause = str(error).strip().splitlines()[0]
     again = "pip install --force-reinstall opencv-python-headless"
-    cli.refuse(f"cv2: cannot be imported ({cause}); {libraries.remedy(cause, again)}")
+    cli.refuse_import(f"cv2: cannot be imported ({cause}); {libraries.remedy(cause, again)}")
 
 __all__ = ["cv2"]

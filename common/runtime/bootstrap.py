@@ -1,13 +1,11 @@
-"""Prepare the process for ``import mxnet``: numpy's old names, threads, log level, CUDA.
+"""Prepare the process for ``import mxnet``: threads, log level, libraries of the system and CUDA's.
 
-MXNet was retired in 2023. Its last release uses names that numpy 1.24 and numpy 2 removed, and it
-starts only half as many OpenMP threads as there are cores. :func:`prepare` corrects both. It keeps
-every name that numpy still has and every environment variable that the user has set.
+MXNet starts only half as many OpenMP threads as there are cores; :func:`prepare` corrects that. It
+keeps every environment variable that the user has set. prepare_mxnet.py mends the rest.
 """
 
 import contextlib
 import importlib
-import importlib.util
 import os
 import sys
 from types import ModuleType
@@ -18,55 +16,6 @@ from common.cli import UserError
 from common.io import cpus, libraries
 
 from . import cuda
-
-# Names that ``import mxnet`` (or mxnet.numpy's fallback table) reads from numpy, and that numpy
-# 1.24 or numpy 2 removed. The financial functions left numpy in 1.20; MXNet only lists them.
-_ALIASES = {
-    "PZERO": 0.0,
-    "NZERO": -0.0,
-    "NINF": float("-inf"),
-    "PINF": float("inf"),
-    "Inf": float("inf"),
-    "NAN": float("nan"),
-    "NaN": float("nan"),
-}
-_RENAMED = {
-    "alltrue": "all",
-    "sometrue": "any",
-    "round_": "round",
-    "product": "prod",
-    "in1d": "isin",
-    "trapz": "trapezoid",
-}
-_LISTED_ONLY = ("mirr", "npv", "pmt", "ppmt", "pv", "rate")
-
-
-def _gone(name):
-    def function(*_args, **_kwargs):
-        raise NotImplementedError(f"numpy.{name} was removed from numpy")
-
-    return function
-
-
-def _supply_numpy_names() -> None:
-    try:
-        import numpy as np
-    except ImportError as error:
-        cause = str(error).strip().splitlines()[0]
-        cli.refuse(f"numpy: cannot be imported ({cause}); pip install --force-reinstall numpy")
-    wanted = dict(_ALIASES, bool=bool, int=int, float=float, object=object)
-    wanted["msort"] = lambda a: np.sort(a, axis=0)
-    wanted.update({old: getattr(np, new, None) for old, new in _RENAMED.items()})
-    wanted.update({name: _gone(name) for name in _LISTED_ONLY})
-    old = tuple(int(part) for part in np.__version__.split(".")[:2]) < (1, 24)
-    for name, value in wanted.items():
-        # np.__dict__, not hasattr: numpy 1.20 to 1.23 warn when a deprecated name is looked up.
-        if name not in np.__dict__ and not (old and name in ("bool", "int", "float", "object")):
-            setattr(np, name, value)
-    if not hasattr(np, "compat"):
-        np.compat = ModuleType("numpy.compat")
-    if not hasattr(np.compat, "basestring"):
-        np.compat.basestring = (str, bytes)
 
 
 def supply_onnx_mapping() -> None:
@@ -90,22 +39,16 @@ def supply_onnx_mapping() -> None:
 
 
 def prepare() -> None:
-    """Make ``import mxnet`` work, and MXNet fast; safe to call more than once.
+    """Make MXNet fast and its import work; safe to call more than once.
 
-    What is missing (a package, a library of the system, the driver) becomes one line on stderr,
-    and the process exits with code 2.
+    Raises:
+        ImportError: a library of the system or the driver is missing. In a command of ours that is
+            one line on stderr and exit code 2.
     """
     if sys.flags.optimize > 1:
-        cli.refuse(
+        cli.refuse_import(
             "PYTHONOPTIMIZE=2 (-OO) takes away docstrings, which MXNet needs for its start; set 1"
         )
-    if importlib.util.find_spec("mxnet") is None:
-        cli.refuse(
-            "mxnet: not installed for this Python; run . .venv/bin/activate (after make demo)"
-        )
-    if sys.version_info >= (3, 12) and importlib.util.find_spec("distutils") is None:
-        cli.refuse("distutils: MXNet imports it and this Python has none; pip install setuptools")
-    _supply_numpy_names()
     _set_threads()
     # How long a waiting thread spins before it sleeps. GNU OpenMP's default, some milliseconds,
     # makes small networks ten times slower as soon as another process uses the cores.
@@ -124,7 +67,7 @@ def _set_threads() -> None:
     try:
         os.environ["OMP_NUM_THREADS"] = str(cpus.openmp_threads())
     except UserError as error:
-        cli.refuse(str(error))
+        cli.refuse_import(str(error))
 
 
 def _prepare_cuda() -> None:
@@ -136,11 +79,11 @@ def _prepare_cuda() -> None:
     try:
         cuda.load_libraries()
     except UserError as error:
-        cli.refuse(str(error))
+        cli.refuse_import(str(error))
 
 
 def _check_libraries() -> None:
     name = libraries.missing(["libgomp.so.1", "libquadmath.so.0"])
     if name:
         package = libraries.PACKAGES[name]
-        cli.refuse(f"{name}: not found, and MXNet needs it; apt-get install {package}")
+        cli.refuse_import(f"{name}: not found, and MXNet needs it; apt-get install {package}")

@@ -3,10 +3,15 @@
 from common.runtime.mxnet import mx
 """
 
+from common import cli
+
 from . import bootstrap
 
 bootstrap.prepare()
 
-import mxnet as mx  # noqa: E402  it must come after bootstrap.prepare()
+try:
+    from prepare_mxnet import mx
+except ImportError as error:
+    cli.refuse_import(f"{error}; or . .venv/bin/activate, where make has made it")
 
 __all__ = ["mx"]

@@ -29,16 +29,28 @@ assert mx.np.ones(3).sum() == 3
     assert result.returncode == 0, result.stderr
 
 
-def test_without_mxnet_one_line_says_what_to_do(tmp_path):
-    command = (
-        "import importlib.util as u; u.find_spec = lambda name: None; import common.runtime.mxnet"
-    )
-    assert_refused(run_script("-c", command), "mxnet: not installed", "activate")
+LACKS = {
+    "mxnet": ("import importlib.util as u; u.find_spec = lambda _: None", "mxnet: not installed"),
+    "numpy": ("import sys; sys.modules['numpy'] = None", "numpy: cannot be imported"),
+    "OMP_NUM_THREADS": ("import os; os.environ['OMP_NUM_THREADS'] = 'all'", "OMP_NUM_THREADS"),
+    "cv2": ("import sys; sys.modules['cv2'] = None", "cv2: cannot be imported"),
+}
+IMPORTS = "; import common.runtime.mxnet, common.io.opencv"
 
 
-def test_a_numpy_that_cannot_be_imported_is_named():
-    command = "import sys; sys.modules['numpy'] = None; import common.runtime.mxnet"
-    assert_refused(run_script("-c", command), "numpy: cannot be imported", "pip install")
+@pytest.mark.parametrize("lacking", LACKS)
+def test_what_a_command_lacks_is_one_line_with_a_remedy(lacking):
+    without, words = LACKS[lacking]
+    result = run_script("-c", f"{without}; from common.cli import run{IMPORTS}")
+    assert_refused(result, words, "" if lacking == "OMP_NUM_THREADS" else "pip install")
+    assert "make demo" not in result.stderr
+
+
+@pytest.mark.parametrize("lacking", LACKS)
+def test_what_a_library_lacks_is_an_import_error(lacking):
+    without, words = LACKS[lacking]
+    program = f"{without}\ntry:\n  {IMPORTS[2:]}\nexcept ImportError as error: print(error)"
+    assert run_script("-c", program).stdout.startswith(words)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +62,7 @@ def test_a_library_of_the_system_that_mxnet_lacks_is_named_with_its_package(libr
         "def refuse(name, *more):\n"
         f"    if name == {library!r}: raise OSError\n"
         "    return load(name, *more)\n"
-        "ctypes.CDLL = refuse\nimport common.runtime.mxnet"
+        "ctypes.CDLL = refuse\nfrom common import cli\nimport common.runtime.mxnet"
     )
     words = f"{library}: not found, and MXNet needs it; apt-get install {package}"
     assert_refused(run_script("-c", command), words)
