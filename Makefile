@@ -3,6 +3,7 @@
 # make demo NETWORK=lenet                      the same with MNIST and LeNet-5
 # make demo CUDA=1                             on GPU 0; GPUS=0,1 picks others. 2 GB of wheels
 # make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU
+# make test-mxnet MXNET=path                  MXNet's own unit tests, from its source at tag 1.9.1
 # make sanitize        native/ under GCC's address, undefined and thread sanitizers
 # make test | lint     PYTHON=python3.14 make test   picks the interpreter
 PYTHON  ?= python3
@@ -16,8 +17,8 @@ dataset_alexnet := cifar10
 dataset_lenet   := mnist
 DATASET := $(dataset_$(NETWORK))
 
-.PHONY: demo test test-slow test-cuda sanitize lint bench clean
-demo test test-slow test-cuda sanitize lint: $(VENV)/.ready
+.PHONY: demo test test-slow test-cuda test-mxnet sanitize lint bench clean
+demo test test-slow test-cuda test-mxnet sanitize lint: $(VENV)/.ready
 test-slow: .venv-bench/.ready
 
 # MXNet's metadata asks for numpy<2, which Python 3.13 and later do not have: no dependencies.
@@ -48,6 +49,12 @@ test-slow:
 test-cuda:
 	@$(MAKE) --no-print-directory CUDA=1 VENV=$(VENV)-cuda $(VENV)-cuda/.ready
 	@CUDA_PYTHON=$(VENV)-cuda/bin/python $(BIN)/python -m pytest -m cuda
+
+# Their tests import scipy, and nose, which pynose is on today's Python.
+test-mxnet:
+	@test -n '$(MXNET)' || { echo 'error: give MXNET=path, its source at tag 1.9.1' >&2; exit 2; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check scipy pynose
+	@$(BIN)/python tests/mxnet_tests.py '$(MXNET)'
 
 sanitize:
 	@$(BIN)/python tests/native/sanitize.py

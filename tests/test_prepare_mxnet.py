@@ -132,3 +132,17 @@ def test_a_script_runs_unchanged_beside_a_module_called_common(tmp_path):
 @pytest.mark.parametrize("arguments", [[], ["absent.py"]])
 def test_without_a_script_it_says_how_it_is_called(arguments):
     assert_refused(run_script("-m", "prepare_mxnet", *arguments), "usage: python -m prepare_mxnet")
+
+
+def test_make_test_mxnet_tells_known_failures_from_others(tmp_path):
+    tests = tmp_path / "tests" / "python" / "unittest"
+    tests.mkdir(parents=True)
+    (tests / "test_module.py").touch()
+    (tests / "common.py").write_text("value = 1\n")
+    metric = tests / "test_metric.py"
+    metric.write_text("import common\ndef test_acc(): assert common.value == 2\n")
+    result = run_script("tests/mxnet_tests.py", tmp_path, "metric")
+    assert result.returncode == 0 and "XFAIL test_metric.py::test_acc" in result.stdout
+    metric.write_text("def test_other(): assert False\n")
+    result = run_script("tests/mxnet_tests.py", tmp_path, "metric")
+    assert result.returncode == 1 and result.stdout.endswith("failures: metric\n")
