@@ -68,7 +68,9 @@ def test_empty_class_folders_are_refused_by_name(tree):
         folder.find(str(tree))
 
 
-@pytest.mark.parametrize("name", [b"two\nlines", b"\xe9cureuil"])
+@pytest.mark.parametrize(
+    "name", [b"two\nlines", b"\xe9cureuil", b"a\rb", b"a\x0bb", "a\u2028b".encode()]
+)
 def test_a_class_name_that_no_text_file_holds_is_refused(tmp_path, name):
     os.makedirs(os.path.join(os.fsencode(tmp_path), name))
     with open(os.path.join(os.fsencode(tmp_path), name, b"x.jpg"), "wb"):

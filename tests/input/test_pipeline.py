@@ -135,6 +135,13 @@ def test_deterministic_batches_repeat_whatever_the_threads(picture):
     assert len({batch.tobytes() for batch in whole}) == 12
 
 
+@pytest.mark.parametrize("flag", ["--random-crop=1", "--random-mirror=1", "--pca-noise=0.3"])
+def test_no_two_batches_or_epochs_are_varied_alike(picture, flag):
+    data = training_data(flag, path=picture[0], batch_size=8)  # two batches an epoch
+    batches = itertools.islice(pipeline.training_iterator(data, mx.cpu()), 6)
+    assert len({batch.data[0].asnumpy().tobytes() for batch in batches}) == 6
+
+
 def test_with_one_thread_crops_mirrors_and_lighting_repeat(picture):
     flags = ["--random-crop=1", "--random-mirror=1", "--pca-noise=0.3"]
     first, again = batch_of(picture[0], *flags), batch_of(picture[0], *flags)
@@ -233,7 +240,7 @@ def test_lighting_adds_one_colour_along_imagenets_axes(picture):
     assert abs(axes[0] @ [0.5836, 0.5807, 0.5676]) > 0.97
 
 
-@pytest.mark.parametrize("size", [(37, 53), (64, 40), (20, 20), (24, 31)])
+@pytest.mark.parametrize("size", [(37, 53), (64, 40), (20, 20), (24, 31), (90, 69), (53, 26)])
 @pytest.mark.parametrize("resize", [None, 22, 30])
 def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize):
     image = np.random.RandomState(1).randint(0, 255, (*size, 3)).astype(np.uint8)

@@ -48,6 +48,14 @@ def test_crops_and_mirrors_are_the_seeds_and_in_the_middle_unless_asked_for():
     assert (corners == np.tile([[2, 0], [4, 3]], (500, 1))).all() and not mirrored.any()
 
 
+def test_crops_do_not_depend_on_the_lighting():
+    augmentation = Augmentation(3, random_crop=True, random_mirror=True, pca_noise=1, options={})
+    spare = np.full((1, 2), 2**31 - 1)  # corners that show the generator's leading bits
+    crops = [augmentation.crops(0, batch, spare)[0][0] for batch in range(300)]
+    lighting = [augmentation.lighting((1, 3), 0, batch)[0] for batch in range(300)]
+    assert np.abs(np.corrcoef(np.hstack([crops, lighting]).T)[:2, 2:]).max() < 0.25
+
+
 @pytest.mark.parametrize("ending", ["pass", "raise ValueError", "sys.exit(0)"])
 def test_a_reader_at_work_does_not_keep_the_program_from_ending(tmp_path, ending):
     code = "it = pipeline.training_iterator(data, mx.cpu()); next(it); " + ending

@@ -12,6 +12,7 @@ import pytest
 from pictures import BAD, KINDS, file, flat_jpeg, jpeg, photo, with_exif
 
 from common.records.picture import Unreadable, decode, encode, fault
+from common.records.picture_header import read_jpeg
 
 
 def shown(image):
@@ -79,6 +80,14 @@ def test_a_jpeg_of_four_channels_is_never_passed_on():
     assert encode(flat_jpeg(1)) == flat_jpeg(1)
     assert encode(flat_jpeg(3)) == flat_jpeg(3)
     assert encode(flat_jpeg(4)) == file(".jpg", shown(flat_jpeg(4)))
+
+
+def test_an_arithmetic_or_lossless_jpeg_is_never_passed_on():
+    arithmetic, lossless = (
+        flat_jpeg(3).replace(b"\xff\xc0", m) for m in (b"\xff\xc9", b"\xff\xc3")
+    )
+    assert encode(arithmetic) == file(".jpg", shown(arithmetic))
+    assert read_jpeg(flat_jpeg(3)).plain and not read_jpeg(lossless).plain  # few OpenCVs read it
 
 
 @pytest.mark.parametrize("turn", [False, True])
