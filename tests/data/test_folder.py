@@ -133,7 +133,7 @@ def run_folder(*arguments):
 def test_one_command_makes_a_training_and_a_validation_set(tree, tmp_path):
     out = tmp_path / "new" / "set"
 
-    result = run_folder(tree, out, "--val-fraction", "0.2", "--workers", "2")
+    result = run_folder(tree, out, "--val-fraction", "0.2", "--workers", "2", "--quality", "100")
 
     assert result.returncode == 0, result.stderr
     assert left_in(tmp_path / "new") == sorted(
@@ -143,6 +143,7 @@ def test_one_command_makes_a_training_and_a_validation_set(tree, tmp_path):
     )
     training, validation = (scan_records(f"{out}-{part}.rec") for part in ("train", "val"))
     assert np.bincount(training.labels.astype(int)).tolist() == [8, 10, 1]
+    assert (np.diff(training.labels) < 0).any()  # shuffled
     assert validation.labels.tolist() == [0] * 2 + [1] * 3 + [2]
     assert training.classes == validation.classes == ["cat", "owl", "écureuil roux"]
     assert "set-train.rec: 19 images of 3 classes" in result.stdout

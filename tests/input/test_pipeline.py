@@ -240,7 +240,9 @@ def test_lighting_adds_one_colour_along_imagenets_axes(picture):
     assert abs(axes[0] @ [0.5836, 0.5807, 0.5676]) > 0.97
 
 
-@pytest.mark.parametrize("size", [(37, 53), (64, 40), (20, 20), (24, 31), (90, 69), (53, 26)])
+@pytest.mark.parametrize(
+    "size", [(37, 53), (64, 40), (20, 20), (24, 31), (90, 69), (69, 90), (53, 26)]
+)
 @pytest.mark.parametrize("resize", [None, 22, 30])
 def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize):
     image = np.random.RandomState(1).randint(0, 255, (*size, 3)).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ from common.evaluate.evaluator import Evaluator
 from common.io.lock import lock
 from common.train import loop
 from common.train.checkpoints import Checkpoints
+from common.train.resume import seed_dropout
 
 # Seven batches are an epoch here, the last of which goes on with the next epoch's.
 
@@ -128,6 +130,14 @@ def test_what_is_random_tells_in_the_result(augmented, tmp_path, flag):
         assert result.returncode == 0, result.stderr
         losses.append(logged(tmp_path / str(value))[-1]["train"]["loss"])
     assert losses[0] != losses[1]
+
+
+def test_dropout_of_each_seed_and_batch_is_its_own():
+    drawn = set()
+    for seed, batch in itertools.product((0, 1, 2, 11), repeat=2):
+        seed_dropout(seed, batch)
+        drawn.add(mx.nd.random.uniform(shape=4).asnumpy().tobytes())
+    assert len(drawn) == 16
 
 
 def test_on_other_devices_it_goes_on_to_the_same_result(flags, finished, tmp_path):
@@ -247,6 +257,7 @@ ALEXNET += ["--rgb-mean", "90", "--rgb-std", "60", "--pca-noise", 0, "--batch-si
         (["--batch-size", 20], ["--batch-size 20", "16"]),
         (["--num-examples", 90], ["--num-examples 90", "None"]),
         (["--seed", 1], ["--seed 1", "0"]),
+        (["--top-k", 1], ["--top-k 1", "2"]),
         (["--data-train", "images"], ["images.rec", "other records"]),
         (["--benchmark", 1, "--num-classes", 3], ["other records"]),
     ],
