@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from common.records.writer import create_records
 from common.train import loop
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LENET = ["--network", "lenet", "--dataset", "mnist", "--deterministic", "--disp-batches", 1]
+LENET += ["--batch-size", 16, "--num-epochs", 2]
 # A shell's background jobs ignore Ctrl-C, and what nohup runs ignores a hang-up. Children of this
 # process would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -113,6 +116,26 @@ def small(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="session")
+def flags(small):
+    """Of two epochs of seven batches; the last one goes on with the next epoch's images."""
+    return [*LENET, "--data-train", small.train, "--data-val", small.val]
+
+
+@pytest.fixture(scope="session")
+def finished(flags, tmp_path_factory):
+    """The prefix of a run of two epochs that was never stopped; to be copied, not changed."""
+    prefix = tmp_path_factory.mktemp("finished") / "x"
+    assert train(*flags, "--model-prefix", prefix).returncode == 0
+    return prefix
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    shutil.copytree(finished.parent, tmp_path / "copied")
+    return tmp_path / "copied" / "x"
+
+
 def run_here(main, *flags):
     """Call an entry script's ``main`` in this process: quicker than :func:`run_script`.
 
@@ -145,6 +168,10 @@ def train(*flags):
     return run_here(train_imagenet.main, *flags)
 
 
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def before_batch(number, action):
     """Have training call ``action`` before each run's batch ``number``, counted from 0."""
@@ -174,6 +201,17 @@ def assert_same_arrays(path, other):
     assert arrays.keys() == others.keys()
     for name in arrays:
         assert np.array_equal(arrays[name].asnumpy(), others[name].asnumpy()), name
+
+
+def assert_same_run(prefix, other, epochs=2):
+    assert logged(prefix) == logged(other)
+    for kind in ("", "-optimizer"):
+        name = f"-{epochs:04d}{kind}.params"
+        assert_same_arrays(f"{prefix}{name}", f"{other}{name}")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture

@@ -102,6 +102,8 @@ def test_all_but_lrn_and_softmax_becomes_int8(alexnet):
     assert len(layers) == 8 and all("quantized" in node["attrs"] for node in layers)
     left = {node["op"] for node in nodes} & {"Convolution", "FullyConnected", "Activation", "LRN"}
     assert left == {"LRN"}
+    types = [node["attrs"]["out_type"] for node in nodes if node["op"] == "_contrib_quantize_v2"]
+    assert set(types) == {"auto"}  # unsigned, with twice the steps, where nothing is below 0
     for name in ("fc1", "fc2", "fc3"):
         assert arg_params[f"{name}_weight_quantize"].dtype == np.int8
 

@@ -68,7 +68,9 @@ def test_empty_class_folders_are_refused_by_name(tree):
         folder.find(str(tree))
 
 
-@pytest.mark.parametrize("name", [b"two\nlines", b"\xe9cureuil"])
+@pytest.mark.parametrize(
+    "name", [b"two\nlines", b"\xe9cureuil", b"a\rb", b"a\x0bb", "a\u2028b".encode()]
+)
 def test_a_class_name_that_no_text_file_holds_is_refused(tmp_path, name):
     os.makedirs(os.path.join(os.fsencode(tmp_path), name))
     with open(os.path.join(os.fsencode(tmp_path), name, b"x.jpg"), "wb"):
@@ -131,7 +133,7 @@ def run_folder(*arguments):
 def test_one_command_makes_a_training_and_a_validation_set(tree, tmp_path):
     out = tmp_path / "new" / "set"
 
-    result = run_folder(tree, out, "--val-fraction", "0.2", "--workers", "2")
+    result = run_folder(tree, out, "--val-fraction", "0.2", "--workers", "2", "--quality", "100")
 
     assert result.returncode == 0, result.stderr
     assert left_in(tmp_path / "new") == sorted(
@@ -141,6 +143,7 @@ def test_one_command_makes_a_training_and_a_validation_set(tree, tmp_path):
     )
     training, validation = (scan_records(f"{out}-{part}.rec") for part in ("train", "val"))
     assert np.bincount(training.labels.astype(int)).tolist() == [8, 10, 1]
+    assert (np.diff(training.labels) < 0).any()  # shuffled
     assert validation.labels.tolist() == [0] * 2 + [1] * 3 + [2]
     assert training.classes == validation.classes == ["cat", "owl", "écureuil roux"]
     assert "set-train.rec: 19 images of 3 classes" in result.stdout

@@ -42,7 +42,7 @@ def test_the_interval_is_wilsons(right, count, low, high):
     assert wilson(right, count) == pytest.approx((low, high), abs=5e-5)
 
 
-@pytest.mark.parametrize("sides", [(40, 49), (54, 40), (40, 40)])
+@pytest.mark.parametrize("sides", [(41, 50), (54, 41), (41, 41)])
 def test_ten_crops_are_the_average_over_those_cut_by_hand(tmp_path, sides):
     """Pictures whose short side is --resize, so that nothing is interpolated."""
     rng = np.random.RandomState(0)
@@ -55,10 +55,10 @@ def test_ten_crops_are_the_average_over_those_cut_by_hand(tmp_path, sides):
     weights.bind([("data", (1, 3, 36, 32))], [("softmax_label", (1,))])
     weights.init_params(mx.init.Xavier(magnitude=6))
 
-    top, left = (sides[0] - 40) // 2, (sides[1] - 40) // 2
-    square = images[:, top : top + 40, left : left + 40, ::-1].transpose(0, 3, 1, 2)
+    top, left = (sides[0] - 41) // 2, (sides[1] - 41) // 2
+    square = images[:, top : top + 41, left : left + 41, ::-1].transpose(0, 3, 1, 2)
     said = []
-    for y, x in [(0, 0), (0, 8), (4, 0), (4, 8), (2, 4)]:
+    for y, x in [(0, 0), (0, 9), (5, 0), (5, 9), (2, 4)]:
         crop = (square[:, :, y : y + 36, x : x + 32] - np.float32(100)) / np.float32(60)
         for view in (crop, crop[..., ::-1]):
             module = network.bind(symbol, *weights.get_params(), view.shape, [mx.cpu()])
@@ -68,7 +68,7 @@ def test_ten_crops_are_the_average_over_those_cut_by_hand(tmp_path, sides):
     expected.update(np.mean(said, axis=0), labels)
     assert np.std(said, axis=0).max() > 0.01  # the crops differ
 
-    preparation = Preparation((3, 36, 32), 40, (100.0,) * 3, (60.0,) * 3)
+    preparation = Preparation((3, 36, 32), 41, (100.0,) * 3, (60.0,) * 3)
     found = scan_records(path)
     for batch_size in (1, 2, 5, 8):
         evaluator = Evaluator(symbol, [mx.cpu()], found, preparation, batch_size, 1, crops=10)

@@ -3,18 +3,15 @@
 import itertools
 import shutil
 
-import cv2
 import mxnet as mx
 import numpy as np
 import pytest
 from conftest import write_records
-from pictures import photo
 
 from common import cli
 from common.cli import UserError
 from common.input import flags as data_flags
 from common.input import pipeline, prefetch
-from common.input.augmentation import Augmentation
 from common.input.preparation import Preparation
 from common.input.training_data import TrainingData
 from common.records.scan import scan_records
@@ -121,33 +118,6 @@ def test_a_held_batch_keeps_its_values_and_free_memory_is_used_again(numbered, m
     assert len(buffers[0]._arrays) <= 8 + 4  # what is held, ready, and being made
 
 
-def test_deterministic_batches_repeat_whatever_the_threads(picture):
-    flags = ["--random-crop=1", "--random-mirror=1", "--pca-noise=0.3", "--data-nthreads=2"]
-    data = training_data("--deterministic", *flags, path=picture[0], batch_size=6)
-
-    def read(first, count):
-        batches = pipeline.training_iterator(data, mx.cpu(), first)
-        return [batch.data[0].asnumpy() for batch in itertools.islice(batches, count)]
-
-    whole = read(0, 12)
-    assert np.array_equal(whole, read(0, 12))
-    assert np.array_equal(whole[7:], read(7, 5))
-    assert len({batch.tobytes() for batch in whole}) == 12
-
-
-def test_with_one_thread_crops_mirrors_and_lighting_repeat(picture):
-    flags = ["--random-crop=1", "--random-mirror=1", "--pca-noise=0.3"]
-    first, again = batch_of(picture[0], *flags), batch_of(picture[0], *flags)
-    assert np.array_equal(first, again)
-
-
-def test_without_native_operators_batches_are_the_same(picture, monkeypatch):
-    flags = ["--random-crop=1", "--pca-noise=0.3", "--rgb-mean=9,8,7", "--rgb-std=2,3,4"]
-    with_native = batch_of(picture[0], *flags)
-    monkeypatch.setattr("common.runtime.native.load", lambda: False)
-    assert np.array_equal(batch_of(picture[0], *flags), with_native)
-
-
 def test_grey_images_are_normalised(tmp_path):
     images = [np.full((24, 24, 1), value, np.uint8) for value in (50, 60, 70, 80)]
     path = write_records(tmp_path / "grey", images, range(4))
@@ -156,141 +126,6 @@ def test_grey_images_are_normalised(tmp_path):
     assert batch.data[0].shape == (4, 1, 20, 20)
     means = batch.data[0].asnumpy().mean(axis=(1, 2, 3))
     assert np.allclose(means, 2 + batch.label[0].asnumpy())
-
-
-def test_lighting_depends_on_seed_epoch_and_batch_alone():
-    drawn = {}
-    for key in itertools.product((0, 1), (0, 1), (0, 1)):
-        augmentation = Augmentation.from_args(arguments("--pca-noise=0.1", seed=key[0]))
-        drawn[key] = augmentation.lighting((400, 3), *key[1:])
-        assert np.array_equal(drawn[key], augmentation.lighting((400, 3), *key[1:]))
-    assert len({values.tobytes() for values in drawn.values()}) == 8
-    # Deviations along the axes: 55.46, 4.794 and 1.148 times --pca-noise.
-    deviations = np.linalg.svd(np.concatenate(list(drawn.values())))[1] / np.sqrt(3200)
-    assert np.allclose(deviations, [5.546, 0.4794, 0.1148], rtol=0.06)
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    """One smooth colour picture, 16 times, for looking at what augmentation does to it."""
-    rng = np.random.RandomState(0)
-    image = cv2.resize(rng.randint(0, 255, (6, 6, 3)).astype(np.uint8), (40, 40))
-    prefix = tmp_path_factory.mktemp("picture") / "p"
-    return write_records(prefix, [image] * 16, [0, 1] * 8), image
-
-
-def batch_of(path, *flags):
-    data_flags.check_data_args(arguments(*flags, path=path))
-    data = training_data(*flags, path=path, batch_size=16)
-    return next(pipeline.training_iterator(data, mx.cpu())).data[0].asnumpy()
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--random-crop=1"],
-        ["--random-mirror=1"],
-        ["--pca-noise=0.3"],
-        ["--random-resized-crop=1", "--min-random-area=0.2"],
-        ["--min-crop-size=15", "--max-crop-size=30"],
-        ["--min-random-scale=0.6"],
-        ["--max-random-scale=1.5"],
-        ["--max-random-aspect-ratio=0.3"],
-        ["--min-random-aspect-ratio=0.7", "--max-random-aspect-ratio=1.4"],
-        ["--max-random-rotate-angle=20"],
-        ["--max-random-shear-ratio=0.3"],
-        ["--max-random-h=30"],
-        ["--max-random-s=60"],
-        ["--max-random-l=60"],
-        ["--brightness=0.4"],
-        ["--contrast=0.4"],
-        ["--saturation=0.4"],
-        ["--pad-size=9", "--random-crop=1", "--fill-value=9"],
-    ],
-    ids=lambda flags: flags[0][2:],
-)
-def test_each_augmentation_changes_the_images_and_varies(picture, flags):
-    path, _ = picture
-    plain, augmented = batch_of(path), batch_of(path, *flags)
-    assert (plain == plain[0]).all()
-    assert not (augmented == augmented[0]).all()
-
-
-def test_without_augmentation_training_sees_the_centre_crop(picture):
-    path, image = picture
-    expected = Preparation((3, 20, 20), None, (0, 0, 0), (1, 1, 1)).apply(image)
-    assert np.array_equal(batch_of(path)[5], expected)
-
-
-def test_lighting_adds_one_colour_along_imagenets_axes(picture):
-    path, _ = picture
-    change = batch_of(path, "--pca-noise=0.5") - batch_of(path)
-    inside = change[:, :, 5:15, 5:15]  # one colour all over the picture, but for saturation
-    assert np.median(inside.std(axis=(2, 3))) < 0.01
-    shifts = np.median(inside, axis=(2, 3))
-    # The first axis has 92% of the variance: nearly grey, R and B and G alike.
-    _, _, axes = np.linalg.svd(shifts)
-    assert abs(axes[0] @ [0.5836, 0.5807, 0.5676]) > 0.97
-
-
-@pytest.mark.parametrize("size", [(37, 53), (64, 40), (20, 20), (24, 31)])
-@pytest.mark.parametrize("resize", [None, 22, 30])
-def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize):
-    image = np.random.RandomState(1).randint(0, 255, (*size, 3)).astype(np.uint8)
-    path = write_records(tmp_path / "one", [image], [0])
-    preparation = Preparation((3, 20, 20), resize, (10, 20, 30), (2, 3, 4))
-    batch, _ = next(pipeline.evaluation_batches(scan_records(path), preparation, 1, threads=1))
-    ours = preparation.apply(image)
-    assert np.abs(batch.data[0].asnumpy()[0] - ours).max() <= 0.5 + 1e-6  # one grey level / std
-
-
-@pytest.mark.parametrize("turn", [False, True])
-@pytest.mark.parametrize(
-    "size, resize",
-    [((1, 300), 32), ((4, 300), 32), ((4, 303), 24), ((7, 300), 22), ((3, 41), None)],
-)
-def test_what_would_become_large_is_cut_first_and_looks_the_same(monkeypatch, size, resize, turn):
-    image = photo(*size)  # without edges, which half a pixel aside would change much
-    image = image.swapaxes(0, 1) if turn else image
-    preparation = Preparation((3, 20, 20), resize, (0, 0, 0), (1, 1, 1))
-    whole = preparation.apply(image)
-    monkeypatch.setattr("common.input.preparation._LARGE", 0)
-    seen, resized = [], cv2.resize
-    monkeypatch.setattr(
-        cv2, "resize", lambda cut, *a, **k: seen.append(cut) or resized(cut, *a, **k)
-    )
-    cut = preparation.apply(image)
-    assert seen[0].size < image.size
-    exact = resize is not None and resize % min(size) == 0
-    # Else the centre may lie one pixel of the resized picture aside.
-    aside = [np.abs(np.roll(cut, n, axis=1 if turn else 2) - whole) for n in (-1, 0, 1)]
-    inside = (slice(None), slice(1, -1), slice(1, -1))
-    assert np.array_equal(cut, whole) if exact else min(d[inside].max() for d in aside) <= 12
-
-
-@pytest.mark.parametrize(
-    "flags, words",
-    [
-        (["--rgb-mean=1,2"], "--rgb-mean"),
-        (["--rgb-std=1,0,1"], "--rgb-std"),
-        (["--resize=19"], "--resize"),
-        (["--random-resized-crop=1"], "--min-random-area"),
-        (["--min-random-area=0.5"], "--random-resized-crop"),
-        (["--random-resized-crop=1", "--min-random-area=0.5", "--random-crop=1"], "--random-crop"),
-        (["--min-crop-size=15"], "--max-crop-size"),
-        (["--max-crop-size=15"], "--min-crop-size"),
-        (["--min-random-scale=2"], "--max-random-scale"),
-        (["--min-random-aspect-ratio=0.7"], "--max-random-aspect-ratio"),
-    ],
-)
-def test_flags_that_mxnet_would_ignore_are_refused(flags, words):
-    with pytest.raises(UserError, match=words):
-        data_flags.check_data_args(arguments(*flags))
-
-
-def test_colour_augmentation_of_grey_images_is_refused():
-    with pytest.raises(UserError, match="--pca-noise"):
-        data_flags.check_data_args(arguments("--pca-noise=0.1", shape=(1, 20, 20)))
 
 
 def test_an_option_mxnet_does_not_know_cannot_reach_it(numbered):

@@ -1,5 +1,6 @@
 """How training batches are prepared: crops, and the thread at it as its process ends."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT, write_records
 
 from common.input import prefetch
-from common.input.augmentation import Augmentation
+from common.input.augmentation import _EIGENVECTORS, Augmentation
 from common.runtime import native
 
 
@@ -39,13 +40,25 @@ def test_crops_and_mirrors_are_the_seeds_and_in_the_middle_unless_asked_for():
     spare = np.tile([[4, 0], [9, 7]], (500, 1))
     corners, mirrored = augmentation.crops(0, 0, spare)
     again, _ = augmentation.crops(0, 0, spare)
-    other, _ = augmentation.crops(0, 1, spare)
-    assert np.array_equal(corners, again) and not np.array_equal(corners, other)
+    seeded = dataclasses.replace(augmentation, seed=4)
+    others = [augmentation.crops(0, 1, spare), augmentation.crops(1, 0, spare)]
+    others.append(seeded.crops(0, 0, spare))
+    assert np.array_equal(corners, again)
+    assert not any(np.array_equal(corners, other) for other, _ in others)
     assert [len(set(corners[0::2, 0])), len(set(corners[1::2, 1]))] == [5, 8]
     assert (corners[0::2, 1] == 0).all() and 400 < mirrored.sum() < 600
     augmentation = Augmentation(3, random_crop=False, random_mirror=False, pca_noise=0, options={})
     corners, mirrored = augmentation.crops(0, 0, spare)
     assert (corners == np.tile([[2, 0], [4, 3]], (500, 1))).all() and not mirrored.any()
+
+
+def test_crops_do_not_depend_on_the_lighting():
+    augmentation = Augmentation(3, random_crop=True, random_mirror=True, pca_noise=1, options={})
+    spare = np.full((1, 2), 2**32 - 1)  # corners that show all bits of what is drawn
+    crops = [augmentation.crops(0, batch, spare)[0][0] for batch in range(300)]
+    lighting = [augmentation.lighting((1, 3), 0, batch)[0] for batch in range(300)]
+    weights = lighting @ _EIGENVECTORS  # of the components, but for a factor
+    assert np.abs(np.corrcoef(np.hstack([crops, weights]).T)[:2, 2:]).max() < 0.25
 
 
 @pytest.mark.parametrize("ending", ["pass", "raise ValueError", "sys.exit(0)"])

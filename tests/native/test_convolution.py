@@ -225,9 +225,15 @@ def test_other_layers_stay_mxnets(attrs):
 
 
 @pytest.mark.parametrize(
-    "shape", [(MIN_IMAGES - 1, *USUAL[1:]), (MIN_IMAGES, 32, 13, 13), (64, 64, 3, 3)]
+    "shape",
+    [
+        (MIN_IMAGES - 1, *USUAL[1:]),
+        (MIN_IMAGES, 32, 13, 13),
+        (64, 64, 3, 3),
+        (MIN_IMAGES, 64, 325, 325),  # 65 x 65 tiles of 64 channels: over 50 MB an image
+    ],
 )
-def test_where_it_would_be_slower_it_stays_mxnets(shape):
+def test_where_it_would_be_slower_or_too_large_it_stays_mxnets(shape):
     plain = convolution()
     assert use_native_layers(plain, shape).tojson() == plain.tojson()
 

@@ -9,8 +9,11 @@ from conftest import bands, write_records
 
 from common.cli import UserError
 from common.records import scan
-from common.records.checksums import checksums_path
+from common.records.checksums import checksums_path, payload_fault, read_checksums
+from common.records.format import read_payload
 from common.records.scan import scan_records
+from common.records.walk import open_records
+from data import check
 
 LABEL = 12  # bytes from a record's start to its label
 
@@ -63,11 +66,21 @@ def test_checksums_of_another_file_are_refused(path, tmp_path):
         scan_records(path)
 
 
-def test_a_lost_last_record_is_noticed_without_an_index(path):
+def test_a_lost_last_record_is_noticed_without_an_index(path, capsys):
     os.truncate(path, scan_records(path).offsets[-1])
     os.unlink(path[:-4] + ".idx")
     with pytest.raises(UserError, match="20 rows for 19 records"):
         scan_records(path)
+    assert check.main([path]) == 1
+    assert "x-checksums.npy: has 1 rows more than there are records" in capsys.readouterr().out
+
+
+def test_a_record_that_was_added_has_no_checksum(path):
+    (*_, last), rows = scan_records(path).offsets, read_checksums(path)
+    with open_records(path) as content:
+        payload = read_payload(content, last)
+    assert payload_fault(payload, 1, rows) is None
+    assert payload_fault(payload, 1, rows[:-1]) == "has no checksum (its number is 19 of 19)"
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, 200])

@@ -89,6 +89,7 @@ def test_a_jpeg_of_four_channels_is_never_passed_on():
         ((30, 50), 30, (30, 50)),
         ((31, 50), 30, (30, 48)),
         ((31, 31), 30, (30, 30)),
+        ((32, 50), 30, (30, 47)),
         ((60, 61), 30, (30, 30)),
         ((100, 250), 30, (30, 75)),
         ((121, 300), 30, (30, 74)),  # libjpeg halves it first
@@ -218,9 +219,10 @@ def test_a_grey_picture_is_the_one_that_opencv_gives(name):
 
 @pytest.mark.parametrize("extension", [".png", ".tiff"])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_the_bits_that_a_picture_uses_are_scaled_to_eight(bits, extension):
-    picture = photo(30, 40).astype(np.uint16)
-    picture[0, 0] = 255
+@pytest.mark.parametrize("most", [127, 255])
+def test_the_bits_that_a_picture_uses_are_scaled_to_eight(bits, extension, most):
+    picture = photo(30, 40).clip(0, most).astype(np.uint16)
+    picture[0, 0] = most
     image = file(extension, picture << (bits - 8))
     assert np.array_equal(decode(image), picture)
     assert np.array_equal(shown(encode(image, encoding=".png")), picture)

@@ -53,6 +53,18 @@ def test_what_a_library_lacks_is_an_import_error(lacking):
     assert run_script("-c", program).stdout.startswith(words)
 
 
+def test_names_that_numpy_removed_mean_what_they_meant(monkeypatch):
+    monkeypatch.setattr(np, "trapezoid", sum, raising=False)  # numpy 2's name of trapz
+    for name in (*bootstrap._ALIASES, *bootstrap._RENAMED, "msort"):
+        monkeypatch.delattr(np, name, raising=False)
+    bootstrap._supply_numpy_names()
+    assert np.PINF == np.Inf == -np.NINF == np.inf and np.isnan([np.NAN, np.NaN]).all()
+    assert [np.copysign(1, zero) for zero in (np.PZERO, np.NZERO)] == [1, -1]
+    assert (np.alltrue([0, 1]), np.sometrue([0, 1]), np.round_(1.6)) == (False, True, 2)
+    assert (np.product([2, 5]), np.trapz([2, 5]), np.in1d(5, [2, 5]).all()) == (10, 7, True)
+    assert np.array_equal(np.msort([[3, 1], [2, 4]]), [[2, 1], [3, 4]])
+
+
 @pytest.mark.parametrize(
     "library, package", [("libgomp.so.1", "libgomp1"), ("libquadmath.so.0", "libquadmath0")]
 )

@@ -1,75 +1,32 @@
-"""Going on with training is as if it had never stopped; what does not fit is refused."""
+"""Going on with training is as if it had never stopped."""
 
-import contextlib
-import functools
+import itertools
 import os
-import shutil
-import signal
-from types import SimpleNamespace
 from unittest import mock
 
-import cv2
 import mxnet as mx
 import numpy as np
 import pytest
 from conftest import (
+    LENET,
     assert_refused,
     assert_same_arrays,
+    assert_same_run,
     bands,
     before_batch,
     logged,
-    run_here,
+    terminate,
     train,
     write_records,
 )
 
-import predict
-import score
 import symbols
-import train_imagenet
 from common.checkpoint import store
 from common.evaluate.evaluator import Evaluator
-from common.io.lock import lock
-from common.train import loop
 from common.train.checkpoints import Checkpoints
+from common.train.resume import seed_dropout
 
-# Seven batches are an epoch here, the last of which goes on with the next epoch's.
-
-LENET = ["--network", "lenet", "--dataset", "mnist", "--deterministic", "--disp-batches", 1]
-LENET += ["--batch-size", 16, "--num-epochs", 2]
-EPOCH = 7
-
-
-@pytest.fixture(scope="module")
-def flags(small):
-    return [*LENET, "--data-train", small.train, "--data-val", small.val]
-
-
-@pytest.fixture(scope="module")
-def finished(flags, tmp_path_factory):
-    """The prefix of a run of two epochs that was never stopped; to be copied, not changed."""
-    prefix = tmp_path_factory.mktemp("finished") / "x"
-    assert train(*flags, "--model-prefix", prefix).returncode == 0
-    return prefix
-
-
-@pytest.fixture
-def copied(finished, tmp_path):
-    shutil.copytree(finished.parent, tmp_path / "copied")
-    return tmp_path / "copied" / "x"
-
-
-def assert_same_run(prefix, other, epochs=2):
-    assert logged(prefix) == logged(other)
-    for kind in ("", "-optimizer"):
-        name = f"-{epochs:04d}{kind}.params"
-        assert_same_arrays(f"{prefix}{name}", f"{other}{name}")
-
-
-def terminate():
-    signal.raise_signal(signal.SIGTERM)
-
-
+EPOCH = 7  # batches
 _UPDATE = mx.mod.Module.update
 
 
@@ -128,6 +85,14 @@ def test_what_is_random_tells_in_the_result(augmented, tmp_path, flag):
         assert result.returncode == 0, result.stderr
         losses.append(logged(tmp_path / str(value))[-1]["train"]["loss"])
     assert losses[0] != losses[1]
+
+
+def test_dropout_of_each_seed_and_batch_is_its_own():
+    drawn = set()
+    for seed, batch in itertools.product((0, 1, 2, 11), repeat=2):
+        seed_dropout(seed, batch)
+        drawn.add(mx.nd.random.uniform(shape=4).asnumpy().tobytes())
+    assert len(drawn) == 16
 
 
 def test_on_other_devices_it_goes_on_to_the_same_result(flags, finished, tmp_path):
@@ -216,270 +181,3 @@ def validations_that_stop_at(epoch):
         return evaluate(evaluator, *given)
 
     return mock.patch.object(Evaluator, "evaluate", stopping)
-
-
-# What does not fit.
-
-
-@pytest.fixture(scope="module")
-def others(tmp_path_factory):
-    """Training records of other images, and of four classes."""
-    folder = tmp_path_factory.mktemp("others")
-    images, labels = bands(100, seed=9)
-    return SimpleNamespace(
-        images=write_records(folder / "images", images, labels),
-        classes=write_records(folder / "classes", images, np.arange(100) % 4),
-    )
-
-
-ALEXNET = ["--network", "alexnet", "--dataset", "cifar10", "--image-shape", "1,67,67"]
-ALEXNET += ["--rgb-mean", "90", "--rgb-std", "60", "--pca-noise", 0, "--batch-size", 16]
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (ALEXNET, ["--network alexnet", "lenet"]),
-        (["--data-train", "classes"], ["--num-classes 4", "trained with 3"]),
-        (["--image-shape", "1,36,36"], ["--image-shape", "36", "32"]),
-        (["--optimizer", "adam"], ["--optimizer adam", "sgd"]),
-        (["--mom", 0], ["--optimizer, --mom"]),
-        (["--batch-size", 20], ["--batch-size 20", "16"]),
-        (["--num-examples", 90], ["--num-examples 90", "None"]),
-        (["--seed", 1], ["--seed 1", "0"]),
-        (["--data-train", "images"], ["images.rec", "other records"]),
-        (["--benchmark", 1, "--num-classes", 3], ["other records"]),
-    ],
-    ids=lambda value: str(value[0]).replace(" ", "") if isinstance(value, list) else None,
-)
-@pytest.mark.parametrize("way", [["--resume"], ["--load-epoch", 2]], ids=["resume", "load-epoch"])
-def test_what_does_not_fit_is_refused_in_one_line(flags, finished, others, change, words, way):
-    change = [vars(others).get(value, value) for value in change]
-    before = contents(finished.parent)
-    result = train(*flags, *change, "--model-prefix", finished, *way)
-    assert_refused(result, *words)
-    before.pop("x-log.jsonl"), before.pop("x-config.json")
-    after = contents(finished.parent)
-    assert before.items() <= after.items()
-    assert after.keys() - before.keys() == {"x-log.jsonl", "x-config.json"}
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (["--resume", "--load-epoch", 1], "--resume and --load-epoch"),
-        (["--resume", "--overwrite"], "--resume and --overwrite"),
-        (["--save-minutes", 0], "--save-minutes"),
-        (["--keep", 0], "--keep"),
-        (["--save-period", 0], "--save-period"),
-        (["--num-examples", 5], "--batch-size 16"),
-    ],
-)
-def test_flags_that_make_no_sense_are_refused(flags, tmp_path, change, words):
-    assert_refused(train(*flags, "--model-prefix", tmp_path / "x", *change), words)
-
-
-@pytest.mark.parametrize(
-    "flag",
-    [["--resume"], ["--load-epoch", 1], ["--overwrite"], ["--save-minutes", 1], ["--keep", 1]],
-)
-def test_flags_of_checkpoints_need_a_prefix(flags, flag):
-    assert_refused(train(*flags, *flag), flag[0], "--model-prefix")
-
-
-def damage(path):
-    with open(path, "r+b") as file:
-        file.seek(os.path.getsize(path) // 2)
-        byte = file.read(1)[0]
-        file.seek(-1, os.SEEK_CUR)
-        file.write(bytes([byte ^ 64]))
-
-
-def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(flags, finished, copied):
-    flags = [*flags, "--model-prefix", copied]
-    damage(f"{copied}-0002-optimizer.params")
-    assert_refused(train(*flags, "--load-epoch", 2), f"{copied}-0002-optimizer.params", "damaged")
-    result = train(*flags, "--resume")
-    assert result.returncode == 0, result.stderr
-    assert f"not used: {copied}-0002-optimizer.params: is damaged" in result.stdout
-    assert f"resuming from {copied}-0001.params" in result.stdout
-    assert_same_arrays(f"{copied}-0002-optimizer.params", f"{finished}-0002-optimizer.params")
-
-
-def test_with_all_damaged_it_neither_goes_on_nor_begins_anew(flags, copied):
-    damage(f"{copied}-symbol.json")
-    before = contents(copied.parent)
-    result = train(*flags, "--model-prefix", copied, "--resume")
-    assert_refused(result, "--resume", str(copied), "--overwrite")
-    assert result.stdout.count("not used: ") == 2
-    assert before.items() <= contents(copied.parent).items()
-    assert train(*flags, "--model-prefix", copied, "--overwrite").returncode == 0
-    store.verify(str(copied), 2)
-
-
-def test_a_checkpoint_of_stock_mxnet_is_used_but_not_gone_on_with(flags, small, finished, tmp_path):
-    network = mx.model.load_checkpoint(str(finished), 2)
-    prefix = tmp_path / "stock"
-    mx.model.save_checkpoint(str(prefix), 2, *network)
-    shutil.copy(f"{finished}-config.json", f"{prefix}-config.json")
-    for way in (["--load-epoch", 2], ["--resume"]):
-        result = train(*flags, "--model-prefix", prefix, *way)
-        assert_refused(result, f"{prefix}-0002.")
-        assert "--resume continues it" not in result.stderr
-    chosen = ["--model-prefix", prefix, "--load-epoch", 2]
-    assert "33 images" in run_here(score.main, *chosen, "--data-val", small.val).stdout
-    cv2.imwrite(str(tmp_path / "x.png"), bands(1, seed=3)[0][0])
-    assert run_here(predict.main, *chosen, tmp_path / "x.png").returncode == 0
-
-
-# What is saved when, and what is kept.
-
-
-class Judged:
-    """In place of validation: each epoch's top-1 as told."""
-
-    def __init__(self, top1):
-        self._top1 = iter(top1)
-
-    def evaluate(self, *_given):
-        found = next(self._top1)
-        return SimpleNamespace(figures=lambda: {"top-1": found})
-
-
-def look(seen, number, prefix):
-    seen[number] = store.numbers(prefix), store.numbers(store.partial(prefix))
-
-
-def test_the_newest_and_the_best_are_kept_even_over_a_stop(flags, tmp_path, monkeypatch):
-    prefix = str(tmp_path / "x")
-    flags = [*flags, "--num-epochs", 5, "--keep", 2, "--model-prefix", prefix]
-    seen = {}
-    judged = Judged([0.2, 0.9, 0.1, 0.3, 0.4])
-    monkeypatch.setattr(train_imagenet, "Evaluator", lambda *_args: judged)
-    note = functools.partial(look, seen, 20, prefix)
-    with before_batch(20, note), before_batch(23, terminate):
-        assert train(*flags).returncode == 143
-    assert seen == {20: ([2, 3], [])}
-    assert train(*flags, "--resume").returncode == 0
-    assert store.numbers(prefix) == [2, 4, 5]
-    assert store.load_record(prefix, 5)["best"] == {"epoch": 2, "top-1": 0.9}
-    for number in (2, 4, 5):
-        store.verify(prefix, number)
-
-
-def test_save_minutes_keeps_one_partial_checkpoint_and_none_after_the_epoch(flags, tmp_path):
-    prefix = str(tmp_path / "x")
-    seen = {}
-    with contextlib.ExitStack() as stack:
-        for number in (2, 6, 7, 8):
-            stack.enter_context(before_batch(number, functools.partial(look, seen, number, prefix)))
-        train(*flags, "--model-prefix", prefix, "--save-minutes", 1e-9)
-    assert seen == {2: ([], [2]), 6: ([], [6]), 7: ([1], []), 8: ([1], [8])}
-    assert store.numbers(prefix) == [1, 2]
-    assert not any("partial" in name for name in os.listdir(tmp_path))
-
-
-def test_save_period_numbers_only_each_so_many_epochs_but_loses_none(flags, finished, tmp_path):
-    prefix = str(tmp_path / "x")
-    flags = [*flags, "--num-epochs", 3, "--save-period", 2, "--model-prefix", prefix]
-    with before_batch(7, lambda: signal.raise_signal(signal.SIGINT)):
-        assert train(*flags).returncode == 130  # nothing is unsaved then
-    assert store.numbers(prefix) == []
-    assert store.newest(prefix)[0] == (store.partial(prefix), 7)
-    assert train(*flags, "--resume").returncode == 0
-    assert store.numbers(prefix) == [2, 3]
-    assert not any("partial" in name for name in os.listdir(tmp_path))
-    assert [line["epoch"] for line in logged(prefix) if line["event"] == "epoch"] == [1, 2, 3]
-
-
-# A loss that is not finite.
-
-
-@pytest.fixture
-def spoil(monkeypatch):
-    """spoil(2, 4) makes those batches of every run not-a-number, until spoil()."""
-    spoilt = set()
-    step = loop.Run._step
-
-    def spoiling(run, batch, title):
-        if run.state.batches in spoilt:
-            batch = mx.io.DataBatch([batch.data[0] * np.nan], batch.label, pad=0)
-        step(run, batch, title)
-
-    def choose(*numbers):
-        spoilt.clear()
-        spoilt.update(numbers)
-
-    monkeypatch.setattr(loop.Run, "_step", spoiling)
-    return choose
-
-
-@pytest.mark.parametrize("batch", [0, 1, 4, 6, 7, 9, 12])
-def test_it_ends_with_the_state_of_before(flags, finished, tmp_path, spoil, batch):
-    prefix = str(tmp_path / "x")
-    flags = [*flags, "--model-prefix", prefix]
-    spoil(batch)
-    result = train(*flags)
-    epoch = 1 + batch // EPOCH
-    assert_refused(result, f"epoch {epoch}/2, batch {batch} of the run", "--skip-nonfinite")
-    place = (store.partial(prefix), batch)
-    assert store.params_path(*place) in result.stderr
-    assert store.newest(prefix) == (place, [])
-    weights = store.load(*place)[1]
-    assert all(np.isfinite(array.asnumpy()).all() for array in weights.values())
-    assert_refused(train(*flags, "--resume"), f"epoch {epoch}/2, batch {batch} of the run")
-    spoil()
-    resumed = train(*flags, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same_run(prefix, finished)
-
-
-def test_without_a_prefix_it_ends_as_well(flags, spoil):
-    spoil(3)
-    assert_refused(train(*flags), "epoch 1/2, batch 3 of the run")
-
-
-def test_as_many_as_allowed_are_left_out_over_a_stop_too(flags, tmp_path, spoil):
-    allowed = [*flags, "--skip-nonfinite", 2, "--model-prefix"]
-    spoil(2, 8)
-    result = train(*allowed, tmp_path / "x")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("left out, 1 of --skip-nonfinite allowed") == 1
-    assert result.stdout.count("left out, 2 of --skip-nonfinite allowed") == 1
-    assert store.load_record(str(tmp_path / "x"), 2)["skipped"] == 2
-    weights = store.load(str(tmp_path / "x"), 2)[1]
-    assert all(np.isfinite(array.asnumpy()).all() for array in weights.values())
-
-    with before_batch(4, terminate):
-        assert train(*allowed, tmp_path / "stopped").returncode == 143
-    assert train(*allowed, tmp_path / "stopped", "--resume").returncode == 0
-    assert_same_run(tmp_path / "stopped", tmp_path / "x")
-
-    spoil(2, 8, 10)
-    assert_refused(train(*allowed, tmp_path / "third"), "batch 10 of the run")
-
-
-def test_weights_that_blow_up_are_never_saved(flags, tmp_path):
-    prefix = str(tmp_path / "x")
-    flags = [*flags, "--save-minutes", 1e-9, "--model-prefix", prefix]
-    with before_batch(3, terminate):
-        assert train(*flags).returncode == 143
-    result = train(*flags, "--resume", "--lr", 1e39)
-    assert_refused(result, "weights", "lower --lr")
-    place, damaged = store.newest(prefix)
-    assert place == (store.partial(prefix), 3) and damaged == []
-    weights = store.load(*place)[1]
-    assert all(np.isfinite(array.asnumpy()).all() for array in weights.values())
-    assert train(*flags, "--resume").returncode == 0
-
-
-def test_a_second_run_at_the_same_prefix_is_refused(flags, copied):
-    before = contents(copied.parent)
-    with lock(str(copied)):
-        result = train(*flags, "--model-prefix", copied, "--overwrite")
-    assert_refused(result, f"--model-prefix {copied}", f"process {os.getpid()} on ")
-    assert contents(copied.parent) == before
