@@ -47,7 +47,7 @@ def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optiona
     finetune.add_args(choice)
     chosen, _ = choice.parse_known_args()
     source = finetune.source_config(chosen.pretrained) if chosen.pretrained else None
-    network = chosen.network or (source["args"]["network"] if source else "alexnet")
+    network = chosen.network or (source["args"]["network"] if source else None) or "alexnet"
     recipe = recipes.recipe(network, chosen.dataset)
 
     parser = cli.ArgumentParser(__doc__, parents=[choice])

@@ -25,6 +25,7 @@ from common import cli
 from common.cli import UserError
 from common.io import cpus
 from common.io.files import cache_folder
+from common.io.libraries import remedy
 from common.runtime import cuda
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -54,10 +55,24 @@ from common.io.opencv import cv2
 say(opencv=cv2.__version__)
 for script in ("train_imagenet", "predict", "score", "quantize", "import_weights", "export_mxnet",
                "export_onnx", "data.folder", "data.imagenet", "data.cifar10", "data.mnist",
-               "data.check"):
+               "data.check", "common.adopt"):
     importlib.import_module(script)
 say(scripts=True)
+import sys
+for module in sys.argv[1:]:
+    try:
+        say(**{module: getattr(importlib.import_module(module), "__version__", "works")})
+    except Exception as error:
+        absent = isinstance(error, ModuleNotFoundError) and module.startswith(error.name or "-")
+        say(**{module: None} if absent else {module + " fault": str(error) or repr(error)})
 """
+# What some flags import -> the extra of setup.cfg that brings it
+_EXTRAS = {
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "matplotlib.figure": "plots",
+    "nvidia.dali": "dali",
+}
 
 
 def main() -> int:
@@ -66,7 +81,7 @@ def main() -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     facts = _try_mxnet()
     to_do = []
-    for section in (_python, _cpu, _mxnet, _native, _opencv, _dali, _libraries, _gpus, _cache):
+    for section in (_python, _cpu, _mxnet, _native, _opencv, _extras, _libraries, _gpus, _cache):
         try:
             for title, text in section(facts):
                 if title == _TO_DO:
@@ -102,7 +117,7 @@ def _anonymous(text: str) -> str:
 
 def _try_mxnet() -> Dict[str, Any]:
     """The facts that the trial printed; with ``fault``, the reason, if it failed."""
-    command = [sys.executable, "-c", _TRIAL]
+    command = [sys.executable, "-c", _TRIAL, *_EXTRAS]
     try:
         done = subprocess.run(
             command, cwd=_ROOT, capture_output=True, text=True, errors="replace", timeout=_PATIENCE
@@ -196,8 +211,18 @@ def _opencv(facts: Dict[str, Any]) -> _Section:
     yield from _one_of(packages)
 
 
-def _dali(_facts: Dict[str, Any]) -> _Section:
-    yield "DALI", ", ".join(_packages("nvidia-dali.*")) or "not installed (optional: '.[dali]')"
+def _extras(facts: Dict[str, Any]) -> _Section:
+    states = []
+    for module, extra in _EXTRAS.items():
+        fault = facts.get(f"{module} fault")
+        if facts.get("scripts") and not fault and module not in facts:
+            fault = facts.pop("fault", None)  # the first that was not tried ended the process
+        if fault:
+            again = f"pip install --force-reinstall '.[{extra}]'"
+            yield _TO_DO, f"{module}: cannot be imported ({fault}); {remedy(fault, again)}"
+        state = "cannot be imported" if fault else facts.get(module, "not tried")
+        states.append(f"{module} {state or 'not installed'}")
+    yield "extras", ", ".join(states)
 
 
 def _libraries(facts: Dict[str, Any]) -> _Section:

@@ -87,13 +87,18 @@ def weights(classes, features, seed=0):
     return made
 
 
-def caffemodel(arrays, legacy=False):
-    """The bytes of a NetParameter with these weights; ``legacy``: of 2013's V1 format."""
+def caffemodel(arrays, legacy=False, names=()):
+    """The bytes of a NetParameter with these weights; ``legacy``: of 2013's V1 format.
+
+    Args:
+        names: all layers in order, as Caffe writes them; by default, those that have weights.
+    """
     layers = []
-    for name, blobs in arrays.items():
+    for name in names or arrays:
+        blobs = arrays.get(name, ())
         if legacy:  # V1LayerParameter; the type is an enumeration
             head = _bytes(4, name.encode()) + _int(5, 4 if name.startswith("conv") else 14)
-            layers.append(_bytes(2, head + b"".join(_bytes(6, _legacy_blob(b)) for b in blobs)))
+            layers.append(_bytes(2, head + b"".join(_bytes(6, legacy_blob(b)) for b in blobs)))
         else:
             kind = b"Convolution" if name.startswith("conv") else b"InnerProduct"
             head = _bytes(1, name.encode()) + _bytes(2, kind)
@@ -106,7 +111,8 @@ def _blob(array):
     return _bytes(7, shape) + _bytes(5, array.astype("<f4").tobytes())
 
 
-def _legacy_blob(array):
+def legacy_blob(array):
+    """The bytes of a BlobProto of up to four dimensions, as mean.binaryproto is one."""
     four = (1,) * (4 - array.ndim) + array.shape
     sizes = b"".join(_int(field, size) for field, size in enumerate(four, 1))
     return sizes + _bytes(5, array.astype("<f4").tobytes())

@@ -110,6 +110,45 @@ def test_what_the_scripts_lack_is_told_where_mxnet_computes(tmp_path, package, b
     assert "MXNet 1.9.1, C" in said and words in said
 
 
+@pytest.mark.parametrize(
+    "module, body, words",
+    [
+        (
+            "onnxruntime.py",
+            "raise ImportError('libz.so.1: cannot open shared object file')",
+            "to do onnxruntime: cannot be imported (libz.so.1: cannot open shared object file);"
+            " apt-get install zlib1g",
+        ),
+        (
+            "matplotlib/figure.py",
+            "raise ImportError('odd')",
+            "to do matplotlib.figure: cannot be imported (odd); pip install --force-reinstall"
+            " '.[plots]'",
+        ),
+        (
+            "nvidia/dali.py",
+            "import os; os.abort()",
+            "to do nvidia.dali: cannot be imported (MXNet's process died of signal 6, Aborted)",
+        ),
+        ("onnx.py", "__version__ = '1.2'", "extras onnx 1.2, "),
+        (
+            "nvidia/dali.py",
+            "raise ModuleNotFoundError('no', name='nvidia')",
+            "nvidia.dali not installed",
+        ),
+    ],
+)
+def test_what_only_some_flags_need_is_tried_too(tmp_path, module, body, words):
+    path = tmp_path / module
+    path.parent.mkdir(exist_ok=True)
+    if path.parent != tmp_path:
+        (path.parent / "__init__.py").write_text("")
+    path.write_text(body)
+    result = run_script("-m", "common.doctor", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert words in " ".join(result.stdout.split())
+
+
 def test_two_builds_of_opencv_are_named(tmp_path, monkeypatch, capsys):
     for name in ("opencv-python", "opencv-contrib-python"):
         folder = tmp_path / f"{name.replace('-', '_')}-4.9.dist-info"

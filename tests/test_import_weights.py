@@ -87,7 +87,7 @@ def test_a_picture_gets_the_probabilities_that_caffe_gives_it(caffe, imported):
     said = guesses(imported[0], picture)
     assert list(said) == [f"name {i}" for i in np.argsort(-expected)]
     largest = max(abs(said[f"name {i}"] - expected[i]) for i in range(CLASSES))
-    print(f"the importer: {imported[1].splitlines()[1]}; a photograph: {largest:.1e}")
+    print(f"the importer: {imported[1].splitlines()[2]}; a photograph: {largest:.1e}")
     assert largest < 1e-5 and max(expected) > 0.2
 
 
@@ -154,6 +154,85 @@ def test_a_file_of_export_onnx_is_refused_for_its_colours(caffe, tmp_path, monke
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, str(tmp_path / "x.onnx"))
     assert_refused(monkeypatch, tmp_path, ["--onnx", tmp_path / "x.onnx"], "takes R, G, B")
+
+
+def test_a_network_of_rgb_pictures_is_taken_as_the_flags_say(caffe, tmp_path, monkeypatch, capsys):
+    onnx = pytest.importorskip("onnx")
+    path, picture = str(tmp_path / "x.onnx"), cv2.imread(str(caffe.picture))
+    onnx.save(bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 12), path)
+    network = cv2.dnn.readNetFromONNX(path)
+    mean, std = np.float32([123, 117, 104]), np.float32([2, 1, 0.5])
+    planes = (picture[:, :, ::-1] - mean) / std
+    network.setInput(np.ascontiguousarray(planes.transpose(2, 0, 1)[None]))
+    expected = network.forward()[0]
+    said = []
+    for order in ("RGB", "BGR"):
+        flags = ["--channel-order", order, "--mean", MEAN, "--std", "2,1,.5", "--resize", SIDE]
+        run(monkeypatch, "--onnx", path, *flags, "--out-prefix", tmp_path / order)
+        line = f"input: {order}; of R, G, B: mean 123,117,104, std 2,1,0.5 (--channel-order"
+        assert line in capsys.readouterr().out
+        found = guesses(str(tmp_path / order), picture)
+        said.append([found[str(i)] for i in range(CLASSES)])
+    assert np.abs(said[0] - expected).max() < 1e-5 < 0.01 < np.abs(said[1] - expected).max()
+
+
+def without_softmax(model):
+    last = model.graph.node.pop()
+    model.graph.output[0].name = last.input[0]
+
+
+def with_matmul(model):
+    from onnx import helper
+
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        if node.op_type == "Gemm":
+            *factors, bias = node.input
+            product = f"{node.output[0]}_product"
+            model.graph.node.append(helper.make_node("MatMul", factors, [product]))
+            node = helper.make_node("Add", [product, bias], list(node.output))
+        model.graph.node.append(node)
+
+
+@pytest.mark.parametrize("change", [without_softmax, with_matmul])
+def test_onnx_of_other_nodes_gives_the_same_weights(change, caffe, imported, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 12)
+    change(model)
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    assert_same(imported[0], onnx_reader.read(str(tmp_path / "x.onnx")))
+
+
+def test_weights_in_a_second_file_are_read(caffe, imported, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    path, second = tmp_path / "x.onnx", tmp_path / "x.data"
+    model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 7)
+    onnx.save(model, str(path), save_as_external_data=True, location="x.data", size_threshold=100)
+    monkeypatch.chdir(tmp_path)
+    assert_same(imported[0], onnx_reader.read("x.onnx"))
+    second.write_bytes(second.read_bytes()[:-100])
+    assert_refused(monkeypatch, tmp_path, ["--onnx", path], "x.onnx: is damaged")
+    second.unlink()
+    words = "x.onnx: has its weights in x.data, which is not beside it"
+    assert_refused(monkeypatch, tmp_path, ["--onnx", path], words)
+
+
+def test_an_open_size_is_refused_with_a_remedy_that_works(caffe, imported, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 12)
+    for size, name in zip(model.graph.input[0].type.tensor_type.shape.dim, "NCHW"):
+        if name in "HW":
+            size.dim_param = name
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    command = ["--onnx", tmp_path / "x.onnx"]
+    assert_refused(monkeypatch, tmp_path, command, "x.onnx: takes images of any size")
+    fix = ["-m", "onnxruntime.tools.make_dynamic_shape_fixed", "--input_name", "data"]
+    shape = ["--input_shape", f"1,3,{SIDE},{SIDE}"]
+    fixed = run_script(*fix, *shape, tmp_path / "x.onnx", tmp_path / "fixed.onnx")
+    assert fixed.returncode == 0, fixed.stderr
+    assert_same(imported[0], onnx_reader.read(str(tmp_path / "fixed.onnx")))
 
 
 def assert_same(prefix, source):
@@ -264,6 +343,44 @@ def test_the_same_network_in_other_words_gives_the_same_weights(change, caffe, i
     assert_same(imported[0], caffe_reader.read(str(tmp_path / "x.prototxt"), str(caffe.model)))
 
 
+def test_bytes_that_only_comments_hold_do_not_matter(caffe, imported, tmp_path):
+    content = (
+        caffe.prototxt.read_bytes().replace(b"relu1", b"relu#1").replace(b"# made", b"# caf\xe9")
+    )
+    (tmp_path / "x.prototxt").write_bytes(b"\xef\xbb\xbf" + content)
+    assert_same(imported[0], caffe_reader.read(str(tmp_path / "x.prototxt"), str(caffe.model)))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_weights_of_caffenet_are_not_taken_for_alexnets(legacy, caffe, tmp_path, monkeypatch):
+    path = tmp_path / "x.caffemodel"
+    text = caffe.prototxt.read_text()
+    for prototxt, words in (
+        (text, None),
+        (as_caffenet(text), "x.caffemodel: has pool1 where .*deploy.prototxt has norm1"),
+    ):
+        names = re.findall(r'name: "(\w+\d|prob)"\s+type', prototxt)
+        path.write_bytes(bvlc_alexnet.caffemodel(caffe.arrays, legacy, names))
+        if words:
+            assert_refused(monkeypatch, tmp_path, flags(caffe, model=path), words)
+        else:
+            caffe_reader.read(str(caffe.prototxt), str(path))
+
+
+def test_the_mean_may_be_caffes_file(caffe, tmp_path, monkeypatch):
+    mean = np.zeros((3, 5, 4), np.float32) + [[[104]], [[117]], [[123]]]  # B, G, R
+    mean[:, 0, 0] += 20  # in each channel, one more on the average
+    (tmp_path / "m.binaryproto").write_bytes(bvlc_alexnet.legacy_blob(mean[None]))
+    np.save(tmp_path / "m.npy", mean)
+    np.save(tmp_path / "three.npy", [105.0, 118, 124])
+    for name in ("m.binaryproto", "m.npy", "three.npy"):
+        for order, expected in (("BGR", [124, 118, 105]), ("RGB", [105, 118, 124])):
+            more = ["--channel-order", order, "--out-prefix", "x", "--mean", tmp_path / name]
+            command = ["import_weights.py", *flags(caffe), *more]
+            monkeypatch.setattr("sys.argv", list(map(str, command)))
+            assert import_weights.parse_args().mean == pytest.approx(expected)
+
+
 def as_caffenet(text):
     """The prototxt with each LRN after its pooling, as CaffeNet has them."""
     for i in (1, 2):
@@ -285,7 +402,10 @@ def test_caffenet_and_networks_with_layers_more_or_less_are_refused(caffe, tmp_p
     again = again.replace('bottom: "again"', 'bottom: "prob"')
     for changed, words in [
         (as_caffenet(text), "layer pool1 is Pooling where alexnet2012 has LRN"),
-        (text[:soft], "the file ends where alexnet2012 has SoftmaxOutput"),
+        (
+            text[: text.index('layer {\n  name: "fc8"')],
+            "the file ends where alexnet2012 has FullyConnected",
+        ),
         (text + again, "layer again is Softmax where alexnet2012 ends"),
         (text[: soft - 9], "is not a prototxt, or is cut"),
         ("<html>404 Not Found</html>", "is not a prototxt, or is cut"),
@@ -309,6 +429,7 @@ def test_weights_that_are_damaged_or_of_another_network_are_refused(caffe, tmp_p
         (whole[:-1], "x.caffemodel: OpenCV cannot read it"),
         (whole[: len(whole) // 2], "x.caffemodel: OpenCV cannot read it"),
         (b"version https://git-lfs.github.com/spec/v1\n", "x.caffemodel: OpenCV cannot read it"),
+        (b"\x89HDF\r\n\x1a\n", "x.caffemodel: is HDF5"),
         (b"", "x.caffemodel: .*conv1"),
         (bvlc_alexnet.caffemodel(without), "x.caffemodel: layer fc7 has no weight and bias"),
         (bvlc_alexnet.caffemodel(fewer), "layer fc8: .* not of the size that its settings say"),
@@ -331,10 +452,13 @@ def test_what_opencv_computes_otherwise_is_not_written(caffe, tmp_path, monkeypa
 
 def test_the_command_line_is_checked(caffe, tmp_path, monkeypatch):
     (tmp_path / "x.onnx").write_bytes(b"\x08")
+    (tmp_path / "x.npy").write_bytes(b"")
     for command, words in [
         (["--prototxt", caffe.prototxt], "give --prototxt and --caffemodel, or --onnx"),
         ([*flags(caffe), "--onnx", "x.onnx"], "give --prototxt and --caffemodel, or --onnx"),
-        ([*flags(caffe), "--mean", "123"], "--mean: takes three numbers"),
+        ([*flags(caffe), "--mean", "123"], "--mean and --std: take three numbers"),
+        ([*flags(caffe), "--std", "1,0,1"], "--std: must be above 0"),
+        ([*flags(caffe), "--mean", tmp_path / "x.npy"], "--mean .*x.npy: is no mean.binaryproto"),
         ([*flags(caffe), "--class-names", __file__], "names, but the network has 10 classes"),
         (["--onnx", tmp_path / "x.onnx"], "x.onnx: is damaged, or is no ONNX"),
     ]:
@@ -342,7 +466,7 @@ def test_the_command_line_is_checked(caffe, tmp_path, monkeypatch):
     for command in (flags(caffe, model="none.caffemodel"), ["--onnx", "none.onnx"]):
         with pytest.raises(FileNotFoundError):
             run(monkeypatch, *command, "--out-prefix", tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.onnx"]
 
 
 def test_what_is_there_is_lost_only_with_overwrite(caffe, imported, monkeypatch):

@@ -4,6 +4,7 @@ It holds the training arguments, among them the preparation of images, and the c
 """
 
 import platform
+import re
 from typing import List, Optional
 
 import numpy as np
@@ -14,10 +15,20 @@ from common.io.files import atomic, read_json, write_json
 from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
+_OF_A_CHECKPOINT = re.compile(r"(.+?)-(?:0*(\d+)(?:-optimizer)?\.\w+|(?:symbol|config)\.json)")
+
 
 def config_path(prefix: str) -> str:
     """Where the config of the checkpoints at ``prefix`` is."""
     return f"{prefix}-config.json"
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise UserError if ``prefix`` is the name of one of a checkpoint's files."""
+    found = _OF_A_CHECKPOINT.fullmatch(prefix)
+    if found:
+        number = f", and its number {found[2]}" if found[2] else ""
+        raise UserError(f"{prefix}: is a checkpoint's file; its prefix is {found[1]}{number}")
 
 
 def config_entries(args: dict, classes: Optional[List[str]], **origin: object) -> dict:
@@ -59,7 +70,11 @@ def load_config(prefix: str) -> dict:
     try:
         config = read_json(path, remedy, unsigned=True)  # the first versions wrote no checksum
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; train_imagenet.py writes it beside the checkpoint")
+        check_prefix(prefix)
+        raise UserError(
+            f"{path}: not found; training writes it. For a checkpoint of another program, python -m"
+            " common.adopt makes it"
+        )
     if not {"args", "classes"} <= config.keys():
         raise UserError(f"{path}: lacks args or classes; copy it again from where it was trained")
     return config

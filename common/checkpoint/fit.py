@@ -38,7 +38,7 @@ def check_weights(
         shapes = Graph(symbol).shapes(**inputs)
     except mx.base.MXNetError:
         size = ",".join(map(str, image_shape or ()))
-        raise UserError(f"{path}: images of {size} do not fit the graph; copy its config anew")
+        raise UserError(f"{path}: images of {size} do not fit the graph; it is for other sizes")
     for name in needed:
         wanted = shapes.get(name, ())
         if name in weights and wanted and all(wanted) and weights[name].shape != wanted:

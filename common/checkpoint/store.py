@@ -28,7 +28,7 @@ from common.io.files import TEMPORARY, atomic, read_json, sha256, write_json
 from common.runtime.mxnet import mx
 
 from .arrays import as_float32, check_arrays, save_arrays
-from .config import config_path, load_config, versions
+from .config import check_prefix, config_path, load_config, versions
 from .fit import check_graph, check_weights
 
 _FORMAT = 1
@@ -266,12 +266,13 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
     """
     for path in (f"{prefix}-symbol.json", params_path(prefix, number)):
         if not os.path.isfile(path):
+            check_prefix(prefix)
             raise UserError(f"{path}: no such checkpoint; check --model-prefix and --load-epoch")
     if not verified and os.path.exists(record_path(prefix, number)):
         verify(prefix, number, "symbol", "params")
     try:
         check_arrays(params_path(prefix, number))
-        symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, number)
+        symbol, *weights = mx.model.load_checkpoint(prefix, number)
         check_graph(symbol)
     except (mx.base.MXNetError, ValueError, KeyError, struct.error) as error:
         if "is not registered" in str(error):
@@ -279,12 +280,10 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
                 f"{prefix}-symbol.json: has an operator that this MXNet lacks; int8 checkpoints"
                 " need a build with MKL-DNN"
             )
-        raise UserError(
-            f"{prefix}: the checkpoint of epoch {number} is damaged; take another epoch"
-        )
-    weights = {**arg_params, **aux_params}
-    check_weights(params_path(prefix, number), symbol, weights, _image_shape(prefix))
-    return symbol, as_float32(arg_params), as_float32(aux_params)
+        raise UserError(f"{prefix}: the checkpoint of epoch {number} is damaged; take another one")
+    both = {**weights[0], **weights[1]}
+    check_weights(params_path(prefix, number), symbol, both, _image_shape(prefix))
+    return (symbol, *map(as_float32, weights))
 
 
 def _image_shape(prefix):

@@ -28,6 +28,7 @@ _OPERATORS = {
     "Pooling": "Pooling",
     "InnerProduct": "FullyConnected",
     "Gemm": "FullyConnected",  # what newer versions of OpenCV make of ONNX's
+    "MatMul": "FullyConnected",  # with the Add behind it
     "Softmax": "SoftmaxOutput",
 }
 _WEIGHTED = "Convolution", "FullyConnected"
@@ -39,10 +40,11 @@ class SourceNetwork(NamedTuple):
 
     files: Tuple[str, ...]  # the layers are in the first, the weights in the last
     image_shape: Tuple[int, int, int]  # (C, H, W)
-    net: "cv2.dnn.Net"  # for images in the order of colours B, G, R
+    net: "cv2.dnn.Net"
     layers: List["cv2.dnn.Layer"]  # those with an effect, in order
     lrn: List[Dict[str, float]]  # of each LRN: nsize, alpha, beta, knorm
     poolings: List[str]  # how each pooling rounds map sizes: 'valid' down, 'full' up
+    rgb: bool = False  # the order of colours that ``net`` takes; else B, G, R
 
 
 def layers_of(net: "cv2.dnn.Net", path: str) -> List["cv2.dnn.Layer"]:
@@ -69,6 +71,8 @@ def layers_of(net: "cv2.dnn.Net", path: str) -> List["cv2.dnn.Layer"]:
 def build(source: SourceNetwork, get_symbol: Callable[..., mx.sym.Symbol]) -> mx.sym.Symbol:
     """``alexnet2012`` with the classes of ``source``, its LRN's k and its rounding of map sizes.
 
+    The softmax at its end may be missing in ``source``.
+
     Args:
         get_symbol: (network, classes) -> symbol; classes may be None, for the network's own.
 
@@ -79,6 +83,8 @@ def build(source: SourceNetwork, get_symbol: Callable[..., mx.sym.Symbol]) -> mx
     nodes = [node for node in graph.nodes if node.op in _OPERATORS.values()]
     lrn, poolings = iter(source.lrn), iter(source.poolings)
     path = source.files[0]
+    if not _has_softmax(source):
+        nodes.pop()
     for node, layer in itertools.zip_longest(nodes, source.layers):
         if not (layer and node) or _OPERATORS.get(layer.type) != node.op:
             there = f"layer {_plain(layer.name)} is {layer.type}" if layer else "the file ends"
@@ -89,6 +95,10 @@ def build(source: SourceNetwork, get_symbol: Callable[..., mx.sym.Symbol]) -> mx
         if node.op == "Pooling" and next(poolings, "valid") == "full":
             node.attrs["pooling_convention"] = "full"
     return graph.symbol()
+
+
+def _has_softmax(source):
+    return bool(source.layers) and source.layers[-1].type == "Softmax"
 
 
 def _plain(name):
@@ -129,7 +139,8 @@ def weights(source: SourceNetwork, symbol: mx.sym.Symbol) -> Dict[str, mx.nd.NDA
                 f" images of {_by(source.image_shape)} would be {_by(shapes[name])}"
             )
         arrays[name] = array.reshape(shapes[name])
-    arrays["conv1_weight"] = arrays["conv1_weight"][:, ::-1]
+    if not source.rgb:
+        arrays["conv1_weight"] = arrays["conv1_weight"][:, ::-1]
     return {name: mx.nd.array(array, dtype=np.float32) for name, array in arrays.items()}
 
 
@@ -170,16 +181,18 @@ def difference(
     arg_params: Dict[str, mx.nd.NDArray],
     source: SourceNetwork,
     mean: Sequence[float],
+    std: Sequence[float] = (1, 1, 1),
 ) -> float:
     """The largest difference between MXNet and OpenCV in a probability, on eight pictures.
 
     Args:
-        mean: of R, G and B, 0 to 255, subtracted from the pictures.
+        mean, std: of R, G and B, 0 to 255; the pictures less ``mean`` are divided by ``std``.
 
     Raises:
         UserError: it is too large, or OpenCV cannot run the network.
     """
     images = _pictures(*source.image_shape) - np.float32(mean)[:, None, None]
+    images /= np.float32(std)[:, None, None]
     if hasattr(source.net, "enableWinograd"):  # less exact; OpenCV has it from 4.7 on
         source.net.enableWinograd(False)
 
@@ -189,13 +202,17 @@ def difference(
 
     path = source.files[-1]
     try:
-        said = compare.in_batches(run, np.ascontiguousarray(images[:, ::-1]), 1)
+        theirs = images if source.rgb else np.ascontiguousarray(images[:, ::-1])
+        said = compare.in_batches(run, theirs, 1)
     except cv2.error:
         shape = _by(source.image_shape)
         raise UserError(f"{path}: OpenCV cannot run it on images of {shape}; its layers do not fit")
     expected = compare.probabilities(symbol, arg_params, {}, images)
     if said.shape != expected.shape:
         raise UserError(f"{path}: OpenCV's output is {_by(said.shape)}, not {_by(expected.shape)}")
+    if not _has_softmax(source):
+        powers = np.exp(said - said.max(axis=1, keepdims=True))
+        said = powers / powers.sum(axis=1, keepdims=True)
     return compare.difference(f"{path} in OpenCV", said, expected)
 
 

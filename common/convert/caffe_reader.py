@@ -5,7 +5,9 @@ the settings of LRN. (protobuf's text_format would need all of Caffe's message d
 """
 
 import re
-from typing import Dict, List
+from typing import Dict, Iterator, List, Tuple, Union
+
+import numpy as np
 
 from common.cli import UserError
 from common.io.opencv import cv2
@@ -36,37 +38,106 @@ def read(prototxt: str, caffemodel: str) -> SourceNetwork:
             " 'opencv-python-headless<5'"
         )
     text = _text(prototxt)
-    open(caffemodel, "rb").close()  # OpenCV does not say that it is missing
+    with open(caffemodel, "rb") as file:
+        weights = file.read()
+    if weights.startswith(b"\x89HDF"):
+        raise UserError(f"{caffemodel}: is HDF5, which OpenCV cannot read; save it with net.save")
     net = _open(
         f"{caffemodel}: OpenCV cannot read it with {prototxt}; it may be cut, damaged or no"
         " caffemodel",
-        prototxt,
-        caffemodel,
+        text.encode(),
+        weights,
     )
     image_shape = _image_shape(prototxt, text)
     lrn = _lrn_settings(prototxt, text)
     layers = layers_of(net, caffemodel)
+    _check_order(net, prototxt, caffemodel, weights)
     poolings = ["full"] * len(layers)  # Caffe rounds map sizes up
     return SourceNetwork((prototxt, caffemodel), image_shape, net, layers, lrn, poolings)
 
 
 def _text(path):
-    """The prototxt without its comments."""
+    """The prototxt without its comments, which may be in any encoding, and its byte order mark."""
     message = f"{path}: is not a prototxt, or is cut"
+    with open(path, "rb") as file:
+        content = re.sub(rb'("[^"\n]*")|#.*', rb"\1", file.read())
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(message)
-    _open(message, path)
-    return re.sub(r"#.*", "", text)
+    _open(message, text.encode())
+    return text
 
 
-def _open(message, *files):
+def _open(message, *contents):
     try:
-        return cv2.dnn.readNetFromCaffe(*files)
+        return cv2.dnn.readNetFromCaffe(*(np.frombuffer(one, np.uint8) for one in contents))
     except cv2.error:
         raise UserError(message)
+
+
+def _check_order(net, prototxt, caffemodel, weights):
+    """A caffemodel has the layers of its own network, in order; OpenCV reads only their weights.
+
+    CaffeNet's weights have the same names and shapes, but it pools before each LRN.
+    """
+    try:
+        layers = [dict(_fields(value)) for number, value in _fields(weights) if number in (2, 100)]
+    except (LookupError, TypeError):
+        raise UserError(f"{caffemodel}: is damaged")
+    listed = [layer.get(1) or layer.get(4) for layer in layers]  # names, of 2014's and 2013's form
+    shared = [name for name in net.getLayerNames() if name.encode() in listed]
+    for name, other in zip(shared, sorted(shared, key=lambda name: listed.index(name.encode()))):
+        if name != other:
+            raise UserError(f"{caffemodel}: has {other} where {prototxt} has {name}")
+
+
+def _fields(content: bytes) -> Iterator[Tuple[int, Union[int, memoryview]]]:
+    """The number and value of each field of a protobuf message."""
+    content, at = memoryview(content), 0
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte, at = content[at], at + 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(content):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            yield number, varint()
+            continue
+        size = varint() if kind == 2 else {1: 8, 5: 4}[kind]
+        yield number, content[at : at + size]
+        at += size
+
+
+def mean_of_file(path: str) -> np.ndarray:
+    """The mean of each channel, in the file's order, of a mean.binaryproto or a .npy file.
+
+    Raises:
+        UserError: the file holds something else than (C, H, W) or (C,) numbers.
+        OSError: it is missing.
+    """
+    try:
+        if path.endswith(".npy"):
+            mean = np.load(path)
+        else:
+            with open(path, "rb") as file:
+                blob = dict(_fields(file.read()))
+            mean = np.frombuffer(blob[5], "<f4").reshape(blob[2], blob[3], blob[4])
+        if len(mean) > 3 or not np.isfinite(mean).all():
+            raise ValueError(path)
+        mean = mean.reshape(len(mean), -1).mean(axis=1, dtype=np.float64)
+    except (ValueError, LookupError, TypeError, EOFError, OverflowError):
+        raise UserError(
+            f"--mean {path}: is no mean.binaryproto or .npy of (channels, height, width)"
+        )
+    return mean
 
 
 def _image_shape(path, text):

@@ -1,5 +1,9 @@
 """An ONNX network: OpenCV reads and runs it; the onnx package tells what OpenCV does not."""
 
+import os
+
+import numpy as np
+
 from common.cli import UserError
 from common.io.opencv import cv2
 
@@ -15,35 +19,67 @@ _LRN = {
 }
 
 
-def read(path: str) -> SourceNetwork:
-    """The network of an ONNX file.
+def read(path: str, rgb: bool = False) -> SourceNetwork:
+    """The network of an ONNX file, whose weights may lie in files beside it.
+
+    Args:
+        rgb: it takes images in R, G, B order, not in B, G, R.
 
     Raises:
         UserError: the onnx package is missing; or the file is damaged, or OpenCV cannot read it, or
-            it takes images in R, G, B order.
+            it says another order of colours.
         OSError: it is missing.
     """
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+        from google.protobuf import message
     except ImportError:
         raise UserError("--onnx: needs the onnx package; pip install '.[onnx]'")
     try:
-        model = onnx.load(path)
+        model = _load(path)
         image_shape = _image_shape(model.graph)
         nodes = [(node.op_type, _attributes(node)) for node in model.graph.node]
         lrn = [_lrn_settings(attrs) for op, attrs in nodes if op == "LRN"]
         poolings = [_rounding(attrs) for op, attrs in nodes if "Pool" in op]
-    except (DecodeError, onnx.checker.ValidationError, *_DAMAGED):
+        content = np.frombuffer(model.SerializeToString(), np.uint8)
+    except (message.Error, onnx.checker.ValidationError, *_DAMAGED):
         raise UserError(f"{path}: is damaged, or is no ONNX network of AlexNet's kind")
-    said = {entry.key: entry.value for entry in model.metadata_props}
-    if said.get("channel_order") == '"RGB"':
-        raise UserError(f"{path}: takes R, G, B, as export_onnx.py writes it; Caffe's is B, G, R")
+    _check_input(path, model, image_shape, rgb)
     try:
-        net = cv2.dnn.readNetFromONNX(path)
+        net = cv2.dnn.readNetFromONNX(content)
     except cv2.error:
         raise UserError(f"{path}: OpenCV cannot read it, so it cannot be checked")
-    return SourceNetwork((path,), image_shape, net, layers_of(net, path), lrn, poolings)
+    return SourceNetwork((path,), image_shape, net, layers_of(net, path), lrn, poolings, rgb)
+
+
+def _check_input(path, model, image_shape, rgb):
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    if said.get("channel_order") == '"RGB"' and not rgb:
+        raise UserError(
+            f"{path}: takes R, G, B, as export_onnx.py writes it; pass --channel-order RGB, and its"
+            " --mean and --std"
+        )
+    if 0 in image_shape:
+        raise UserError(
+            f"{path}: takes images of any size, but AlexNet does not; set one with python -m"
+            " onnxruntime.tools.make_dynamic_shape_fixed"
+        )
+
+
+def _load(path):
+    """The model with all its weights: on those in a second file, OpenCV divides by zero."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    folder = os.path.dirname(path)
+    for tensor in model.graph.initializer:
+        second = {entry.key: entry.value for entry in tensor.external_data}.get("location")
+        if second and not os.path.isfile(os.path.join(folder, second)):
+            raise UserError(f"{path}: has its weights in {second}, which is not beside it")
+    onnx.load_external_data_for_model(model, folder)
+    for tensor in model.graph.initializer:
+        onnx.numpy_helper.to_array(tensor)  # fails where the second file is cut
+    return model
 
 
 def _image_shape(graph):

@@ -15,12 +15,9 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     add = data.add_argument
     add("--data-train", metavar="X.rec", help="training images (data/README.md)")
     add("--data-val", metavar="X.rec", help="images to evaluate on after each epoch")
-    add("--image-shape", type=cli.image_shape, help="of the network's input: C,H,W")
+    add_preparation_args(data)
     add("--num-classes", type=cli.positive_int, help="default: as many as the records have")
     add("--num-examples", type=cli.positive_int, help="images an epoch; default: all")
-    add("--resize", type=cli.positive_int, help="short side before the crop, px")
-    add("--rgb-mean", type=cli.numbers, help="subtracted from each channel, R,G,B")
-    add("--rgb-std", type=cli.numbers, help="divisor of each channel, R,G,B")
     add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="decoding threads")
     add("--data-backend", choices=["mxnet", "dali"], default="mxnet", help="reader")
     add(
@@ -38,8 +35,29 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     augmentation.add_args(parser)
 
 
+def add_preparation_args(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that :meth:`common.input.preparation.Preparation.from_args` reads."""
+    add = parser.add_argument
+    add("--image-shape", type=cli.image_shape, help="of the network's input: C,H,W")
+    add("--resize", type=cli.positive_int, help="short side before the crop, px")
+    add("--rgb-mean", type=cli.numbers, help="subtracted from each channel, R,G,B")
+    add("--rgb-std", type=cli.numbers, help="divisor of each channel, R,G,B")
+
+
 def check_data_args(args: argparse.Namespace) -> None:
     """Refuse combinations of flags that MXNet would ignore, or crash on.
+
+    Raises:
+        UserError: naming the flags.
+    """
+    check_preparation_args(args)
+    augmentation.check_args(args)
+    if args.data_backend == "dali":
+        dali.check_args(args)
+
+
+def check_preparation_args(args: argparse.Namespace) -> None:
+    """Refuse values of the flags of :func:`add_preparation_args` that do not fit each other.
 
     Raises:
         UserError: naming the flags.
@@ -55,6 +73,3 @@ def check_data_args(args: argparse.Namespace) -> None:
             f"--resize {args.resize}: is smaller than the crop, --image-shape"
             f" {','.join(map(str, args.image_shape))}"
         )
-    augmentation.check_args(args)
-    if args.data_backend == "dali":
-        dali.check_args(args)
