@@ -1,25 +1,34 @@
-"""Convert Caffe's bvlc_alexnet, or a network fine-tuned from it, to an alexnet2012 checkpoint.
+"""Convert another framework's AlexNet, or a network fine-tuned from it, to a checkpoint.
 
+    python import_weights.py alexnet-owt-7be5be79.pth --out-prefix checkpoints/torchvision \
+        --class-names data/imagenet_classes.txt
     python import_weights.py --prototxt deploy.prototxt --caffemodel bvlc_alexnet.caffemodel \
         --out-prefix checkpoints/bvlc --class-names data/imagenet_classes.txt
     python import_weights.py --onnx bvlc_alexnet.onnx --out-prefix checkpoints/bvlc
 
-LRN's k, the rounding of map sizes and the size of the images are those of the file. Caffe's images
-are B, G, R; the checkpoint takes R, G, B, as all do here. Before it is written, MXNet has to
-compute from it the probabilities that OpenCV computes from the file itself.
+torchvision's and Gluon's AlexNet becomes ``alexnet_owt``. The file may be .pth, .pth.tar,
+.safetensors or Gluon's .params. No pickle in it is executed, and PyTorch is not needed. Before the
+checkpoint is written, MXNet has to compute the probabilities that numpy computes in float64.
+
+Caffe's bvlc_alexnet becomes ``alexnet2012``. LRN's k, the rounding of map sizes and the size of the
+images are those of the file. Caffe's images are B, G, R; the checkpoint takes R, G, B, as all do
+here. Before it is written, MXNet has to compute from it the probabilities that OpenCV computes from
+the file itself.
 """
 
 import argparse
 import os
 import sys
+from typing import Dict, List, NamedTuple, Tuple
 
 import symbols
 from common import cli
 from common.checkpoint import output
 from common.checkpoint.config import config_entries
 from common.cli import UserError
-from common.convert import alexnet_import, caffe_reader, onnx_reader
+from common.convert import alexnet_import, caffe_reader, onnx_reader, zoo_import
 from common.runtime import native
+from common.runtime.mxnet import mx
 
 _EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
 
@@ -27,6 +36,12 @@ _EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(__doc__)
+    parser.add_argument(
+        "weights",
+        nargs="?",
+        metavar="FILE",
+        help=f"torchvision's or Gluon's AlexNet: {', '.join(zoo_import.EXTENSIONS)}",
+    )
     parser.add_argument("--prototxt", help="Caffe's network for inference: deploy.prototxt")
     parser.add_argument("--caffemodel", help="its weights")
     parser.add_argument("--onnx", metavar="X.onnx", help="network and weights as one ONNX file")
@@ -39,8 +54,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--mean",
         type=cli.numbers,
-        default=[122.679, 116.669, 104.007],
-        help="of R, G and B, 0 to 255; training subtracted it",
+        help="of R, G and B, 0 to 255; training subtracted it; default: ImageNet's, as the makers"
+        " of the file had it",
     )
     parser.add_argument(
         "--resize",
@@ -48,18 +63,35 @@ def parse_args() -> argparse.Namespace:
         default=256,
         help="short side of pictures before the crop",
     )
-    args = parser.parse_args()
+    return _checked(parser.parse_args())
+
+
+def _checked(args):
     caffe = args.prototxt, args.caffemodel
-    if all(caffe) == bool(args.onnx) or (args.onnx and any(caffe)):
-        raise UserError("give --prototxt and --caffemodel, or --onnx")
+    given = [any(caffe), bool(args.onnx), bool(args.weights)]
+    if given.count(True) != 1 or any(caffe) != all(caffe):
+        raise UserError("give a FILE of weights, or --prototxt and --caffemodel, or --onnx")
+    if args.mean is None:
+        args.mean = zoo_import.MEAN if args.weights else [122.679, 116.669, 104.007]
     if len(args.mean) != 3:
         raise UserError("--mean: takes three numbers, of R, G and B")
     return args
 
 
-def main() -> None:
-    """Read the files, convert the weights, compare with OpenCV, save."""
-    args = parse_args()
+class Imported(NamedTuple):
+    """A network that computes what the file's own does."""
+
+    network: str
+    symbol: mx.sym.Symbol
+    weights: Dict[str, mx.nd.NDArray]
+    image_shape: Tuple[int, int, int]
+    std: List[float]
+    files: Tuple[str, ...]
+    proof: str  # in which other program, and how exactly
+
+
+def from_opencv(args: argparse.Namespace) -> Imported:
+    """Caffe's network or an ONNX one, compared with OpenCV's reading of the files."""
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     if args.onnx:
         source = onnx_reader.read(args.onnx)
@@ -67,26 +99,49 @@ def main() -> None:
         source = caffe_reader.read(args.prototxt, args.caffemodel)
     symbol = alexnet_import.build(source, symbols.get_symbol)
     weights = alexnet_import.weights(source, symbol)
-    classes = len(weights["fc3_bias"])
-    names = caffe_reader.class_names(args.class_names, classes) if args.class_names else None
     largest = alexnet_import.difference(symbol, weights, source, args.mean)
+    proof = f"{source.files[-1]} in OpenCV by at most {largest:.1e}"
+    std = [1.0, 1.0, 1.0]
+    return Imported(
+        alexnet_import.NETWORK, symbol, weights, source.image_shape, std, source.files, proof
+    )
+
+
+def from_zoo(args: argparse.Namespace) -> Imported:
+    """torchvision's or Gluon's network, compared with numpy in float64."""
+    arrays = zoo_import.read(args.weights)
+    symbol = symbols.get_symbol(zoo_import.NETWORK, len(arrays["fc3_bias"]))
+    zoo_import.check_shapes(args.weights, arrays, symbol)
+    largest = zoo_import.difference(args.weights, arrays, symbol)
+    weights = {name: mx.nd.array(array) for name, array in arrays.items()}
+    proof = f"its layers in numpy by at most {largest:.1e}"
+    shape, std = zoo_import.IMAGE_SHAPE, zoo_import.STD
+    return Imported(zoo_import.NETWORK, symbol, weights, shape, std, (args.weights,), proof)
+
+
+def main() -> None:
+    """Read the files, convert the weights, compare with another program, save."""
+    args = parse_args()
+    made = from_zoo(args) if args.weights else from_opencv(args)
+    classes = len(made.weights["fc3_bias"])
+    names = caffe_reader.class_names(args.class_names, classes) if args.class_names else None
 
     settings = {
-        "network": alexnet_import.NETWORK,
+        "network": made.network,
         "num_classes": classes,
-        "image_shape": source.image_shape,
+        "image_shape": made.image_shape,
         "resize": args.resize,
         "rgb_mean": args.mean,
-        "rgb_std": [1.0, 1.0, 1.0],
+        "rgb_std": made.std,
         "data_val": None,
     }
-    config = config_entries(settings, names, imported_from=source.files)
+    config = config_entries(settings, names, imported_from=made.files)
     with output.new_checkpoint(args.out_prefix, _EPOCH, args.overwrite) as save:
-        saved = save((symbol, weights, {}), config)
+        saved = save((made.symbol, made.weights, {}), config)
 
-    shape = ",".join(map(str, source.image_shape))
+    shape = ",".join(map(str, made.image_shape))
     print(f"{saved}: {classes} classes, images {shape}")
-    print(f"differs from {source.files[-1]} in OpenCV by at most {largest:.1e} in a probability")
+    print(f"differs from {made.proof} in a probability")
     flags = f"--model-prefix {args.out_prefix} --load-epoch {_EPOCH}"
     print(f"Try it: {os.path.relpath(sys.executable)} predict.py {flags} picture.jpg")
 
