@@ -1,19 +1,25 @@
-"""Convert Caffe's bvlc_alexnet, or a network fine-tuned from it, to an alexnet2012 checkpoint.
+"""Convert another framework's AlexNet, or a network fine-tuned from it, to a checkpoint.
 
+    python import_weights.py alexnet-owt-7be5be79.pth --out-prefix checkpoints/torchvision \
+        --class-names data/imagenet_classes.txt
     python import_weights.py --prototxt deploy.prototxt --caffemodel bvlc_alexnet.caffemodel \
         --out-prefix checkpoints/bvlc --class-names data/imagenet_classes.txt
     python import_weights.py --onnx bvlc_alexnet.onnx --out-prefix checkpoints/bvlc
 
-LRN's k, the rounding of map sizes and the size of the images are those of the file. The checkpoint
-takes R, G, B, as all do here, whatever the file takes; a softmax is added where the file has none.
-Before it is written, MXNet has to compute from it the probabilities that OpenCV computes from the
-file itself.
+torchvision's and Gluon's AlexNet becomes ``alexnet_owt``. The file may be .pth, .pth.tar,
+.safetensors or Gluon's .params. No pickle in it is executed, and PyTorch is not needed. Before the
+checkpoint is written, MXNet has to compute the probabilities that numpy computes in float64.
+
+Caffe's bvlc_alexnet becomes ``alexnet2012``. LRN's k, the rounding of map sizes and the size of the
+images are those of the file. The checkpoint takes R, G, B, as all do here, whatever the file takes; a
+softmax is added where the file has none. Before it is written, MXNet has to compute from it the
+probabilities that OpenCV computes from the file itself.
 """
 
 import argparse
 import os
 import sys
-from typing import Sequence
+from typing import Dict, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -22,16 +28,26 @@ from common import cli
 from common.checkpoint import output
 from common.checkpoint.config import config_entries
 from common.cli import UserError
-from common.convert import alexnet_import, caffe_reader, onnx_reader
+from common.convert import alexnet_import, caffe_reader, onnx_reader, zoo_import
 from common.io.opencv import cv2
 from common.runtime import native
+from common.runtime.mxnet import mx
 
 _EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
+# What makers of files trained with: order of the input, and of R, G, B mean and std, 0 to 255.
+_OF_CAFFE = "BGR", [122.679, 116.669, 104.007], [1.0, 1.0, 1.0]
+_OF_ZOO = "RGB", zoo_import.MEAN, zoo_import.STD
 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(__doc__)
+    parser.add_argument(
+        "weights",
+        nargs="?",
+        metavar="FILE",
+        help=f"torchvision's or Gluon's AlexNet: {', '.join(zoo_import.EXTENSIONS)}",
+    )
     parser.add_argument("--prototxt", help="Caffe's network for inference: deploy.prototxt")
     parser.add_argument("--caffemodel", help="its weights")
     parser.add_argument("--onnx", metavar="X.onnx", help="network and weights as one ONNX file")
@@ -42,17 +58,18 @@ def parse_args() -> argparse.Namespace:
         help="one name a line, as in Caffe's synset_words.txt or data/imagenet_classes.txt",
     )
     parser.add_argument(
-        "--channel-order", choices=["BGR", "RGB"], default="BGR", help="of the file's own input"
+        "--channel-order",
+        choices=["BGR", "RGB"],
+        help="of the file's own input; default: RGB of a FILE, BGR of Caffe's and ONNX's",
     )
     parser.add_argument(
         "--mean",
         type=mean,
-        default=[122.679, 116.669, 104.007],
         help="of R, G and B, 0 to 255, which training subtracted; or Caffe's mean.binaryproto or a"
-        " .npy file, in --channel-order",
+        " .npy file, in --channel-order; default: ImageNet's, as the makers of the file had it",
     )
     parser.add_argument(
-        "--std", type=cli.numbers, default=[1.0] * 3, help="of R, G and B; training divided by it"
+        "--std", type=cli.numbers, help="of R, G and B; training divided by it; default: as --mean"
     )
     parser.add_argument(
         "--resize",
@@ -63,15 +80,26 @@ def parse_args() -> argparse.Namespace:
     return checked(parser.parse_args())
 
 
+def mean(text: str) -> Sequence[float]:
+    """An argparse type: numbers of R, G, B; of a file, an array in the file's order."""
+    if text.endswith((".binaryproto", ".npy")):
+        return caffe_reader.mean_of_file(text)
+    return cli.numbers(text)
+
+
 def checked(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments, --mean as three numbers of R, G, B.
+    """The arguments with their defaults; --mean as three numbers of R, G, B.
 
     Raises:
         UserError: flags are missing or do not fit each other.
     """
     caffe = args.prototxt, args.caffemodel
-    if all(caffe) == bool(args.onnx) or (args.onnx and any(caffe)):
-        raise UserError("give --prototxt and --caffemodel, or --onnx")
+    given = [any(caffe), bool(args.onnx), bool(args.weights)]
+    if given.count(True) != 1 or any(caffe) != all(caffe):
+        raise UserError("give a FILE of weights, or --prototxt and --caffemodel, or --onnx")
+    order, mean, std = _OF_ZOO if args.weights else _OF_CAFFE
+    args.channel_order = args.channel_order or order
+    args.mean, args.std = args.mean if args.mean is not None else mean, args.std or std
     if isinstance(args.mean, np.ndarray):
         args.mean = args.mean[:: 1 if args.channel_order == "RGB" else -1].tolist()
     if len(args.mean) != 3 or len(args.std) != 3:
@@ -81,16 +109,19 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     return args
 
 
-def mean(text: str) -> Sequence[float]:
-    """An argparse type: numbers of R, G, B; of a file, an array in the file's order."""
-    if text.endswith((".binaryproto", ".npy")):
-        return caffe_reader.mean_of_file(text)
-    return cli.numbers(text)
+class Imported(NamedTuple):
+    """A network that computes what the file's own does."""
+
+    network: str
+    symbol: mx.sym.Symbol
+    weights: Dict[str, mx.nd.NDArray]
+    image_shape: Tuple[int, int, int]
+    files: Tuple[str, ...]
+    proof: str  # in which other program, and how exactly
 
 
-def main() -> None:
-    """Read the files, convert the weights, compare with OpenCV, save."""
-    args = parse_args()
+def from_opencv(args: argparse.Namespace) -> Imported:
+    """Caffe's network or an ONNX one, compared with OpenCV's reading of the files."""
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     cv2.setLogLevel(0)  # messages of several lines
     rgb = args.channel_order == "RGB"
@@ -100,31 +131,56 @@ def main() -> None:
         source = caffe_reader.read(args.prototxt, args.caffemodel)._replace(rgb=rgb)
     symbol = alexnet_import.build(source, symbols.get_symbol)
     weights = alexnet_import.weights(source, symbol)
-    classes = len(weights["fc3_bias"])
-    names = caffe_reader.class_names(args.class_names, classes) if args.class_names else None
     largest = alexnet_import.difference(symbol, weights, source, args.mean, args.std)
+    proof = f"{source.files[-1]} in OpenCV by at most {largest:.1e}"
+    return Imported(
+        alexnet_import.NETWORK, symbol, weights, source.image_shape, source.files, proof
+    )
+
+
+def from_zoo(args: argparse.Namespace) -> Imported:
+    """torchvision's or Gluon's network, compared with numpy in float64."""
+    arrays = zoo_import.read(args.weights)
+    symbol = symbols.get_symbol(zoo_import.NETWORK, len(arrays["fc3_bias"]))
+    zoo_import.check_shapes(args.weights, arrays, symbol)
+    largest = zoo_import.difference(args.weights, arrays, symbol)
+    if args.channel_order == "BGR":
+        arrays["conv1_weight"] = arrays["conv1_weight"][:, ::-1]
+    weights = {name: mx.nd.array(array) for name, array in arrays.items()}
+    proof = f"its layers in numpy by at most {largest:.1e}"
+    return Imported(
+        zoo_import.NETWORK, symbol, weights, zoo_import.IMAGE_SHAPE, (args.weights,), proof
+    )
+
+
+def main() -> None:
+    """Read the files, convert the weights, compare with another program, save."""
+    args = parse_args()
+    made = from_zoo(args) if args.weights else from_opencv(args)
+    classes = len(made.weights["fc3_bias"])
+    names = caffe_reader.class_names(args.class_names, classes) if args.class_names else None
 
     settings = {
-        "network": alexnet_import.NETWORK,
+        "network": made.network,
         "num_classes": classes,
-        "image_shape": source.image_shape,
+        "image_shape": made.image_shape,
         "resize": args.resize,
         "rgb_mean": args.mean,
         "rgb_std": args.std,
         "data_val": None,
     }
-    config = config_entries(settings, names, imported_from=source.files)
+    config = config_entries(settings, names, imported_from=made.files)
     with output.new_checkpoint(args.out_prefix, _EPOCH, args.overwrite) as save:
-        saved = save((symbol, weights, {}), config)
+        saved = save((made.symbol, made.weights, {}), config)
 
-    shape = ",".join(map(str, source.image_shape))
+    shape = ",".join(map(str, made.image_shape))
     print(f"{saved}: {classes} classes, images {shape}")
-    of_colours = (",".join(f"{value:g}" for value in values) for values in (args.mean, args.std))
+    values = (",".join(f"{value:g}" for value in one) for one in (args.mean, args.std))
     print(
-        f"input: {args.channel_order}; of R, G, B: mean {next(of_colours)}, std {next(of_colours)}"
+        f"input: {args.channel_order}; of R, G, B: mean {next(values)}, std {next(values)}"
         " (--channel-order, --mean, --std)"
     )
-    print(f"differs from {source.files[-1]} in OpenCV by at most {largest:.1e} in a probability")
+    print(f"differs from {made.proof} in a probability")
     flags = f"--model-prefix {args.out_prefix} --load-epoch {_EPOCH}"
     print(f"Try it: {os.path.relpath(sys.executable)} predict.py {flags} picture.jpg")
 

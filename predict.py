@@ -15,12 +15,14 @@ import sys
 from collections import Counter
 from typing import Iterable, List, Tuple
 
+import numpy as np
 from tqdm import tqdm
 
 from common import cli
 from common.checkpoint import store
 from common.cli import UserError
 from common.evaluate.classifier import MAX_PIXELS, Classifier, Guess
+from common.io.files import atomic
 from common.records.picture import EXTENSIONS
 from common.runtime import devices, native
 
@@ -46,7 +48,16 @@ def parse_args() -> argparse.Namespace:
         default=MAX_PIXELS,
         help="refuse pictures of more, by their header where the format has one",
     )
-    return parser.parse_args()
+    parser.add_argument("--features", metavar="LAYER", help="write a layer's outputs, such as fc2")
+    parser.add_argument(
+        "--out",
+        metavar="X.npz",
+        help="of --features: arrays 'files' (N paths) and 'features' (N, ...), for numpy.load",
+    )
+    args = parser.parse_args()
+    if bool(args.features) != bool(args.out):
+        raise UserError("--features LAYER and --out X.npz: give both, or neither")
+    return args
 
 
 def find(names: Iterable[str]) -> Tuple[List[str], Counter]:
@@ -121,6 +132,38 @@ CSV_HEADER = "file,rank,name,probability"
 FORMATS = {"text": as_text, "csv": as_csv, "jsonl": as_jsonl}
 
 
+def print_guesses(args: argparse.Namespace, classifier: Classifier, paths: List[str]) -> int:
+    """Print each picture's likeliest classes; how many pictures were read."""
+    if args.format == "csv":
+        print(CSV_HEADER)
+    done = 0
+    for path, guesses in _readable(paths, classifier.stream(paths, args.top_k), args.batch_size):
+        tqdm.write(FORMATS[args.format](path, guesses), file=sys.stdout)
+        done += 1
+    return done
+
+
+def write_features(args: argparse.Namespace, classifier: Classifier, paths: List[str]) -> int:
+    """Write a layer's outputs to --out; how many pictures were read."""
+    answers = classifier.features(paths, args.features)
+    with atomic(args.out) as temporary:
+        rows = list(_readable(paths, answers, args.batch_size))
+        with open(temporary, "wb") as file:
+            np.savez(file, files=[path for path, _ in rows], features=[row for _, row in rows])
+    return len(rows)
+
+
+def _readable(paths, answers, batch_size):
+    """(path, answer) of the pictures that could be read; the others are named on stderr."""
+    hidden = len(paths) <= batch_size or not sys.stderr.isatty()
+    bar = tqdm(paths, unit=" img", dynamic_ncols=True, leave=False, disable=hidden)
+    for path, answer in zip(bar, answers):
+        if isinstance(answer, UserError):
+            tqdm.write(str(answer), file=sys.stderr)
+        else:
+            yield path, answer
+
+
 def main() -> int:
     """Print each picture's likeliest classes; 1 if one could not be read."""
     args = parse_args()
@@ -133,18 +176,11 @@ def main() -> int:
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     if ignored:
         print(_counted(ignored), file=sys.stderr)
-    failed = False
-    if args.format == "csv":
-        print(CSV_HEADER)
-    hidden = len(paths) <= batch_size or not sys.stderr.isatty()
-    bar = tqdm(paths, unit=" img", dynamic_ncols=True, leave=False, disable=hidden)
-    for path, guesses in zip(bar, classifier.stream(paths, args.top_k)):
-        if isinstance(guesses, UserError):
-            failed = True
-            tqdm.write(str(guesses), file=sys.stderr)
-        else:
-            tqdm.write(FORMATS[args.format](path, guesses), file=sys.stdout)
-    return int(failed)
+    if args.features:
+        done = write_features(args, classifier, paths)
+    else:
+        done = print_guesses(args, classifier, paths)
+    return int(done < len(paths))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ AlexNet: A. Krizhevsky, I. Sutskever, G. Hinton, "ImageNet Classification with D
 Neural Networks", NIPS 2012. "The article" is "CNN网络结构-AlexNet" (cnblogs, qw12, 8470730), a
 listing of it for MXNet's Symbol API.
 
+"One weird trick for parallelizing convolutional neural networks", A. Krizhevsky, arXiv 1404.5997,
+2014, is the source of alexnet_owt.
+
 LeNet-5: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-Based Learning Applied to Document
 Recognition", Proceedings of the IEEE 86(11), 1998, section II.B.
 
@@ -17,15 +20,21 @@ from typing import Callable, Dict, Optional, Tuple
 
 from common.runtime.mxnet import mx
 
-from . import alexnet, alexnet2012, lenet
+from . import alexnet, alexnet2012, alexnet_owt, lenet
 
 NETWORKS: Dict[str, Callable[..., mx.sym.Symbol]] = {
     "alexnet": alexnet.get_symbol,
     "alexnet2012": alexnet2012.get_symbol,
+    "alexnet_owt": alexnet_owt.get_symbol,
     "lenet": lenet.get_symbol,
 }
 # The input that each was designed for: (channels, height, width).
-IMAGE_SHAPES = {"alexnet": (3, 227, 227), "alexnet2012": (3, 227, 227), "lenet": (1, 32, 32)}
+IMAGE_SHAPES = {
+    "alexnet": (3, 227, 227),
+    "alexnet2012": (3, 227, 227),
+    "alexnet_owt": (3, 224, 224),
+    "lenet": (1, 32, 32),
+}
 
 _LARGEST_TRIED = 1024  # pixels
 

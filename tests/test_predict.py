@@ -18,7 +18,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 import reference
-from conftest import ROOT, run_script
+from conftest import ROOT, assert_refused, run_script
 from pictures import jpeg, photo
 from small_checkpoints import save_lenet
 
@@ -286,3 +286,35 @@ def test_what_is_ignored_in_a_folder_is_counted(tmp_path, run):
     (tmp_path / "a.png").unlink()
     with pytest.raises(cli.UserError, match="no pictures there .*ignored: 1 .avif"):
         run(tmp_path)
+
+
+def test_features_are_a_layers_outputs(network, folder, tmp_path, run):
+    out = tmp_path / "x.npz"
+    paths = [*folder.good, *folder.bad[:1]]
+    result = run(*paths, "--features", "f6", "--out", out)
+    assert result.code == 1 and result.out == "" and folder.bad[0] in result.err
+    with np.load(out) as file:
+        assert list(file["files"]) == list(folder.good)
+        features = file["features"]
+    assert features.shape == (len(folder.good), 84) and features.dtype == np.float32
+    hidden = np.tanh(features) @ network.weights["output_weight"].T + network.weights["output_bias"]
+    shares = np.exp(hidden) / np.exp(hidden).sum(1, keepdims=True)
+    names, expected = Classifier(network.prefix, 1).predict(list(folder.good), len(CLASSES))
+    for row, listed, probabilities in zip(shares, names, expected):
+        found = [row[CLASSES.index(name)] for name in listed]
+        np.testing.assert_allclose(found, probabilities, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--features", "fc9", "--out", "x.npz"], ["layer fc9: is not", "c1", "output, softmax"]),
+        (["--features", "f6"], ["--out X.npz: give both"]),
+        (["--features", "f6", "--out", "missing/x.npz"], ["missing"]),
+    ],
+)
+def test_features_that_cannot_be_are_refused(network, folder, tmp_path, flags, words):
+    command = [os.path.join(ROOT, "predict.py"), next(iter(folder.good)), *flags]
+    more = ["--model-prefix", network.prefix, "--load-epoch", 1]
+    assert_refused(run_script(*command, *more, cwd=tmp_path), *words)
+    assert not list(tmp_path.iterdir())

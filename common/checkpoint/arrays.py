@@ -5,7 +5,7 @@ import errno
 import math
 import os
 import struct
-from typing import Dict
+from typing import Dict, List
 
 import numpy as np
 
@@ -20,13 +20,27 @@ _MAX_RANK = 32
 
 
 def check_arrays(path: str) -> None:
-    """Make sure that mx.nd.save made ``path``, with named arrays, and that it is whole.
+    """Make sure that ``path`` holds the weights of a Module, and is whole.
+
+    Raises:
+        ValueError, KeyError, struct.error: it is damaged.
+        UserError: its names are those of Gluon's save_parameters.
+    """
+    if any(not name.startswith(("arg:", "aux:")) for name in array_names(path)):
+        raise UserError(
+            f"{path}: has names without arg: or aux:, as Gluon's save_parameters writes them; save"
+            " the network with net.export, or mx.model.save_checkpoint (import_weights.py reads"
+            " AlexNet of Gluon's zoo)"
+        )
+
+
+def array_names(path: str) -> List[str]:
+    """The names in a file of named arrays, once it is known to be whole and made by mx.nd.save.
 
     MXNet believes the numbers in it; damaged ones crash it, or take all memory.
 
     Raises:
         ValueError, KeyError, struct.error: it is damaged.
-        UserError: its names are those of Gluon's save_parameters.
     """
     with open(path, "rb") as file:
         reader = _Reader(path, file)
@@ -37,11 +51,7 @@ def check_arrays(path: str) -> None:
         found = [reader.name() for _ in range(names)]
         if magic != _LIST or names != count or not reader.at_end():
             raise ValueError(f"{path}: is not a file of named arrays")
-    if any(not name.startswith((b"arg:", b"aux:")) for name in found):
-        raise UserError(
-            f"{path}: has names without arg: or aux:, as Gluon's save_parameters writes them; save"
-            " the network with net.export, or mx.model.save_checkpoint"
-        )
+    return [name.decode() for name in found]
 
 
 class _Reader:

@@ -191,7 +191,7 @@ def difference(
     Raises:
         UserError: it is too large, or OpenCV cannot run the network.
     """
-    images = _pictures(*source.image_shape) - np.float32(mean)[:, None, None]
+    images = compare.pictures(*source.image_shape) - np.float32(mean)[:, None, None]
     images /= np.float32(std)[:, None, None]
     if hasattr(source.net, "enableWinograd"):  # less exact; OpenCV has it from 4.7 on
         source.net.enableWinograd(False)
@@ -214,14 +214,3 @@ def difference(
         powers = np.exp(said - said.max(axis=1, keepdims=True))
         said = powers / powers.sum(axis=1, keepdims=True)
     return compare.difference(f"{path} in OpenCV", said, expected)
-
-
-def _pictures(channels, height, width):
-    """(8, C, H, W), 0 to 255: four are noise, four are smooth, as photographs are."""
-    rng = np.random.default_rng(0)
-    pictures = []
-    for cell in (1, 1, 1, 1, 8, 16, 32, 64):  # pixels
-        noise = rng.normal(128, 80, (height // cell + 2, width // cell + 2, channels))
-        large = cv2.resize(noise.clip(0, 255), (width, height), interpolation=cv2.INTER_LINEAR)
-        pictures.append(large.transpose(2, 0, 1))
-    return np.float32(pictures)

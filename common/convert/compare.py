@@ -11,6 +11,7 @@ from common.cli import UserError
 from common.graph.graph import Graph
 from common.input import pipeline
 from common.input.preparation import Preparation, sample_images
+from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
 _IMAGES = 8  # to compare on, at most
@@ -66,6 +67,21 @@ def real_images(args: argparse.Namespace, config: dict) -> np.ndarray:
         )
     found = pipeline.checked_records(path, trained["num_classes"], classes=config["classes"])
     return np.stack(list(sample_images(found, _IMAGES, preparation)))
+
+
+def pictures(channels: int, height: int, width: int) -> np.ndarray:
+    """Made-up pictures: four are noise, four are smooth, as photographs are.
+
+    Returns:
+        (8, channels, height, width) float32, 0 to 255.
+    """
+    rng = np.random.default_rng(0)
+    made = []
+    for cell in (1, 1, 1, 1, 8, 16, 32, 64):  # pixels
+        noise = rng.normal(128, 80, (height // cell + 2, width // cell + 2, channels))
+        large = cv2.resize(noise.clip(0, 255), (width, height), interpolation=cv2.INTER_LINEAR)
+        made.append(large.transpose(2, 0, 1))
+    return np.float32(made)
 
 
 def probabilities(

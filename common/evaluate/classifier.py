@@ -78,7 +78,7 @@ class Classifier:
         self._preparation = Preparation.from_args(config["args"])
         self._batch_size = batch_size
         self._max_pixels = max_pixels
-        self._modules = {}  # by the number of pictures that they are bound for
+        self._modules = {}  # by the number of pictures that they are bound for, and the layer
 
     def __getstate__(self):
         """Everything but the bound modules, which the copy binds anew; weights as numpy arrays.
@@ -149,9 +149,31 @@ class Classifier:
         if top < 1:
             raise UserError(f"top {top}: has to be at least 1")
         check_listed(pictures)
-        return self._answers(pictures, top, rgb)
+        rows = self._rows(pictures, rgb, None)
+        return (one if isinstance(one, UserError) else self._guesses(one, top) for one in rows)
 
-    def _answers(self, pictures, top, rgb):
+    def features(
+        self, pictures: Iterable[Picture], layer: str, rgb: bool = False
+    ) -> Iterator[Union[np.ndarray, UserError]]:
+        """What a layer inside the network makes of pictures, such as 4,096 numbers of ``fc2``.
+
+        Args:
+            pictures, rgb: as for :meth:`stream`.
+            layer: a name in the table of ``python -m symbols NETWORK``.
+
+        Returns:
+            An iterator: for each picture, in order, the layer's output without the batch, float32,
+            such as (4096,) or (256, 6, 6), or what is wrong with the picture.
+
+        Raises:
+            UserError: the network has no such layer, or ``pictures`` is one picture.
+        """
+        network.up_to(self._network, layer)
+        check_listed(pictures)
+        return self._rows(pictures, rgb, layer)
+
+    def _rows(self, pictures, rgb, layer):
+        """For each picture, what the network, or its part up to ``layer``, makes of it."""
         batches = 2 if isinstance(pictures, Sequence) else 1  # that are read
         numbered, waiting = enumerate(pictures), collections.deque()
         with ThreadPoolExecutor(cpus.available()) as threads:
@@ -163,9 +185,10 @@ class Classifier:
                 batch = [waiting.popleft().result() for _ in range(count)]
                 if not batch:
                     return
-                rows = iter(self._run([item for item in batch if isinstance(item, np.ndarray)]))
+                images = [item for item in batch if isinstance(item, np.ndarray)]
+                rows = iter(self._run(images, layer))
                 for item in batch:
-                    yield item if isinstance(item, UserError) else self._guesses(next(rows), top)
+                    yield item if isinstance(item, UserError) else next(rows)
 
     def _submit(self, threads, picture, name, rgb):
         """The future of :meth:`_prepare` of one picture."""
@@ -194,8 +217,8 @@ class Classifier:
         except cv2.error as error:
             return UserError(f"{name}: OpenCV refuses it: {' '.join(error.err.split())}")
 
-    def _run(self, images):
-        """The probabilities of at most a batch of prepared images: (N, classes)."""
+    def _run(self, images, layer):
+        """The outputs of ``layer``, or of the network, for at most a batch of images: (N, ...)."""
         if not images:
             return []
         size = 1 if len(images) == 1 else self._batch_size
@@ -203,10 +226,11 @@ class Classifier:
         filled = np.zeros(shape, np.float32)
         filled[: len(images)] = images
         with _mxnet:
-            if size not in self._modules:
+            if (size, layer) not in self._modules:
+                part = network.up_to(self._network, layer) if layer else self._network
                 contexts = self._contexts[:size]  # each needs an image
-                self._modules[size] = network.bind(*self._network, shape, contexts)
-            said = network.probabilities(self._modules[size], mx.nd.array(filled))
+                self._modules[size, layer] = network.bind(*part, shape, contexts)
+            said = network.outputs(self._modules[size, layer], mx.nd.array(filled))
             return said.asnumpy()[: len(images)]
 
     def _guesses(self, probabilities, top):

@@ -73,7 +73,7 @@ class Evaluator:
         module = network.bind(self.symbol, arg_params, aux_params, shape, contexts)
         for batch, count in self._batches(batch_size):
             said = [
-                network.probabilities(module, view, batch.label).asnumpy()
+                network.outputs(module, view, batch.label).asnumpy()
                 for view in self._views(batch.data[0])
             ]
             labels = batch.label[0].asnumpy()

@@ -35,10 +35,30 @@ def bind(
     return module
 
 
-def probabilities(
+def up_to(network: tuple, layer: str) -> tuple:
+    """The part of a network that computes the output of ``layer``, and its weights.
+
+    Args:
+        network: (symbol, arg_params, aux_params).
+        layer: a name in the table of ``python -m symbols NETWORK``.
+
+    Raises:
+        UserError: there is no such layer; the message lists those that are there.
+    """
+    symbol, *params = network
+    outputs = [name for name in symbol.get_internals().list_outputs() if name.endswith("_output")]
+    if f"{layer}_output" not in outputs:
+        names = ", ".join(name[: -len("_output")] for name in outputs)
+        raise UserError(f"layer {layer}: is not in this network, which has {names}")
+    part = symbol.get_internals()[f"{layer}_output"]
+    needed = {*part.list_arguments(), *part.list_auxiliary_states()}
+    return (part, *({n: a for n, a in group.items() if n in needed} for group in params))
+
+
+def outputs(
     module: mx.mod.Module, images: mx.nd.NDArray, labels: Optional[List[mx.nd.NDArray]] = None
 ) -> mx.nd.NDArray:
-    """What a bound network makes of a batch (N, C, H, W): (N, classes), on the first device."""
+    """What a bound network makes of a batch (N, C, H, W): (N, ...), on the first device."""
     module.forward(mx.io.DataBatch([images], labels), is_train=False)
     return module.get_outputs()[0]
 

@@ -63,6 +63,29 @@ _CIFAR10 = dict(
     lr_schedule="linear",
     warmup_epochs=0.45,
 )
+# https://github.com/pytorch/vision, references/classification: train.py on 8 GPUs with 32 images
+# each, RandomResizedCrop(224), --lr 1e-2. Its initial weights are those of PyTorch's layers.
+_TORCHVISION = dict(
+    optimizer="sgd",
+    batch_size=256,
+    lr=0.01,
+    mom=0.9,
+    wd=1e-4,
+    lr_schedule="step",
+    lr_factor=0.1,
+    lr_step_epochs=[30, 60],
+    num_epochs=90,
+    image_shape=(3, 224, 224),
+    resize=256,
+    rgb_mean=[123.675, 116.28, 103.53],
+    rgb_std=[58.395, 57.12, 57.375],
+    random_resized_crop=1,
+    min_random_area=0.08,
+    min_aspect_ratio=0.75,
+    max_aspect_ratio=4 / 3,
+    random_mirror=1,
+    initializer="msra",
+)
 _PAPER = "Krizhevsky, Sutskever, Hinton 2012, section 5"
 
 RECIPES = {
@@ -75,6 +98,11 @@ RECIPES = {
         _PAPER,
         "59.3% top-1, 81.8% top-5 on ten crops (the paper's one net; not run here)",
         _IMAGENET_2012,
+    ),
+    ("alexnet_owt", "imagenet"): Recipe(
+        "torchvision's references, with He's initial weights",
+        "56.5% top-1, 79.1% top-5 on the centre crop, as torchvision publishes (not run here)",
+        _TORCHVISION,
     ),
     ("alexnet", "cifar10"): Recipe(
         "2012's augmentation; the rest fitted to 12 minutes on 2 cores", "71% top-1", _CIFAR10

@@ -170,12 +170,13 @@ def test_multiply_adds_are_those_of_the_loops_over_a_layer():
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="vgg.*alexnet, alexnet2012, lenet"):
+    with pytest.raises(ValueError, match="vgg.*alexnet, alexnet2012, alexnet_owt, lenet"):
         symbols.get_symbol("vgg")
 
 
 @pytest.mark.parametrize(
-    ("network", "smallest"), [("alexnet", 67), ("alexnet2012", 67), ("lenet", 32)]
+    ("network", "smallest"),
+    [("alexnet", 67), ("alexnet2012", 67), ("alexnet_owt", 63), ("lenet", 32)],
 )
 def test_the_smallest_image_is_found_and_named(network, smallest):
     symbol = symbols.get_symbol(network)
@@ -222,6 +223,22 @@ def test_the_table_says_why_it_differs_at_another_input():
         "* C1: the article's images have 3 channels.",
         "* R3: the article's network has 1000 classes.",
     ]
+
+
+def test_alexnet_owt_has_torchvisions_parameters_and_maps():
+    found = by_name(symbols.get_symbol("alexnet_owt"), (3, 224, 224))
+    assert total(found, "weights") + total(found, "biases") == 61_100_840
+    shapes = [found[name].output for name in ("conv1", "pooling0", "pooling1", "pooling2")]
+    assert shapes == [(64, 55, 55), (64, 27, 27), (192, 13, 13), (256, 6, 6)]
+    assert [name for name in found if name.startswith(("dropout", "fc"))] == [
+        "dropout0",
+        "fc1",
+        "dropout1",
+        "fc2",
+        "fc3",
+    ]
+    table = summary.report("alexnet_owt", symbols.get_symbol("alexnet_owt"), (3, 224, 224))
+    assert "61,100,840 parameters" in table and "the article" not in table
 
 
 def test_lenets_table_has_no_comparison():
