@@ -3,10 +3,11 @@
     python -m data.folder photos datasets/photos --val-fraction 0.1
 
 TRAIN_DIR holds a folder for each class; every image below it, however deep, is of that class. The
-sorted folder names are the labels 0, 1, ... and are kept in PREFIX-classes.txt. Hidden files,
-files of other types and files outside the class folders are ignored and counted. Symbolic links
-are followed, but no folder is read twice for one class. Makes PREFIX.rec and .idx, or with
---val-dir or --val-fraction PREFIX-train.rec, PREFIX-val.rec and theirs, all of them or none.
+sorted folder names (Unicode NFC) are the labels 0, 1, ... and are kept in PREFIX-classes.txt.
+Hidden files, files of other types and files outside the class folders are ignored and counted.
+Symbolic links are followed, but no folder is read twice for one class. Makes PREFIX.rec and .idx,
+or with --val-dir or --val-fraction PREFIX-train.rec, PREFIX-val.rec and theirs, all of them or
+none.
 """
 
 import argparse
@@ -15,14 +16,17 @@ import contextlib
 import os
 import random
 import sys
+import unicodedata
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from common.cli import ArgumentParser, UserError, run
 from common.records.picture import EXTENSIONS
 from common.records.writer import create_records
 from data import pack
-from data.outputs import prepare_output
+from data.outputs import prefix_of, prepare_output
 from data.progress import progress
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class Tree(NamedTuple):
@@ -32,22 +36,31 @@ class Tree(NamedTuple):
     ignored: collections.Counter  # extension, or a reason -> number of files
 
 
-def find(folder: str) -> Tree:
+def find(folder: str, empty: bool = False) -> Tree:
     """List the images below the class folders of ``folder``.
+
+    Args:
+        empty: accept classes without an image.
 
     Raises:
         UserError: no such folder, no class folders, some without an image, an unusable name.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: is not a folder; give one that holds a folder for each class")
-    tree = Tree({}, collections.Counter())
-    for name in sorted(os.listdir(folder)):
+    tree, no_image = Tree({}, collections.Counter()), []
+    names = {name: unicodedata.normalize("NFC", name) for name in os.listdir(folder)}
+    for name in sorted(names, key=names.get):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
             tree.ignored["outside a class folder"] += 1
         elif not name.startswith("."):
-            tree.images[name] = sorted(_images_below(path, tree.ignored))
-    _check_classes(folder, tree.images)
+            _check_class(folder, name, names[name], tree.images)
+            others = collections.Counter()
+            images = tree.images[names[name]] = sorted(_images_below(path, others))
+            tree.ignored.update(others)
+            if not images:
+                no_image.append(f"{name} ({counted(others)})" if others else name)
+    _check_classes(folder, tree.images, [] if empty else no_image)
     return tree
 
 
@@ -73,15 +86,29 @@ def _fail(error):
     raise error
 
 
-def _check_classes(folder, images):
+def _check_class(folder, stored, name, others):
+    if name.splitlines() != [name] or not _is_unicode(name):
+        raise UserError(f"{folder}: class folder {name!r}: rename it to one line of UTF-8")
+    if name in others:  # a Mac writes accents as characters of their own
+        raise UserError(
+            f"{folder}: two class folders are named {name}, in other bytes; merge {ascii(stored)}"
+            " with the other"
+        )
+
+
+def _check_classes(folder, images, no_image):
     if not images:
         raise UserError(f"{folder}: has no class folders; put each class's images in one")
-    empty = [name for name, paths in images.items() if not paths]
-    if empty:
-        raise UserError(f"{folder}: no image in {_some(empty)}; remove such folders or fill them")
-    for name in images:
-        if name.splitlines() != [name] or not _is_unicode(name):
-            raise UserError(f"{folder}: class folder {name!r}: rename it to one line of UTF-8")
+    if _SPLITS.issuperset(name.lower() for name in images):
+        raise UserError(
+            f"{folder}: {_some(list(images))} are no classes; give the folder of training images"
+            " as TRAIN_DIR and another one with --val-dir"
+        )
+    if no_image:
+        raise UserError(
+            f"{folder}: no image in {_some(no_image)}; remove such folders or fill them"
+            f" ({' '.join(sorted(EXTENSIONS))})"
+        )
 
 
 def _is_unicode(name):
@@ -89,6 +116,11 @@ def _is_unicode(name):
         return bool(name.encode())
     except UnicodeEncodeError:  # bytes that are not UTF-8 come as lone surrogates
         return False
+
+
+def counted(kinds: collections.Counter) -> str:
+    """'3 .heic, 1 .txt'"""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _some(names):
@@ -130,9 +162,11 @@ def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], List[
     classes, ignored = list(tree.images), tree.ignored
     training, validation = tree.images, None
     if args.val_dir:
-        other = find(args.val_dir)
-        _check_same(args, classes, list(other.images))
-        validation = other.images
+        other = find(args.val_dir, empty=True)
+        unknown = [name for name in other.images if name not in tree.images]
+        if unknown:
+            raise UserError(f"--val-dir {args.val_dir}: {args.train_dir} has no {_some(unknown)}")
+        validation = {name: other.images.get(name, []) for name in classes}
         ignored = ignored + other.ignored
     elif args.val_fraction:
         training, validation = split(tree.images, args.val_fraction, args.seed)
@@ -143,19 +177,6 @@ def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], List[
         f"{args.out_prefix}-val": items(validation),
     }
     return both, classes, ignored
-
-
-def _check_same(args, classes, others):
-    only = [
-        f"only {folder} has {_some(sorted(set(mine) - set(theirs)))}"
-        for folder, mine, theirs in (
-            (args.train_dir, classes, others),
-            (args.val_dir, others, classes),
-        )
-        if set(mine) - set(theirs)
-    ]
-    if only:
-        raise UserError(f"--val-dir {args.val_dir}: its classes differ: {'; '.join(only)}")
 
 
 def write(
@@ -201,7 +222,9 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(__doc__, prog="python -m data.folder")
     parser.add_argument("train_dir", metavar="TRAIN_DIR", help="holds a folder for each class")
-    parser.add_argument("out_prefix", metavar="OUT_PREFIX", help="the output's path without .rec")
+    parser.add_argument(
+        "out_prefix", metavar="OUT_PREFIX", type=prefix_of, help="the output's path without .rec"
+    )
     validation = parser.add_mutually_exclusive_group()
     validation.add_argument("--val-dir", help="validation images, in folders of the same names")
     validation.add_argument("--val-fraction", type=_fraction, help="of each class, at random")
@@ -227,8 +250,12 @@ def main() -> None:
     for prefix in wanted:
         prepare_output(prefix, args.overwrite)
     if ignored:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
-        print(f"ignored: {sum(ignored.values())} files ({kinds})", file=sys.stderr)
+        print(f"ignored: {sum(ignored.values())} files ({counted(ignored)})", file=sys.stderr)
+    for prefix, listed in wanted.items():
+        without = set(range(len(classes))) - {label for _, label, _ in listed}
+        if without:
+            names = _some([classes[label] for label in sorted(without)])
+            print(f"{prefix}.rec: will have no image of {names}", file=sys.stderr)
     write(wanted, classes, args.skip_bad, **pack.options(args))
 
 
