@@ -19,6 +19,7 @@ from common.checkpoint import output
 from common.checkpoint.config import config_entries
 from common.cli import UserError
 from common.convert import alexnet_import, caffe_reader, onnx_reader
+from common.records.class_names import read_names
 from common.runtime import native
 
 _EPOCH = 0  # the new checkpoint's number: none of its epochs were trained here
@@ -34,7 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--class-names",
         metavar="TXT",
-        help="one name a line, as in Caffe's synset_words.txt or data/imagenet_classes.txt",
+        help="a name a line, in label order; or a label file of Caffe, Keras, TensorFlow, the"
+        " ImageNet kit: WordNet ids or numbers from 0 give the order; JSON and CSV, too",
     )
     parser.add_argument(
         "--mean",
@@ -68,7 +70,7 @@ def main() -> None:
     symbol = alexnet_import.build(source, symbols.get_symbol)
     weights = alexnet_import.weights(source, symbol)
     classes = len(weights["fc3_bias"])
-    names = caffe_reader.class_names(args.class_names, classes) if args.class_names else None
+    names = read_names(args.class_names, classes) if args.class_names else None
     largest = alexnet_import.difference(symbol, weights, source, args.mean)
 
     settings = {
