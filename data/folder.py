@@ -1,13 +1,16 @@
 """A tree of class folders -> record files: one split, several processes.
 
     python -m data.folder photos datasets/photos --val-fraction 0.1
+    python -m data.folder --list photos.csv --root photos datasets/photos
 
 TRAIN_DIR holds a folder for each class; every image below it, however deep, is of that class. The
 sorted folder names (Unicode NFC) are the labels 0, 1, ... and are kept in PREFIX-classes.txt.
 Hidden files, files of other types and files outside the class folders are ignored and counted.
 Symbolic links are followed, but no folder is read twice for one class. Makes PREFIX.rec and .idx,
-or with --val-dir or --val-fraction PREFIX-train.rec, PREFIX-val.rec and theirs, all of them or
-none.
+or with a --val flag PREFIX-train.rec, PREFIX-val.rec and theirs, all of them or none.
+
+In place of TRAIN_DIR, --list names each picture and its label; see data/listing.py. Labels that are
+numbers are kept, without PREFIX-classes.txt; names are sorted, as folders are.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from common.cli import ArgumentParser, UserError, run
 from common.records.picture import EXTENSIONS
 from common.records.writer import create_records
 from data import pack
+from data.listing import read_list
 from data.outputs import prefix_of, prepare_output
 from data.progress import progress
 
@@ -34,6 +38,7 @@ class Tree(NamedTuple):
 
     images: Dict[str, List[str]]  # class name -> paths; both sorted
     ignored: collections.Counter  # extension, or a reason -> number of files
+    numbered: bool = False  # the classes have numbers only, the labels
 
 
 def find(folder: str, empty: bool = False) -> Tree:
@@ -156,36 +161,50 @@ def items(images: Dict[str, List[str]], seed: Optional[int] = None) -> List[pack
     return listed
 
 
-def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], List[str], dict]:
-    """What to write: prefix -> items, the class names, and the ignored files' counts."""
-    tree = find(args.train_dir)
-    classes, ignored = list(tree.images), tree.ignored
+def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], Tree]:
+    """What to write: prefix -> items; and the classes, with all that was ignored."""
+    tree = _source(args.train_dir, args.list, args.root)
     training, validation = tree.images, None
-    if args.val_dir:
-        other = find(args.val_dir, empty=True)
-        unknown = [name for name in other.images if name not in tree.images]
+    if args.val_dir or args.val_list:
+        other = _source(args.val_dir, args.val_list, args.root, empty=True)
+        unknown = [name for name in other.images if name not in training]
         if unknown:
-            raise UserError(f"--val-dir {args.val_dir}: {args.train_dir} has no {_some(unknown)}")
-        validation = {name: other.images.get(name, []) for name in classes}
-        ignored = ignored + other.ignored
+            raise UserError(
+                f"{args.val_dir or args.val_list}: has the classes {_some(unknown)}, which"
+                f" {args.train_dir or args.list} has not; remove them, or add training images"
+            )
+        validation = {name: other.images.get(name, []) for name in training}
+        tree.ignored.update(other.ignored)
     elif args.val_fraction:
-        training, validation = split(tree.images, args.val_fraction, args.seed)
+        training, validation = split(training, args.val_fraction, args.seed)
     if validation is None:
-        return {args.out_prefix: items(training, args.seed)}, classes, ignored
+        return {args.out_prefix: items(training, args.seed)}, tree
     both = {
         f"{args.out_prefix}-train": items(training, args.seed),
         f"{args.out_prefix}-val": items(validation),
     }
-    return both, classes, ignored
+    return both, tree
+
+
+def _source(folder, path, root, empty=False):
+    if folder:
+        return find(folder, empty)
+    images, numbered = read_list(path, root or os.path.dirname(path))
+    return Tree(images, collections.Counter(), numbered)
 
 
 def write(
-    wanted: Dict[str, List[pack.Item]], classes: List[str], skip_bad: bool = False, **how: Any
+    wanted: Dict[str, List[pack.Item]],
+    classes: List[str],
+    skip_bad: bool = False,
+    named: bool = True,
+    **how: Any,
 ) -> None:
     """Write the record files of every prefix in ``wanted``; they appear together, when whole.
 
     Args:
         wanted: prefix -> its items.
+        named: write the names in ``classes``; else they are numbers, which need no file.
         skip_bad: leave unreadable images out; they are named on stderr in any case.
         how: what :func:`pack.encode_all` takes.
 
@@ -195,7 +214,7 @@ def write(
     bad, written = [], {}
     with contextlib.ExitStack() as stack:
         for prefix, listed in wanted.items():
-            writer = stack.enter_context(create_records(prefix, classes))
+            writer = stack.enter_context(create_records(prefix, classes if named else None))
             unreadable = _fill(writer, listed, os.path.basename(prefix), how)
             written[prefix] = writer.count
             bad += unreadable
@@ -221,16 +240,28 @@ def _fill(writer, listed, title, how):
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(__doc__, prog="python -m data.folder")
-    parser.add_argument("train_dir", metavar="TRAIN_DIR", help="holds a folder for each class")
+    parser.add_argument(
+        "train_dir", metavar="TRAIN_DIR", nargs="?", help="holds a folder for each class"
+    )
     parser.add_argument(
         "out_prefix", metavar="OUT_PREFIX", type=prefix_of, help="the output's path without .rec"
     )
+    parser.add_argument(
+        "--list", metavar="X.lst|X.csv", help="instead of TRAIN_DIR: lines of MXNet, or path,label"
+    )
+    parser.add_argument("--root", help="where the lists' paths start; default: the list's folder")
     validation = parser.add_mutually_exclusive_group()
     validation.add_argument("--val-dir", help="validation images, in folders of the same names")
+    validation.add_argument("--val-list", metavar="X.lst|X.csv", help="validation images")
     validation.add_argument("--val-fraction", type=_fraction, help="of each class, at random")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the record order")
     pack.add_args(parser)
-    return parser.parse_args()
+    args = parser.parse_intermixed_args()  # so that flags may stand between the two positions
+    if bool(args.train_dir) == bool(args.list):
+        parser.error("give TRAIN_DIR OUT_PREFIX, or --list and OUT_PREFIX")
+    if args.root and not args.list and not args.val_list:
+        parser.error("--root: is for --list; leave it out")
+    return args
 
 
 def _fraction(text):
@@ -246,7 +277,8 @@ def _fraction(text):
 def main() -> None:
     """Pack, then say what was written and what was ignored."""
     args = parse_args()
-    wanted, classes, ignored = outputs(args)
+    wanted, tree = outputs(args)
+    classes, ignored = list(tree.images), tree.ignored
     for prefix in wanted:
         prepare_output(prefix, args.overwrite)
     if ignored:
@@ -256,7 +288,7 @@ def main() -> None:
         if without:
             names = _some([classes[label] for label in sorted(without)])
             print(f"{prefix}.rec: will have no image of {names}", file=sys.stderr)
-    write(wanted, classes, args.skip_bad, **pack.options(args))
+    write(wanted, classes, args.skip_bad, not tree.numbered, **pack.options(args))
 
 
 if __name__ == "__main__":
