@@ -11,6 +11,7 @@ from common.cli import UserError
 from common.graph.graph import Graph
 from common.input import pipeline
 from common.input.preparation import Preparation, sample_images
+from common.records.identity import record_files
 from common.runtime.mxnet import mx
 
 _IMAGES = 8  # to compare on, at most
@@ -59,7 +60,7 @@ def real_images(args: argparse.Namespace, config: dict) -> np.ndarray:
     if args.images:
         return np.stack([preparation.load(path) for path in args.images[:_IMAGES]])
     path = args.data_val or trained.get("data_val")
-    if not args.data_val and not os.path.isfile(path or ""):
+    if not args.data_val and not all(map(os.path.isfile, record_files(path or ""))):
         raise UserError(
             f"--data-val: is needed, since the validation data of training ({path}) is not here; or"
             " give --images"

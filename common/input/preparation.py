@@ -10,6 +10,7 @@ from common.cli import UserError
 from common.io.opencv import cv2
 from common.records import picture
 from common.records.format import read_image
+from common.records.identity import record_files
 from common.records.scan import Records
 from common.records.walk import open_records
 
@@ -135,8 +136,12 @@ def sample_images(found: Records, count: int, preparation: Preparation) -> Itera
     Raises:
         UserError: a record's image is damaged.
     """
-    chosen = np.random.RandomState(0).permutation(len(found))[:count]
-    with open_records(found.path) as content:
-        for i in sorted(chosen):
-            encoded = read_image(content, int(found.offsets[i]))
-            yield preparation.apply(preparation.decode(encoded, f"{found.path}: record {i}"))
+    chosen = np.sort(np.random.RandomState(0).permutation(len(found))[:count])
+    start = 0  # of a file in its set
+    for file in record_files(found.path):
+        with open_records(file) as content:
+            inside = np.searchsorted(found.offsets[chosen], [start, start + len(content)])
+            for i in chosen[slice(*inside)].tolist():
+                encoded = read_image(content, int(found.offsets[i]) - start)
+                yield preparation.apply(preparation.decode(encoded, f"{found.path}: record {i}"))
+            start += len(content)

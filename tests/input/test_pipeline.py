@@ -15,7 +15,7 @@ from common.cli import UserError
 from common.input import flags as data_flags
 from common.input import pipeline, prefetch
 from common.input.augmentation import Augmentation
-from common.input.preparation import Preparation
+from common.input.preparation import Preparation, sample_images
 from common.input.training_data import TrainingData
 from common.records.scan import scan_records
 from common.records.writer import create_records
@@ -422,6 +422,10 @@ def test_several_files_are_evaluated_as_one(numbered, parts):
     batches = pipeline.evaluation_batches(found, preparation, 4, 1)
     labels = [batch.label[0].asnumpy()[:count] for batch, count in batches]
     assert np.concatenate(labels).tolist() == list(range(13))
+    sample = [image.mean() for image in sample_images(found, 9, preparation)]
+    assert sample == [
+        image.mean() for image in sample_images(scan_records(numbered), 9, preparation)
+    ]
 
 
 def test_a_change_of_any_file_of_a_set_is_noticed(parts):
