@@ -41,7 +41,7 @@ def checked_records(
     records = scan_records(path)
     if classes and records.classes and classes != records.classes:
         raise UserError(f"{path}: its -classes.txt has other names than the training records' one")
-    _check_labels(records, num_classes)
+    _check_labels(records, num_classes, classes)
     if len(records) < least:
         raise UserError(
             f"{path}: has {len(records)} images, fewer than --batch-size {least}; lower it"
@@ -49,11 +49,15 @@ def checked_records(
     return records
 
 
-def _check_labels(records, num_classes):
-    remedy = "check --num-classes"
+def _check_labels(records, num_classes, classes):
     if num_classes is None and records.classes:
         num_classes = len(records.classes)
         remedy = "its -classes.txt lacks names, or is of another file"
+    elif classes:
+        remedy = "leave such images out, or train with names for them in -classes.txt"
+    else:
+        least = 1 + int(np.max(records.labels[is_class(records.labels)], initial=0))
+        remedy = f"leave such images out, or train with --num-classes {least}"
     for limit in (None, num_classes):
         fits = is_class(records.labels, limit)
         if fits.all():

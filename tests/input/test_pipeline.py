@@ -341,8 +341,34 @@ def test_named_classes_may_lack_images_but_not_names(tmp_path):
     names = ["a", "b", "c"]
     path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 4, [0, 2, 0, 2], names)
     assert training_data(path=path).num_classes == 3
-    with pytest.raises(UserError, match="--num-classes 4: .* has 3 class names"):
+    with pytest.raises(UserError, match="--num-classes 4: .* has 3 class names; write more"):
         training_data("--num-classes=4", path=path)
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b"]])
+def test_the_remedy_for_more_classes_in_validation_is_one_that_helps(tmp_path, names):
+    pictures = [np.zeros((8, 8, 3), np.uint8)] * 4
+    training = write_records(tmp_path / "train", pictures, [0, 1, 0, 1], names)
+    validation = write_records(tmp_path / "val", pictures, [0, 1, 2, 0])
+
+    def check(*flags):
+        data = training_data(*flags, path=training)
+        classes = data.records.classes
+        return pipeline.checked_records(validation, data.num_classes, classes=classes)
+
+    helps = "train with names for them" if names else "train with --num-classes 3"
+    with pytest.raises(UserError, match=f"label 2, but there are 2 classes .*{helps}"):
+        check()
+    if names:
+        (tmp_path / "train-classes.txt").write_text("a\nb\nc\n")
+    assert len(check(*([] if names else ["--num-classes=3"]))) == 4
+
+
+def test_a_network_of_one_class_is_refused(tmp_path):
+    path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 4, [0] * 4)
+    with pytest.raises(UserError, match="a network needs two classes"):
+        training_data("--num-classes=1", path=path)
+    assert training_data("--num-classes=2", path=path).num_classes == 2
 
 
 def test_validation_records_of_other_classes_are_refused(tmp_path):
