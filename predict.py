@@ -63,7 +63,7 @@ def find(names: Iterable[str]) -> Tuple[List[str], Counter]:
         for path in _paths_on_stdin() if name == "-" else [name]:
             paths += sorted(_pictures_below(path, ignored)) if os.path.isdir(path) else [path]
     if not paths:
-        found = f"; {_counted(ignored)}" if ignored else ""
+        found = f"; ignored: {_counted(ignored)}" if ignored else ""
         expected = " ".join(sorted(EXTENSIONS))
         raise UserError(f"{' '.join(names)}: no pictures there ({expected}{found})")
     return paths, ignored
@@ -88,9 +88,9 @@ def _pictures_below(folder, ignored):
     yield from unreadable
 
 
-def _counted(ignored):
-    """'ignored: 3 .heic, 1 .txt'"""
-    return "ignored: " + ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
+def _counted(kinds):
+    """'3 .heic, 1 .txt'"""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def as_text(path: str, guesses: List[Guess]) -> str:
@@ -132,18 +132,21 @@ def main() -> int:
     )
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     if ignored:
-        print(_counted(ignored), file=sys.stderr)
+        print(f"ignored: {_counted(ignored)}", file=sys.stderr)
     failed = False
+    changes: List[str] = []
     if args.format == "csv":
         print(CSV_HEADER)
     hidden = len(paths) <= batch_size or not sys.stderr.isatty()
     bar = tqdm(paths, unit=" img", dynamic_ncols=True, leave=False, disable=hidden)
-    for path, guesses in zip(bar, classifier.stream(paths, args.top_k)):
+    for path, guesses in zip(bar, classifier.stream(paths, args.top_k, changes=changes)):
         if isinstance(guesses, UserError):
             failed = True
             tqdm.write(str(guesses), file=sys.stderr)
         else:
             tqdm.write(FORMATS[args.format](path, guesses), file=sys.stdout)
+    if changes:
+        print(f"changed: {_counted(Counter(changes))}", file=sys.stderr)
     return int(failed)
 
 

@@ -179,11 +179,8 @@ def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], Tree]
         training, validation = split(training, args.val_fraction, args.seed)
     if validation is None:
         return {args.out_prefix: items(training, args.seed)}, tree
-    both = {
-        f"{args.out_prefix}-train": items(training, args.seed),
-        f"{args.out_prefix}-val": items(validation),
-    }
-    return both, tree
+    train, val = f"{args.out_prefix}-train", f"{args.out_prefix}-val"
+    return {train: items(training, args.seed), val: items(validation)}, tree
 
 
 def _source(folder, path, root, empty=False):
@@ -212,15 +209,20 @@ def write(
         UserError: unreadable images without ``skip_bad``, an output without any, a process died.
     """
     bad, written = [], {}
+    changes: List[str] = []  # of pictures
     with contextlib.ExitStack() as stack:
         for prefix, listed in wanted.items():
             writer = stack.enter_context(create_records(prefix, classes if named else None))
-            unreadable = _fill(writer, listed, os.path.basename(prefix), how)
+            unreadable = _fill(
+                writer, listed, os.path.basename(prefix), {"changes": changes, **how}
+            )
             written[prefix] = writer.count
             bad += unreadable
             if writer.count + len(unreadable) != len(listed):
                 raise RuntimeError(f"{prefix}: {writer.count} of {len(listed)} images were written")
         pack.report(bad, written, skip_bad)
+    if changes:
+        print(f"changed: {counted(collections.Counter(changes))}", file=sys.stderr)
     for prefix, count in written.items():
         print(f"{prefix}.rec: {count} images of {len(classes)} classes")
 

@@ -131,13 +131,20 @@ class Classifier:
         return names, np.array(probabilities, np.float32).reshape(shape)
 
     def stream(
-        self, pictures: Iterable[Picture], top: int = 5, rgb: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top: int = 5,
+        rgb: bool = False,
+        changes: Optional[List[str]] = None,
     ) -> Iterator[Union[List[Guess], UserError]]:
         """The same, picture by picture, for any number of them, such as the frames of a camera.
 
         No more of ``pictures`` is read than the next batch needs, except that the batch after it is
         read from a list or a tuple, too. A picture is copied before the next is read, so one array
         may hold them all in turn.
+
+        Args:
+            changes: is extended by what the files' pixels needed, such as "composited on white".
 
         Returns:
             An iterator: for each picture, in order, its ``top`` likeliest classes or what is wrong
@@ -149,16 +156,16 @@ class Classifier:
         if top < 1:
             raise UserError(f"top {top}: has to be at least 1")
         check_listed(pictures)
-        return self._answers(pictures, top, rgb)
+        return self._answers(pictures, top, rgb, changes)
 
-    def _answers(self, pictures, top, rgb):
+    def _answers(self, pictures, top, rgb, changes):
         batches = 2 if isinstance(pictures, Sequence) else 1  # that are read
         numbered, waiting = enumerate(pictures), collections.deque()
         with ThreadPoolExecutor(cpus.available()) as threads:
             while True:
                 wanted = batches * self._batch_size - len(waiting)
                 for i, picture in itertools.islice(numbered, wanted):
-                    waiting.append(self._submit(threads, picture, f"picture {i}", rgb))
+                    waiting.append(self._submit(threads, picture, f"picture {i}", rgb, changes))
                 count = min(self._batch_size, len(waiting))
                 batch = [waiting.popleft().result() for _ in range(count)]
                 if not batch:
@@ -167,7 +174,7 @@ class Classifier:
                 for item in batch:
                     yield item if isinstance(item, UserError) else self._guesses(next(rows), top)
 
-    def _submit(self, threads, picture, name, rgb):
+    def _submit(self, threads, picture, name, rgb, changes):
         """The future of :meth:`_prepare` of one picture."""
         try:
             picture = take(picture, name, rgb, self._max_pixels)
@@ -175,9 +182,9 @@ class Classifier:
             picture = error
         except MemoryError:
             picture = UserError(f"{name}: there is not enough memory for it")
-        return threads.submit(self._prepare, picture, name)
+        return threads.submit(self._prepare, picture, name, changes)
 
-    def _prepare(self, picture, name):
+    def _prepare(self, picture, name, changes):
         """(C, H, W) float32 for the network, or the UserError that says why there is none."""
         try:
             if isinstance(picture, UserError):
@@ -185,7 +192,7 @@ class Classifier:
             if isinstance(picture, str):
                 picture, name = read_file(picture), picture
             if isinstance(picture, bytes):
-                picture = self._preparation.decode(picture, name, self._max_pixels)
+                picture = self._preparation.decode(picture, name, self._max_pixels, changes)
             return self._preparation.apply(with_channels(picture, self._preparation.channels))
         except UserError as error:
             return error

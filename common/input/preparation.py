@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Iterator, Mapping, Optional, Tuple
+from typing import Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -49,16 +49,22 @@ class Preparation:
         return self.image_shape[0]
 
     def decode(
-        self, encoded: bytes, source: str, max_pixels: int = picture.MAX_PIXELS
+        self,
+        encoded: bytes,
+        source: str,
+        max_pixels: int = picture.MAX_PIXELS,
+        changes: Optional[List[str]] = None,
     ) -> np.ndarray:
         """The picture in ``encoded`` bytes: (H, W, 3) BGR, or (H, W) grey for 1 channel; uint8.
+
+        ``changes`` is extended by what its pixels needed; see :func:`picture.decode`.
 
         Raises:
             UserError: not a picture that OpenCV reads, a damaged one, or one of more pixels than
                 ``max_pixels``; the message begins with ``source``.
         """
         try:
-            return picture.decode(encoded, self.channels == 1, max_pixels)
+            return picture.decode(encoded, self.channels == 1, max_pixels, changes)
         except picture.Unreadable as cause:
             raise UserError(f"{source}: {cause}")
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import assert_refused, run_script
-from pictures import BAD, CUT, GREY, KINDS, file, jpeg, write_tree
+from pictures import BAD, CUT, GREY, KINDS, file, jpeg, photo, write_tree
 
 from common.cli import UserError
 from common.records.format import read_image
@@ -333,6 +333,20 @@ def test_an_error_of_the_disk_is_one_line_and_leaves_nothing(tree, tmp_path):
     assert "x.rec: cannot be written: File too large" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert left_in(tmp_path) == []
+
+
+def test_pictures_whose_pixels_were_changed_are_counted(tmp_path):
+    transparent = np.dstack([photo(30, 40).astype(np.uint16) * 257, GREY.astype(np.uint16) * 257])
+    opaque = np.dstack([photo(30, 40), np.full_like(GREY, 255)])
+    files = {
+        **{f"a/{name}": KINDS[name] for name in ("alpha.png", "of 16 bits.png", "x.tiff")},
+        "a/both.png": file(".png", transparent),
+        "b/opaque.png": file(".png", opaque),
+        "b/cut.png": BAD["cut.png"][0],
+    }
+    tree = write_tree(tmp_path / "tree", files)
+    result = run_folder(tree, tmp_path / "x", "--skip-bad", "--workers", "1")
+    assert "\nchanged: 2 composited on white, 2 reduced from 16 bits to 8\n" in result.stderr
 
 
 def test_central_squares_are_packed_on_demand(tree, tmp_path):
