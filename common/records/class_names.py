@@ -50,11 +50,13 @@ def _entries(text):
         return []
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             found = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return []  # the lines are names in brackets, or are refused
+    if isinstance(found, set):  # it has no order
+        return []
     if isinstance(found, dict):
         found = [[key, *_parts(value)] for key, value in found.items()]
     return ["\t".join(" ".join(str(part).split()) for part in _parts(entry)) for entry in found]
