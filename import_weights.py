@@ -11,8 +11,8 @@ torchvision's and Gluon's AlexNet becomes ``alexnet_owt``. The file may be .pth,
 checkpoint is written, MXNet has to compute the probabilities that numpy computes in float64.
 
 Caffe's bvlc_alexnet becomes ``alexnet2012``. LRN's k, the rounding of map sizes and the size of the
-images are those of the file. The checkpoint takes R, G, B, as all do here, whatever the file takes; a
-softmax is added where the file has none. Before it is written, MXNet has to compute from it the
+images are those of the file. The checkpoint takes R, G, B, as all do here, whatever the file takes;
+a softmax is added where the file has none. Before it is written, MXNet has to compute from it the
 probabilities that OpenCV computes from the file itself.
 """
 
@@ -30,6 +30,7 @@ from common.checkpoint.config import config_entries
 from common.cli import UserError
 from common.convert import alexnet_import, caffe_reader, onnx_reader, zoo_import
 from common.io.opencv import cv2
+from common.records.class_names import read_names
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -55,7 +56,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--class-names",
         metavar="TXT",
-        help="one name a line, as in Caffe's synset_words.txt or data/imagenet_classes.txt",
+        help="a name a line, in label order; or a label file of Caffe, Keras, TensorFlow, the"
+        " ImageNet kit: WordNet ids or numbers from 0 give the order; JSON and CSV, too",
     )
     parser.add_argument(
         "--channel-order",
@@ -158,7 +160,7 @@ def main() -> None:
     args = parse_args()
     made = from_zoo(args) if args.weights else from_opencv(args)
     classes = len(made.weights["fc3_bias"])
-    names = caffe_reader.class_names(args.class_names, classes) if args.class_names else None
+    names = read_names(args.class_names, classes) if args.class_names else None
 
     settings = {
         "network": made.network,

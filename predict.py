@@ -74,7 +74,7 @@ def find(names: Iterable[str]) -> Tuple[List[str], Counter]:
         for path in _paths_on_stdin() if name == "-" else [name]:
             paths += sorted(_pictures_below(path, ignored)) if os.path.isdir(path) else [path]
     if not paths:
-        found = f"; {_counted(ignored)}" if ignored else ""
+        found = f"; ignored: {_counted(ignored)}" if ignored else ""
         expected = " ".join(sorted(EXTENSIONS))
         raise UserError(f"{' '.join(names)}: no pictures there ({expected}{found})")
     return paths, ignored
@@ -99,9 +99,9 @@ def _pictures_below(folder, ignored):
     yield from unreadable
 
 
-def _counted(ignored):
-    """'ignored: 3 .heic, 1 .txt'"""
-    return "ignored: " + ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
+def _counted(kinds):
+    """'3 .heic, 1 .txt'"""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def as_text(path: str, guesses: List[Guess]) -> str:
@@ -132,20 +132,25 @@ CSV_HEADER = "file,rank,name,probability"
 FORMATS = {"text": as_text, "csv": as_csv, "jsonl": as_jsonl}
 
 
-def print_guesses(args: argparse.Namespace, classifier: Classifier, paths: List[str]) -> int:
+def print_guesses(
+    args: argparse.Namespace, classifier: Classifier, paths: List[str], changes: List[str]
+) -> int:
     """Print each picture's likeliest classes; how many pictures were read."""
+    answers = classifier.stream(paths, args.top_k, changes=changes)
     if args.format == "csv":
         print(CSV_HEADER)
     done = 0
-    for path, guesses in _readable(paths, classifier.stream(paths, args.top_k), args.batch_size):
+    for path, guesses in _readable(paths, answers, args.batch_size):
         tqdm.write(FORMATS[args.format](path, guesses), file=sys.stdout)
         done += 1
     return done
 
 
-def write_features(args: argparse.Namespace, classifier: Classifier, paths: List[str]) -> int:
+def write_features(
+    args: argparse.Namespace, classifier: Classifier, paths: List[str], changes: List[str]
+) -> int:
     """Write a layer's outputs to --out; how many pictures were read."""
-    answers = classifier.features(paths, args.features)
+    answers = classifier.features(paths, args.features, changes=changes)
     with atomic(args.out) as temporary:
         rows = list(_readable(paths, answers, args.batch_size))
         with open(temporary, "wb") as file:
@@ -175,11 +180,14 @@ def main() -> int:
     )
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     if ignored:
-        print(_counted(ignored), file=sys.stderr)
+        print(f"ignored: {_counted(ignored)}", file=sys.stderr)
+    changes: List[str] = []
     if args.features:
-        done = write_features(args, classifier, paths)
+        done = write_features(args, classifier, paths, changes)
     else:
-        done = print_guesses(args, classifier, paths)
+        done = print_guesses(args, classifier, paths, changes)
+    if changes:
+        print(f"changed: {_counted(Counter(changes))}", file=sys.stderr)
     return int(done < len(paths))
 
 

@@ -30,7 +30,7 @@ from common.records.index import index_path, read_index
 from common.records.walk import open_records, walk_records
 from common.records.writer import create_records, record_paths
 from data import workers as pool
-from data.outputs import prepare_output
+from data.outputs import prefix_of, prepare_output
 from data.progress import progress, say
 
 
@@ -152,7 +152,7 @@ def repair(content: bytes, good: List[Record], prefix: str, classes: Optional[Li
 
 def _prepare_repair(args):
     """The prefix to write to; the files that are checked are refused."""
-    prefix = args.repair[:-4] if args.repair.endswith(".rec") else args.repair
+    prefix = prefix_of(args.repair)
     inputs = {os.path.realpath(path) for path in record_paths(os.path.splitext(args.rec)[0])}
     inputs.add(os.path.realpath(args.rec))
     if inputs & {os.path.realpath(path) for path in record_paths(prefix)}:

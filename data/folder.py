@@ -1,12 +1,16 @@
 """A tree of class folders -> record files: one split, several processes.
 
     python -m data.folder photos datasets/photos --val-fraction 0.1
+    python -m data.folder --list photos.csv --root photos datasets/photos
 
 TRAIN_DIR holds a folder for each class; every image below it, however deep, is of that class. The
-sorted folder names are the labels 0, 1, ... and are kept in PREFIX-classes.txt. Hidden files,
-files of other types and files outside the class folders are ignored and counted. Symbolic links
-are followed, but no folder is read twice for one class. Makes PREFIX.rec and .idx, or with
---val-dir or --val-fraction PREFIX-train.rec, PREFIX-val.rec and theirs, all of them or none.
+sorted folder names (Unicode NFC) are the labels 0, 1, ... and are kept in PREFIX-classes.txt.
+Hidden files, files of other types and files outside the class folders are ignored and counted.
+Symbolic links are followed, but no folder is read twice for one class. Makes PREFIX.rec and .idx,
+or with a --val flag PREFIX-train.rec, PREFIX-val.rec and theirs, all of them or none.
+
+In place of TRAIN_DIR, --list names each picture and its label; see data/listing.py. Labels that are
+numbers are kept, without PREFIX-classes.txt; names are sorted, as folders are.
 """
 
 import argparse
@@ -15,14 +19,18 @@ import contextlib
 import os
 import random
 import sys
+import unicodedata
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from common.cli import ArgumentParser, UserError, run
 from common.records.picture import EXTENSIONS
 from common.records.writer import create_records
 from data import pack
-from data.outputs import prepare_output
+from data.listing import read_list
+from data.outputs import prefix_of, prepare_output
 from data.progress import progress
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class Tree(NamedTuple):
@@ -30,24 +38,34 @@ class Tree(NamedTuple):
 
     images: Dict[str, List[str]]  # class name -> paths; both sorted
     ignored: collections.Counter  # extension, or a reason -> number of files
+    numbered: bool = False  # the classes have numbers only, the labels
 
 
-def find(folder: str) -> Tree:
+def find(folder: str, empty: bool = False) -> Tree:
     """List the images below the class folders of ``folder``.
+
+    Args:
+        empty: accept classes without an image.
 
     Raises:
         UserError: no such folder, no class folders, some without an image, an unusable name.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: is not a folder; give one that holds a folder for each class")
-    tree = Tree({}, collections.Counter())
-    for name in sorted(os.listdir(folder)):
+    tree, no_image = Tree({}, collections.Counter()), []
+    names = {name: unicodedata.normalize("NFC", name) for name in os.listdir(folder)}
+    for name in sorted(names, key=names.get):
         path = os.path.join(folder, name)
         if not os.path.isdir(path):
             tree.ignored["outside a class folder"] += 1
         elif not name.startswith("."):
-            tree.images[name] = sorted(_images_below(path, tree.ignored))
-    _check_classes(folder, tree.images)
+            _check_class(folder, name, names[name], tree.images)
+            others = collections.Counter()
+            images = tree.images[names[name]] = sorted(_images_below(path, others))
+            tree.ignored.update(others)
+            if not images:
+                no_image.append(f"{name} ({counted(others)})" if others else name)
+    _check_classes(folder, tree.images, [] if empty else no_image)
     return tree
 
 
@@ -73,15 +91,29 @@ def _fail(error):
     raise error
 
 
-def _check_classes(folder, images):
+def _check_class(folder, stored, name, others):
+    if name.splitlines() != [name] or not _is_unicode(name):
+        raise UserError(f"{folder}: class folder {name!r}: rename it to one line of UTF-8")
+    if name in others:  # a Mac writes accents as characters of their own
+        raise UserError(
+            f"{folder}: two class folders are named {name}, in other bytes; merge {ascii(stored)}"
+            " with the other"
+        )
+
+
+def _check_classes(folder, images, no_image):
     if not images:
         raise UserError(f"{folder}: has no class folders; put each class's images in one")
-    empty = [name for name, paths in images.items() if not paths]
-    if empty:
-        raise UserError(f"{folder}: no image in {_some(empty)}; remove such folders or fill them")
-    for name in images:
-        if name.splitlines() != [name] or not _is_unicode(name):
-            raise UserError(f"{folder}: class folder {name!r}: rename it to one line of UTF-8")
+    if _SPLITS.issuperset(name.lower() for name in images):
+        raise UserError(
+            f"{folder}: {_some(list(images))} are no classes; give the folder of training images"
+            " as TRAIN_DIR and another one with --val-dir"
+        )
+    if no_image:
+        raise UserError(
+            f"{folder}: no image in {_some(no_image)}; remove such folders or fill them"
+            f" ({' '.join(sorted(EXTENSIONS))})"
+        )
 
 
 def _is_unicode(name):
@@ -89,6 +121,11 @@ def _is_unicode(name):
         return bool(name.encode())
     except UnicodeEncodeError:  # bytes that are not UTF-8 come as lone surrogates
         return False
+
+
+def counted(kinds: collections.Counter) -> str:
+    """'3 .heic, 1 .txt'"""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _some(names):
@@ -124,47 +161,47 @@ def items(images: Dict[str, List[str]], seed: Optional[int] = None) -> List[pack
     return listed
 
 
-def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], List[str], dict]:
-    """What to write: prefix -> items, the class names, and the ignored files' counts."""
-    tree = find(args.train_dir)
-    classes, ignored = list(tree.images), tree.ignored
+def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], Tree]:
+    """What to write: prefix -> items; and the classes, with all that was ignored."""
+    tree = _source(args.train_dir, args.list, args.root)
     training, validation = tree.images, None
-    if args.val_dir:
-        other = find(args.val_dir)
-        _check_same(args, classes, list(other.images))
-        validation = other.images
-        ignored = ignored + other.ignored
+    if args.val_dir or args.val_list:
+        other = _source(args.val_dir, args.val_list, args.root, empty=True)
+        unknown = [name for name in other.images if name not in training]
+        if unknown:
+            raise UserError(
+                f"{args.val_dir or args.val_list}: has the classes {_some(unknown)}, which"
+                f" {args.train_dir or args.list} has not; remove them, or add training images"
+            )
+        validation = {name: other.images.get(name, []) for name in training}
+        tree.ignored.update(other.ignored)
     elif args.val_fraction:
-        training, validation = split(tree.images, args.val_fraction, args.seed)
+        training, validation = split(training, args.val_fraction, args.seed)
     if validation is None:
-        return {args.out_prefix: items(training, args.seed)}, classes, ignored
-    both = {
-        f"{args.out_prefix}-train": items(training, args.seed),
-        f"{args.out_prefix}-val": items(validation),
-    }
-    return both, classes, ignored
+        return {args.out_prefix: items(training, args.seed)}, tree
+    train, val = f"{args.out_prefix}-train", f"{args.out_prefix}-val"
+    return {train: items(training, args.seed), val: items(validation)}, tree
 
 
-def _check_same(args, classes, others):
-    only = [
-        f"only {folder} has {_some(sorted(set(mine) - set(theirs)))}"
-        for folder, mine, theirs in (
-            (args.train_dir, classes, others),
-            (args.val_dir, others, classes),
-        )
-        if set(mine) - set(theirs)
-    ]
-    if only:
-        raise UserError(f"--val-dir {args.val_dir}: its classes differ: {'; '.join(only)}")
+def _source(folder, path, root, empty=False):
+    if folder:
+        return find(folder, empty)
+    images, numbered = read_list(path, root or os.path.dirname(path))
+    return Tree(images, collections.Counter(), numbered)
 
 
 def write(
-    wanted: Dict[str, List[pack.Item]], classes: List[str], skip_bad: bool = False, **how: Any
+    wanted: Dict[str, List[pack.Item]],
+    classes: List[str],
+    skip_bad: bool = False,
+    named: bool = True,
+    **how: Any,
 ) -> None:
     """Write the record files of every prefix in ``wanted``; they appear together, when whole.
 
     Args:
         wanted: prefix -> its items.
+        named: write the names in ``classes``; else they are numbers, which need no file.
         skip_bad: leave unreadable images out; they are named on stderr in any case.
         how: what :func:`pack.encode_all` takes.
 
@@ -172,15 +209,20 @@ def write(
         UserError: unreadable images without ``skip_bad``, an output without any, a process died.
     """
     bad, written = [], {}
+    changes: List[str] = []  # of pictures
     with contextlib.ExitStack() as stack:
         for prefix, listed in wanted.items():
-            writer = stack.enter_context(create_records(prefix, classes))
-            unreadable = _fill(writer, listed, os.path.basename(prefix), how)
+            writer = stack.enter_context(create_records(prefix, classes if named else None))
+            unreadable = _fill(
+                writer, listed, os.path.basename(prefix), {"changes": changes, **how}
+            )
             written[prefix] = writer.count
             bad += unreadable
             if writer.count + len(unreadable) != len(listed):
                 raise RuntimeError(f"{prefix}: {writer.count} of {len(listed)} images were written")
         pack.report(bad, written, skip_bad)
+    if changes:
+        print(f"changed: {counted(collections.Counter(changes))}", file=sys.stderr)
     for prefix, count in written.items():
         print(f"{prefix}.rec: {count} images of {len(classes)} classes")
 
@@ -200,14 +242,28 @@ def _fill(writer, listed, title, how):
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(__doc__, prog="python -m data.folder")
-    parser.add_argument("train_dir", metavar="TRAIN_DIR", help="holds a folder for each class")
-    parser.add_argument("out_prefix", metavar="OUT_PREFIX", help="the output's path without .rec")
+    parser.add_argument(
+        "train_dir", metavar="TRAIN_DIR", nargs="?", help="holds a folder for each class"
+    )
+    parser.add_argument(
+        "out_prefix", metavar="OUT_PREFIX", type=prefix_of, help="the output's path without .rec"
+    )
+    parser.add_argument(
+        "--list", metavar="X.lst|X.csv", help="instead of TRAIN_DIR: lines of MXNet, or path,label"
+    )
+    parser.add_argument("--root", help="where the lists' paths start; default: the list's folder")
     validation = parser.add_mutually_exclusive_group()
     validation.add_argument("--val-dir", help="validation images, in folders of the same names")
+    validation.add_argument("--val-list", metavar="X.lst|X.csv", help="validation images")
     validation.add_argument("--val-fraction", type=_fraction, help="of each class, at random")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the record order")
     pack.add_args(parser)
-    return parser.parse_args()
+    args = parser.parse_intermixed_args()  # so that flags may stand between the two positions
+    if bool(args.train_dir) == bool(args.list):
+        parser.error("give TRAIN_DIR OUT_PREFIX, or --list and OUT_PREFIX")
+    if args.root and not args.list and not args.val_list:
+        parser.error("--root: is for --list; leave it out")
+    return args
 
 
 def _fraction(text):
@@ -223,13 +279,18 @@ def _fraction(text):
 def main() -> None:
     """Pack, then say what was written and what was ignored."""
     args = parse_args()
-    wanted, classes, ignored = outputs(args)
+    wanted, tree = outputs(args)
+    classes, ignored = list(tree.images), tree.ignored
     for prefix in wanted:
         prepare_output(prefix, args.overwrite)
     if ignored:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
-        print(f"ignored: {sum(ignored.values())} files ({kinds})", file=sys.stderr)
-    write(wanted, classes, args.skip_bad, **pack.options(args))
+        print(f"ignored: {sum(ignored.values())} files ({counted(ignored)})", file=sys.stderr)
+    for prefix, listed in wanted.items():
+        without = set(range(len(classes))) - {label for _, label, _ in listed}
+        if without:
+            names = _some([classes[label] for label in sorted(without)])
+            print(f"{prefix}.rec: will have no image of {names}", file=sys.stderr)
+    write(wanted, classes, args.skip_bad, not tree.numbered, **pack.options(args))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""ImageNet (ILSVRC2012) as record files, straight from the official tar archives.
+"""ImageNet (ILSVRC2012) as record files, from the official tar archives or from Kaggle's folders.
 
     python -m data.imagenet --train ILSVRC2012_img_train.tar --val ILSVRC2012_img_val.tar \\
         --devkit ILSVRC2012_devkit_t12.tar.gz datasets/imagenet
+    python -m data.imagenet --train ILSVRC/Data/CLS-LOC/train --val ILSVRC/Data/CLS-LOC/val \\
+        --devkit LOC_val_solution.csv datasets/imagenet
 
 The archives come from https://image-net.org (registration). Nothing is unpacked to disk: the
 images pass through memory, are re-encoded, and land in parts (OUT_DIR/train.parts, one for each
@@ -20,18 +22,23 @@ import os
 import shutil
 import tarfile
 import zlib
-from typing import Container, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Container, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 from common.cli import ArgumentParser, UserError, run
 from common.io.files import check_is_local
 from common.io.lock import lock
 from data import pack, parts
+from data.imagenet_folders import TrainFolder, ValFolder, solution_labels
 
 MD5 = {  # as image-net.org and torchvision give them
     "train": "1d675b47d978889d74fa0da5fadfb00e",
     "val": "29b22e2961454d5413ddabcf34fc5622",
 }
-_PARTIAL = "or pass --allow-partial for an archive of your own with fewer images"
+_REMEDIES = {
+    split: f"its MD5 should be {md5}; get it again (what is done is kept)"
+    for split, md5 in MD5.items()
+}
+_PARTIAL = "or pass --allow-partial for images of your own"
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _VAL_PART = 1000  # images
 # The end of a tar: two blocks of zeros, then zeros up to a multiple of 20 blocks.
@@ -47,6 +54,9 @@ class Class(NamedTuple):
     name: str  # the first of its names
 
 
+Job = Union["TrainTar", "ValTar", TrainFolder, ValFolder]
+
+
 def classes() -> List[Class]:
     """The 1000 classes in label order."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "imagenet_classes.txt")
@@ -59,11 +69,18 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of ``python -m data.imagenet``."""
     args = _parse(argv)
     table = classes()
-    jobs = []
-    if args.train:
+    wnids = [row.wnid for row in table]
+    jobs: List[Job] = []
+    if args.train and os.path.isdir(args.train):
+        jobs.append(TrainFolder(args.train, wnids, args.allow_partial))
+    elif args.train:
         jobs.append(TrainTar(args.train, table, args.allow_partial))
     if args.val:
-        jobs.append(ValTar(args.val, val_labels(devkit_text(args.devkit), args.devkit, table)))
+        if args.devkit.endswith(".csv"):
+            labels = solution_labels(args.devkit, wnids)
+        else:
+            labels = val_labels(devkit_text(args.devkit), args.devkit, table)
+        jobs.append((ValFolder if os.path.isdir(args.val) else ValTar)(args.val, labels))
     for job in jobs:
         prefix = os.path.join(args.out_dir, job.split)
         with lock(prefix, "OUT_DIR") as locked:
@@ -73,10 +90,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def _parse(argv):
     parser = ArgumentParser(description="Make record files of ImageNet (ILSVRC2012).")
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder for train.rec and val.rec")
-    parser.add_argument("--train", metavar="TAR", help="ILSVRC2012_img_train.tar")
-    parser.add_argument("--val", metavar="TAR", help="ILSVRC2012_img_val.tar")
     parser.add_argument(
-        "--devkit", metavar="TAR.GZ", help="ILSVRC2012_devkit_t12.tar.gz, for --val"
+        "--train", metavar="TAR|DIR", help="ILSVRC2012_img_train.tar, or class folders"
+    )
+    parser.add_argument("--val", metavar="TAR|DIR", help="ILSVRC2012_img_val.tar, or a folder")
+    parser.add_argument(
+        "--devkit",
+        metavar="TAR.GZ|CSV",
+        help="labels for --val: ILSVRC2012_devkit_t12.tar.gz or Kaggle's LOC_val_solution.csv",
     )
     parser.add_argument(
         "--allow-partial", action="store_true", help="accept archives with fewer images"
@@ -90,7 +111,8 @@ def _parse(argv):
     check_is_local(args.out_dir, "OUT_DIR")
     for flag in ("train", "val", "devkit"):
         path = getattr(args, flag)
-        if path and not os.path.isfile(path):
+        found = os.path.isfile(path or "") or (flag != "devkit" and os.path.isdir(path or ""))
+        if path and not found:
             raise UserError(f"--{flag} {path}: no such file")
     return args
 
@@ -110,7 +132,7 @@ def _make(job, args, names, prefix, locked):
     if not args.allow_partial and written + len(bad) != job.images:
         raise UserError(
             f"{job.path}: has {written + len(bad):,} images, not {job.images:,};"
-            f" {_remedy(job.split)}, {_PARTIAL}"
+            f" {job.remedy}, {_PARTIAL}"
         )
     pack.report(bad, {prefix: written}, args.skip_bad)
     count = parts.join(done, prefix, names, job.label, shuffle=job.split == "train")
@@ -139,7 +161,7 @@ class TrainTar:
     class's tar, so that parts of another archive have other names.
     """
 
-    split, images = "train", 1281167
+    split, images, remedy = "train", 1281167, _REMEDIES["train"]
 
     def __init__(self, path: str, table: List[Class], allow_partial: bool):
         self.path = path
@@ -147,11 +169,10 @@ class TrainTar:
         with open(path, "rb") as file, _tar(path, file, self.split) as archive:
             members = {os.path.basename(member.name): member for member in _files(archive)}
         for name in members.keys() - labels.keys():
-            raise UserError(f"{path}: {name} is no class of ImageNet; {_remedy(self.split)}")
+            raise UserError(f"{path}: {name} is no class of ImageNet; {self.remedy}")
         if len(members) != len(table) and not allow_partial:
             raise UserError(
-                f"{path}: has {len(members)} classes, not {len(table)};"
-                f" {_remedy(self.split)}, {_PARTIAL}"
+                f"{path}: has {len(members)} classes, not {len(table)}; {self.remedy}, {_PARTIAL}"
             )
         self._tars = {labels[name]: member for name, member in members.items()}
         self._labels = {
@@ -159,7 +180,7 @@ class TrainTar:
         }
         self.parts = {label: name for name, label in self._labels.items()}
 
-    def items(self, done: Container[int]) -> Iterator[pack.Item]:
+    def items(self, done: Container[str]) -> Iterator[pack.Item]:
         """Yield (image name, part number, bytes) of each image whose part is not in ``done``."""
         with tarfile.open(self.path, "r:") as outer:
             for label, member in self._tars.items():
@@ -172,7 +193,7 @@ class TrainTar:
             for image in _files(archive):
                 yield os.path.basename(image.name), label, archive.extractfile(image).read()
             if not archive.getmembers():
-                raise UserError(f"{title}: is empty; {_remedy(self.split)}")
+                raise UserError(f"{title}: is empty; {self.remedy}")
 
     def label(self, part: str, image: str) -> int:
         """The label of every image of the part with this name."""
@@ -185,12 +206,12 @@ class ValTar:
     ``parts`` is complete once :meth:`items` has run to its end.
     """
 
-    split, images = "val", 50000
+    split, images, remedy = "val", 50000, _REMEDIES["val"]
 
     def __init__(self, path: str, labels: Dict[str, int]):
         self.path, self._labels, self.parts = path, labels, {}
 
-    def items(self, done: Container[int]) -> Iterator[pack.Item]:
+    def items(self, done: Container[str]) -> Iterator[pack.Item]:
         """Yield (image name, part number, bytes) of each image whose part is not in ``done``."""
         size = os.path.getsize(self.path)
         with open(self.path, "rb") as file, _tar(self.path, file, self.split) as archive:
@@ -225,13 +246,9 @@ def _tar(title, file, split):
             rest = file.read(_TAR_END + 1)
             count = len(archive.getmembers())
     except tarfile.TarError as error:
-        raise UserError(f"{title}: is cut or damaged ({error}); {_remedy(split)}")
+        raise UserError(f"{title}: is cut or damaged ({error}); {_REMEDIES[split]}")
     if any(rest) or not _TAR_BLOCK <= len(rest) <= _TAR_END:
-        raise UserError(f"{title}: is cut or damaged after {count} files; {_remedy(split)}")
-
-
-def _remedy(split):
-    return f"its MD5 should be {MD5[split]}; get it again (what is done is kept)"
+        raise UserError(f"{title}: is cut or damaged after {count} files; {_REMEDIES[split]}")
 
 
 def val_labels(text: str, path: str, table: List[Class]) -> Dict[str, int]:

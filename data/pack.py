@@ -7,7 +7,7 @@ comes back in the same order. However many processes, the result is the same.
 import argparse
 import functools
 import sys
-from typing import Dict, Iterable, Iterator, List, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 from common import cli
 from common.cli import UserError
@@ -22,20 +22,24 @@ _SETTINGS = ("resize", "quality", "encoding", "center_crop")  # what encode() ta
 
 
 def encode_all(
-    items: Iterable[Item], workers: int, **settings
+    items: Iterable[Item], workers: int, changes: Optional[List[str]] = None, **settings
 ) -> Iterator[Tuple[str, int, Union[bytes, Unreadable]]]:
     """Yield (name, label, bytes or Unreadable) for each of ``items``, in order.
 
     Args:
         items: read lazily, no further ahead than ``64 * workers`` pictures.
         workers: processes. They end when the generator does; close it if you leave it early.
-        settings: what :func:`common.records.picture.encode` takes.
+        changes: is extended by what :func:`common.records.picture.encode` says of each picture.
+        settings: what else that function takes.
 
     Raises:
         UserError: a process died, or a limit of the machine is reached.
     """
     attempt = functools.partial(_attempt, settings)
-    for (name, label, _), image in pool.run(attempt, items, workers, "--workers", _name):
+    results = pool.run(attempt, items, workers, "--workers", _name)
+    for (name, label, _), (image, changed) in results:
+        if changes is not None:
+            changes += changed
         yield name, label, image
 
 
@@ -44,18 +48,20 @@ def _name(item):
 
 
 def _attempt(settings, item):
+    """The picture, or why there is none; and what its pixels needed."""
     name, _, source = item
+    changes: List[str] = []
     try:
         if isinstance(source, str):
             with open(source, "rb") as file:
                 source = file.read()
-        return encode(source, **settings)
+        return encode(source, changes=changes, **settings), changes
     except OSError as error:
         if is_limit(error):
             raise UserError(f"{name}: cannot be read: {limit_reached(error)}")
-        return Unreadable(error.strerror)
+        return Unreadable(error.strerror), []
     except Unreadable as error:
-        return error
+        return error, []
 
 
 def report(bad: List[Tuple[str, str]], written: Dict[str, int], skip_bad: bool) -> None:

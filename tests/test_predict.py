@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import ROOT, assert_refused, run_script
-from pictures import jpeg, photo
+from pictures import KINDS, jpeg, photo
 from small_checkpoints import save_lenet
 
 import predict
@@ -273,6 +273,14 @@ def test_the_number_of_pixels_is_limited(folder, tmp_path, run):
     result = run(small, large, "--max-pixels", 2000, "--format", "jsonl")
     assert [line["file"] for line in parse_jsonl(result.out)] == [str(small)]
     assert result.err == f"{large}: has 51x40 pixels, more than 2000\n" and result.code == 1
+
+
+def test_pictures_whose_pixels_were_changed_are_counted(tmp_path, run):
+    for name in ("alpha.png", "of 16 bits.png", "grey of 16 bits.png", "baseline.jpg", "x.BMP"):
+        (tmp_path / name).write_bytes(KINDS[name])
+    result = run(tmp_path)
+    assert result.code == 0 and result.out.count(str(tmp_path)) == 5
+    assert result.err == "changed: 1 composited on white, 2 reduced from 16 bits to 8\n"
 
 
 def test_what_is_ignored_in_a_folder_is_counted(tmp_path, run):

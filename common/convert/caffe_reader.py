@@ -14,8 +14,6 @@ from common.io.opencv import cv2
 
 from .alexnet_import import SourceNetwork, layers_of
 
-_NAMES = re.compile(r"(?:n\d{8}\s+(?:\d+\t)?)?(.*)")  # synset_words.txt has WordNet ids
-
 # Caffe's name of an LRN setting -> MXNet's, and Caffe's default.
 _LRN = {
     "local_size": ("nsize", 5),
@@ -168,21 +166,3 @@ def _lrn_settings(path, text) -> List[Dict[str, float]]:
             )
         found.append(settings)
     return found
-
-
-def class_names(path: str, count: int) -> List[str]:
-    """The names in Caffe's synset_words.txt, or in a file of one name a line.
-
-    Of a line's synonyms the first is taken, without its WordNet id, as data.imagenet does.
-
-    Raises:
-        UserError: the file is not text, or has another number of names than ``count``.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            names = [_NAMES.fullmatch(line.strip())[1].split(", ")[0] for line in file]
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; write one class name a line")
-    if len(names) != count:
-        raise UserError(f"{path}: has {len(names)} names, but the network has {count} classes")
-    return names

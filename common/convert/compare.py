@@ -12,6 +12,7 @@ from common.graph.graph import Graph
 from common.input import pipeline
 from common.input.preparation import Preparation, sample_images
 from common.io.opencv import cv2
+from common.records.identity import record_files
 from common.runtime.mxnet import mx
 
 _IMAGES = 8  # to compare on, at most
@@ -60,7 +61,7 @@ def real_images(args: argparse.Namespace, config: dict) -> np.ndarray:
     if args.images:
         return np.stack([preparation.load(path) for path in args.images[:_IMAGES]])
     path = args.data_val or trained.get("data_val")
-    if not args.data_val and not os.path.isfile(path or ""):
+    if not args.data_val and not all(map(os.path.isfile, record_files(path or ""))):
         raise UserError(
             f"--data-val: is needed, since the validation data of training ({path}) is not here; or"
             " give --images"

@@ -131,13 +131,20 @@ class Classifier:
         return names, np.array(probabilities, np.float32).reshape(shape)
 
     def stream(
-        self, pictures: Iterable[Picture], top: int = 5, rgb: bool = False
+        self,
+        pictures: Iterable[Picture],
+        top: int = 5,
+        rgb: bool = False,
+        changes: Optional[List[str]] = None,
     ) -> Iterator[Union[List[Guess], UserError]]:
         """The same, picture by picture, for any number of them, such as the frames of a camera.
 
         No more of ``pictures`` is read than the next batch needs, except that the batch after it is
         read from a list or a tuple, too. A picture is copied before the next is read, so one array
         may hold them all in turn.
+
+        Args:
+            changes: is extended by what the files' pixels needed, such as "composited on white".
 
         Returns:
             An iterator: for each picture, in order, its ``top`` likeliest classes or what is wrong
@@ -149,16 +156,20 @@ class Classifier:
         if top < 1:
             raise UserError(f"top {top}: has to be at least 1")
         check_listed(pictures)
-        rows = self._rows(pictures, rgb, None)
+        rows = self._rows(pictures, rgb, None, changes)
         return (one if isinstance(one, UserError) else self._guesses(one, top) for one in rows)
 
     def features(
-        self, pictures: Iterable[Picture], layer: str, rgb: bool = False
+        self,
+        pictures: Iterable[Picture],
+        layer: str,
+        rgb: bool = False,
+        changes: Optional[List[str]] = None,
     ) -> Iterator[Union[np.ndarray, UserError]]:
         """What a layer inside the network makes of pictures, such as 4,096 numbers of ``fc2``.
 
         Args:
-            pictures, rgb: as for :meth:`stream`.
+            pictures, rgb, changes: as for :meth:`stream`.
             layer: a name in the table of ``python -m symbols NETWORK``.
 
         Returns:
@@ -170,9 +181,9 @@ class Classifier:
         """
         network.up_to(self._network, layer)
         check_listed(pictures)
-        return self._rows(pictures, rgb, layer)
+        return self._rows(pictures, rgb, layer, changes)
 
-    def _rows(self, pictures, rgb, layer):
+    def _rows(self, pictures, rgb, layer, changes):
         """For each picture, what the network, or its part up to ``layer``, makes of it."""
         batches = 2 if isinstance(pictures, Sequence) else 1  # that are read
         numbered, waiting = enumerate(pictures), collections.deque()
@@ -180,7 +191,7 @@ class Classifier:
             while True:
                 wanted = batches * self._batch_size - len(waiting)
                 for i, picture in itertools.islice(numbered, wanted):
-                    waiting.append(self._submit(threads, picture, f"picture {i}", rgb))
+                    waiting.append(self._submit(threads, picture, f"picture {i}", rgb, changes))
                 count = min(self._batch_size, len(waiting))
                 batch = [waiting.popleft().result() for _ in range(count)]
                 if not batch:
@@ -190,7 +201,7 @@ class Classifier:
                 for item in batch:
                     yield item if isinstance(item, UserError) else next(rows)
 
-    def _submit(self, threads, picture, name, rgb):
+    def _submit(self, threads, picture, name, rgb, changes):
         """The future of :meth:`_prepare` of one picture."""
         try:
             picture = take(picture, name, rgb, self._max_pixels)
@@ -198,9 +209,9 @@ class Classifier:
             picture = error
         except MemoryError:
             picture = UserError(f"{name}: there is not enough memory for it")
-        return threads.submit(self._prepare, picture, name)
+        return threads.submit(self._prepare, picture, name, changes)
 
-    def _prepare(self, picture, name):
+    def _prepare(self, picture, name, changes):
         """(C, H, W) float32 for the network, or the UserError that says why there is none."""
         try:
             if isinstance(picture, UserError):
@@ -208,7 +219,7 @@ class Classifier:
             if isinstance(picture, str):
                 picture, name = read_file(picture), picture
             if isinstance(picture, bytes):
-                picture = self._preparation.decode(picture, name, self._max_pixels)
+                picture = self._preparation.decode(picture, name, self._max_pixels, changes)
             return self._preparation.apply(with_channels(picture, self._preparation.channels))
         except UserError as error:
             return error

@@ -20,6 +20,7 @@ from typing import Iterator, Optional
 import numpy as np
 
 from common.cli import UserError
+from common.records.identity import check_command, record_files
 from common.records.index import index_path
 from common.runtime import native
 
@@ -78,7 +79,7 @@ def read(data: TrainingData, gpu: Optional[int], epoch: int) -> Iterator[prefetc
         cause = next(filter(str.strip, text.splitlines()), "no reason given")
         raise UserError(
             f"{path}: DALI cannot prepare one of its images ({cause[:90]});"
-            f" find it: python -m data.check {path} --decode, or pack the file again"
+            f" find it: {check_command(path)}; or pack the file again"
         ) from error
 
 
@@ -97,9 +98,10 @@ def _pipeline(data, gpu, epoch):
 def _graph(data, gpu):
     from nvidia.dali import fn, math, types
 
+    files = record_files(data.records.path)
     encoded, labels = fn.readers.mxnet(
-        path=[data.records.path],
-        index_path=[index_path(data.records.path)],
+        path=files,
+        index_path=[index_path(file) for file in files],
         random_shuffle=True,
         initial_fill=len(data.records),
     )

@@ -13,7 +13,11 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     """Add the data flags and, in a group of their own, the augmentation flags."""
     data = parser.add_argument_group("data")
     add = data.add_argument
-    add("--data-train", metavar="X.rec", help="training images (data/README.md)")
+    add(
+        "--data-train",
+        metavar="X.rec",
+        help="training images (data/README.md); 'a.rec;b.rec' is a set",
+    )
     add("--data-val", metavar="X.rec", help="images to evaluate on after each epoch")
     add_preparation_args(data)
     add("--num-classes", type=cli.positive_int, help="default: as many as the records have")

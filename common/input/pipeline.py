@@ -6,12 +6,14 @@ Training images are shuffled and augmented. Evaluation sees the centre crop of e
 import contextlib
 import functools
 import itertools
+import tempfile
 from typing import Iterator, Optional, Tuple
 
 import numpy as np
 
 from common.cli import UserError
 from common.records.classes import is_class
+from common.records.identity import check_command, record_files
 from common.records.index import index_path
 from common.records.scan import Records, scan_records
 from common.runtime import native
@@ -39,7 +41,7 @@ def checked_records(
     records = scan_records(path)
     if classes and records.classes and classes != records.classes:
         raise UserError(f"{path}: its -classes.txt has other names than the training records' one")
-    _check_labels(records, num_classes)
+    _check_labels(records, num_classes, classes)
     if len(records) < least:
         raise UserError(
             f"{path}: has {len(records)} images, fewer than --batch-size {least}; lower it"
@@ -47,11 +49,15 @@ def checked_records(
     return records
 
 
-def _check_labels(records, num_classes):
-    remedy = "check --num-classes"
+def _check_labels(records, num_classes, classes):
     if num_classes is None and records.classes:
         num_classes = len(records.classes)
         remedy = "its -classes.txt lacks names, or is of another file"
+    elif classes:
+        remedy = "leave such images out, or train with names for them in -classes.txt"
+    else:
+        least = 1 + int(np.max(records.labels[is_class(records.labels)], initial=0))
+        remedy = f"leave such images out, or train with --num-classes {least}"
     for limit in (None, num_classes):
         fits = is_class(records.labels, limit)
         if fits.all():
@@ -108,7 +114,7 @@ def _read(data, epoch):
     # Without round_batch the last batch ends in noise, but the next pass is complete.
     options.update(dtype="uint8", round_batch=False, verbose=data.verbose)
     # Each thread draws crops and mirrors by a generator of its own, for whichever images it gets.
-    batches = _record_iterator(data.records.path, data.preparation, data.threads, **options)
+    batches = _record_iterator(data.records, data.preparation, data.threads, **options)
     offset = seed % max(1, _MAX_OFFSET // size)
     while offset > 0:
         offset -= sum(1 for _ in itertools.islice(batches, offset))
@@ -138,7 +144,7 @@ def evaluation_batches(
     """
     # A new iterator each time: after a reset MXNet 1.9.1 mixes the last epoch's padding in.
     options = {"batch_size": batch_size, "verbose": verbose}
-    batches = _record_iterator(records.path, preparation, threads, **options)
+    batches = _record_iterator(records, preparation, threads, **options)
     for i, batch in enumerate(take(batches, records.path, -(-len(records) // batch_size))):
         yield batch, min(batch_size, len(records) - i * batch_size)
 
@@ -180,17 +186,19 @@ def synthetic(data: TrainingData, context: mx.Context) -> Iterator[mx.io.DataBat
     return itertools.repeat(next(batches))
 
 
-def _record_iterator(path, preparation, threads, verbose, **options):
+def _record_iterator(records, preparation, threads, verbose, **options):
     for name, mean, std in zip("rgb", preparation.mean, preparation.std):
         options[f"mean_{name}"], options[f"std_{name}"] = mean, std
     if preparation.resize is not None:
         options["resize"] = preparation.resize
-    files = [_unambiguous(name) for name in (path, index_path(path))]
+    paths = record_files(records.path)
+    files = [_unambiguous(path) for path in paths]
+    index = _joint_index(records) if paths[1:] else _unambiguous(index_path(paths[0]))
     options.update(
         ctx="cpu",  # decodes with every core; without it, each iterator leaks 23 MB
         device_id=-1,
-        path_imgrec=files[0][0],
-        path_imgidx=files[1][0],
+        path_imgrec=";".join(name for name, _ in files),
+        path_imgidx=index[0],
         data_shape=preparation.image_shape,
         verbose=verbose,
     )
@@ -199,10 +207,18 @@ def _record_iterator(path, preparation, threads, verbose, **options):
         raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
     native.load()  # with it an image that cannot be decoded is an error, without it a crash
     native.drop_lines([] if verbose else native.MXNET_NOISE)
-    with _decoding(path), _openmp_threads(threads):
+    with _decoding(records.path), _openmp_threads(threads):
         batches = mx.io.ImageRecordIter(**options)
-    batches.files = files  # they stay open as long as it lives
+    batches.files = files, index  # they stay open as long as it lives
     return batches
+
+
+def _joint_index(records):
+    """A name of an index of all files of a set, which no folder holds, and the open file."""
+    file = tempfile.TemporaryFile("w")  # noqa: SIM115
+    file.writelines(f"{i}\t{at}\n" for i, at in enumerate(records.offsets.tolist()))
+    file.flush()
+    return f"/proc/self/fd/{file.fileno()}", file
 
 
 def _unambiguous(path):
@@ -240,5 +256,5 @@ def _decoding(path):
         cause = str(error).strip().splitlines()[-1].rpartition(": ")[2]
         raise UserError(
             f"{path}: MXNet cannot prepare one of its images ({cause[:90]}); look at the"
-            f" augmentation flags, or find the image: python -m data.check {path} --decode"
+            f" augmentation flags, or find the image: {check_command(path)}"
         ) from error

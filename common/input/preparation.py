@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Iterator, Mapping, Optional, Tuple
+from typing import Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from common.cli import UserError
 from common.io.opencv import cv2
 from common.records import picture
 from common.records.format import read_image
+from common.records.identity import record_files
 from common.records.scan import Records
 from common.records.walk import open_records
 
@@ -48,16 +49,22 @@ class Preparation:
         return self.image_shape[0]
 
     def decode(
-        self, encoded: bytes, source: str, max_pixels: int = picture.MAX_PIXELS
+        self,
+        encoded: bytes,
+        source: str,
+        max_pixels: int = picture.MAX_PIXELS,
+        changes: Optional[List[str]] = None,
     ) -> np.ndarray:
         """The picture in ``encoded`` bytes: (H, W, 3) BGR, or (H, W) grey for 1 channel; uint8.
+
+        ``changes`` is extended by what its pixels needed; see :func:`picture.decode`.
 
         Raises:
             UserError: not a picture that OpenCV reads, a damaged one, or one of more pixels than
                 ``max_pixels``; the message begins with ``source``.
         """
         try:
-            return picture.decode(encoded, self.channels == 1, max_pixels)
+            return picture.decode(encoded, self.channels == 1, max_pixels, changes)
         except picture.Unreadable as cause:
             raise UserError(f"{source}: {cause}")
 
@@ -135,8 +142,12 @@ def sample_images(found: Records, count: int, preparation: Preparation) -> Itera
     Raises:
         UserError: a record's image is damaged.
     """
-    chosen = np.random.RandomState(0).permutation(len(found))[:count]
-    with open_records(found.path) as content:
-        for i in sorted(chosen):
-            encoded = read_image(content, int(found.offsets[i]))
-            yield preparation.apply(preparation.decode(encoded, f"{found.path}: record {i}"))
+    chosen = np.sort(np.random.RandomState(0).permutation(len(found))[:count])
+    start = 0  # of a file in its set
+    for file in record_files(found.path):
+        with open_records(file) as content:
+            inside = np.searchsorted(found.offsets[chosen], [start, start + len(content)])
+            for i in chosen[slice(*inside)].tolist():
+                encoded = read_image(content, int(found.offsets[i]) - start)
+                yield preparation.apply(preparation.decode(encoded, f"{found.path}: record {i}"))
+            start += len(content)

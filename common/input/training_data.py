@@ -87,7 +87,7 @@ class TrainingData:
 def _count_classes(records, wanted):
     """How many classes the network tells apart, by the names, the labels and the flag."""
     seen = np.unique(records.labels).astype(int)
-    if len(seen) == 1 and wanted is None:
+    if len(seen) == 1 and wanted in (None, 1):
         raise UserError(
             f"{records.path}: all images have the label {seen[0]}; a network needs two classes or"
             " more; give --num-classes if others are to come"
@@ -96,7 +96,7 @@ def _count_classes(records, wanted):
         if wanted not in (None, len(records.classes)):
             raise UserError(
                 f"--num-classes {wanted}: {records.path} has {len(records.classes)} class names;"
-                " leave the flag out"
+                " write more names to its -classes.txt, or leave the flag out"
             )
         return len(records.classes)
     present = int(seen[-1]) + 1

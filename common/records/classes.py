@@ -5,7 +5,7 @@ from typing import List, Optional, Union
 
 import numpy as np
 
-from common.cli import UserError
+from .class_names import read_plain
 
 
 def is_class(
@@ -25,20 +25,7 @@ def read_class_names(path: str) -> Optional[List[str]]:
     """The names in the ``-classes.txt`` of the record file ``path``; None if it has none.
 
     Raises:
-        UserError: it is not text, or a name is empty or stands there twice.
+        UserError: what :func:`class_names.read_plain` raises.
     """
     names = class_names_path(path)
-    if not os.path.exists(names):
-        return None
-    try:
-        with open(names, encoding="utf-8-sig") as file:  # Windows' editors write a mark first
-            found = file.read().rstrip("\r\n").split("\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{names}: is not UTF-8 text; write a class name a line")
-    found = [name.rstrip("\r") for name in found]
-    for number, name in enumerate(found):
-        if not name.strip():
-            raise UserError(f"{names}: line {number + 1} is empty; write a class name a line")
-        if name in found[:number]:
-            raise UserError(f"{names}: has {name} twice; give each class a name of its own")
-    return found
+    return read_plain(names) if os.path.exists(names) else None

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from typing import Optional
+from typing import List, Optional
 
 from .checksums import checksums_path
 from .index import index_path
@@ -10,14 +10,26 @@ from .index import index_path
 _ENDS = 1 << 16  # bytes at the start and at the end of a file that are hashed
 
 
+def record_files(path: str) -> List[str]:
+    """The files that ``path`` names: itself, or those of the set 'a.rec;b.rec'."""
+    if ";" not in path or os.path.exists(path):
+        return [path]
+    return [file for file in path.split(";") if file] or [path]
+
+
+def check_command(path: str) -> str:
+    """What a user types to find a damaged picture in ``path``, a file or a set."""
+    return "; ".join(f"python -m data.check {file} --decode" for file in record_files(path))
+
+
 def records_fingerprint(path: str) -> str:
-    """SHA-256, in hex, of the size, the first and the last 64 KiB of ``path`` and of its index.
+    """SHA-256, in hex, of the size, the first and the last 64 KiB of each file and its index.
 
     Raises:
         OSError: one of them cannot be read.
     """
     digest = hashlib.sha256()
-    for name in (path, index_path(path)):
+    for name in (name for file in record_files(path) for name in (file, index_path(file))):
         size = os.path.getsize(name)
         with open(name, "rb") as file:
             digest.update(b"%d\n" % size + file.read(_ENDS))

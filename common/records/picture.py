@@ -13,7 +13,7 @@ of them are kept.
 import contextlib
 import struct
 import zlib
-from typing import Optional
+from typing import List, Optional
 
 import numpy as np
 import simplejpeg
@@ -22,13 +22,17 @@ from common.io.opencv import cv2
 
 from .picture_header import PNG, Unreadable, may_be_transparent, picture_size, read_jpeg
 
-__all__ = ["EXTENSIONS", "MAX_PIXELS", "Unreadable", "decode", "encode", "fault", "on_white"]
+__all__ = [
+    "EXTENSIONS", "MAX_PIXELS", "ON_WHITE", "TO_8_BITS",
+    "Unreadable", "decode", "encode", "fault", "on_white",
+]  # fmt: skip
 
 # What every OpenCV from 4.5 on decodes. ImageNet's files end in .JPEG: case does not matter.
 EXTENSIONS = {
     ".bmp", ".dib", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 }  # fmt: skip
+ON_WHITE, TO_8_BITS = "composited on white", "reduced from 16 bits to 8"
 MAX_PIXELS = 1 << 30  # as OpenCV's own limit
 _PROOF = 8  # the reduction at which every bit of a JPEG is read, at a fraction of the work
 # What libjpeg (jerror.h) says of a JPEG that it fills up with grey, or may have misread. Stray
@@ -43,6 +47,7 @@ def encode(
     quality: int = 95,
     encoding: str = ".jpg",
     center_crop: bool = False,
+    changes: Optional[List[str]] = None,
 ) -> bytes:
     """Return ``image`` (the bytes of a picture file) as ImageRecordIter reads it.
 
@@ -54,6 +59,7 @@ def encode(
         quality: of a JPEG, 1 to 100.
         encoding: '.jpg' or '.png'.
         center_crop: keep the central square only, cut out after the scaling.
+        changes: is extended by what the picture's pixels needed: ``ON_WHITE``, ``TO_8_BITS``.
 
     Raises:
         Unreadable: :func:`fault` finds one, or the format cannot hold the picture.
@@ -62,7 +68,7 @@ def encode(
     if encoding == ".jpg" and jpeg and _fits(jpeg, resize, center_crop):
         _decode(image, jpeg, _PROOF)
         return bytes(image)
-    picture = _decode(image, jpeg, _reduction(jpeg, resize))
+    picture = _decode(image, jpeg, _reduction(jpeg, resize), changes=changes)
     picture = _shrink(picture, resize, sorted(jpeg[:2] if jpeg else picture.shape[:2]))
     if center_crop:
         picture = _central_square(picture)
@@ -75,17 +81,23 @@ def encode(
     raise Unreadable(f"its {width}x{height} pixels cannot be encoded as {encoding}")
 
 
-def decode(image: bytes, grey: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(
+    image: bytes,
+    grey: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    changes: Optional[List[str]] = None,
+) -> np.ndarray:
     """The picture in the file content ``image``, upright: (height, width, 3) BGR, uint8.
 
     Args:
         grey: return (height, width), the luminance.
         max_pixels: refuse a larger picture, before it is decoded if its header tells the size.
+        changes: as :func:`encode` takes it; several threads may share one list.
 
     Raises:
         Unreadable: OpenCV cannot decode it, or not the whole of it, or it is too large.
     """
-    return _decode(image, read_jpeg(image), 1, grey, max_pixels)
+    return _decode(image, read_jpeg(image), 1, grey, max_pixels, changes)
 
 
 def fault(image: bytes) -> Optional[str]:
@@ -117,7 +129,7 @@ def _reduction(jpeg, resize):
     return 1
 
 
-def _decode(image, jpeg, factor, grey=False, max_pixels=MAX_PIXELS):
+def _decode(image, jpeg, factor, grey=False, max_pixels=MAX_PIXELS, changes=None):
     """``image``, (H, W, 3) or grey (H, W), upright; a JPEG has its sides divided by ``factor``."""
     if not image:
         raise Unreadable("is empty")
@@ -129,7 +141,7 @@ def _decode(image, jpeg, factor, grey=False, max_pixels=MAX_PIXELS):
         if picture is not None and jpeg.plain:
             return picture
     elif may_be_transparent(image):
-        picture = _decode_on_white(image)
+        picture = _decode_on_white(image, changes)
         if picture is not None:
             return cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if grey else picture
     name = "IMREAD_GRAYSCALE" if grey else "IMREAD_COLOR"
@@ -137,7 +149,7 @@ def _decode(image, jpeg, factor, grey=False, max_pixels=MAX_PIXELS):
         name = name.replace("IMREAD", "IMREAD_REDUCED") + f"_{factor}"
     picture = _imdecode(image, getattr(cv2, name), jpeg is None)
     _check_size(picture.shape[1::-1], max_pixels)  # of a format that picture_size does not know
-    return picture
+    return _to_8_bits(picture, changes)
 
 
 def _check_size(sides, max_pixels):
@@ -147,7 +159,7 @@ def _check_size(sides, max_pixels):
 
 
 def _imdecode(image, flags, any_depth):
-    """What OpenCV decodes, as uint8; ``any_depth``: choose the bits of 16-bit pictures here."""
+    """What OpenCV decodes, uint8 or with ``any_depth`` uint16."""
     content = np.frombuffer(image, np.uint8)
     cause = ""
     try:
@@ -158,18 +170,20 @@ def _imdecode(image, flags, any_depth):
         picture, cause = None, f" ({' '.join(error.err.split())})"
     if picture is None:
         raise Unreadable(f"is not a picture that OpenCV {cv2.__version__} decodes{cause}")
-    return _to_8_bits(picture)
+    return picture
 
 
-def _to_8_bits(picture):
+def _to_8_bits(picture, changes=None):
     """Keep the upper 8 of the bits that a uint16 picture uses."""
     if picture.dtype == np.uint8:
         return picture
+    if changes is not None:
+        changes.append(TO_8_BITS)
     used = int(picture.max()).bit_length()
     return (picture >> max(0, used + used % 2 - 8)).astype(np.uint8)
 
 
-def _decode_on_white(image):
+def _decode_on_white(image, changes):
     """``image`` as BGR on white, or None if all of it is opaque."""
     stored = _imdecode_stored(image)
     if stored is None or stored.ndim < 3 or stored.shape[2] != 4:
@@ -177,9 +191,11 @@ def _decode_on_white(image):
     alpha = _to_8_bits(stored[..., 3])
     if alpha.min() == 255:
         return None
-    stored = np.dstack([_to_8_bits(stored[..., :3]), alpha])
+    if changes is not None:
+        changes.append(ON_WHITE)
+    stored = np.dstack([_to_8_bits(stored[..., :3], changes), alpha])
     # OpenCV turns a picture upright by EXIF only where it drops the alpha channel.
-    upright = _imdecode(image, cv2.IMREAD_COLOR, True)
+    upright = _to_8_bits(_imdecode(image, cv2.IMREAD_COLOR, True))
     turns = (np.rot90(side, k) for side in (stored, stored[:, ::-1]) for k in range(4))
     return on_white(next((t for t in turns if np.array_equal(t[..., :3], upright)), stored))
 

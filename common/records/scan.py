@@ -1,6 +1,7 @@
 """Check a record file before MXNet opens it: MXNet aborts the process on a damaged one."""
 
 import mmap
+import os
 from typing import List, NamedTuple, Optional
 
 import numpy as np
@@ -10,7 +11,7 @@ from common.cli import UserError
 from . import scan_cache
 from .checksums import compare_labels
 from .classes import read_class_names
-from .identity import current_state
+from .identity import current_state, record_files
 from .index import index_path, read_index, write_index
 from .walk import HEAD, open_records, walk_records
 
@@ -20,10 +21,10 @@ _RULES = 2  # raise it when scan_records() refuses more, so that cached results 
 
 
 class Records(NamedTuple):
-    """A record file that was scanned: the offset and label of every record."""
+    """A record file that was scanned, or a set of them: the offset and label of every record."""
 
-    path: str
-    offsets: np.ndarray  # (N,) int64
+    path: str  # of a set 'a.rec;b.rec'
+    offsets: np.ndarray  # (N,) int64; a set's files count as one, laid end to end
     labels: np.ndarray  # (N,) float32
     classes: Optional[List[str]]  # names from PREFIX-classes.txt, None without that file
 
@@ -32,7 +33,7 @@ class Records(NamedTuple):
 
 
 def scan_records(path: str) -> Records:
-    """Check the structure of the record file ``path`` and of its index.
+    """Check the structure of the record file ``path``, or of each of 'a.rec;b.rec', and its index.
 
     That is every record's magic number, length, header and kind of picture, and that each line of
     the index points at a record. Labels are compared with ``X-checksums.npy`` if it is there, but
@@ -41,8 +42,11 @@ def scan_records(path: str) -> Records:
 
     Raises:
         UserError: no such file, not a record file, cut or damaged, or an index or checksums of
-            another file.
+            another file; files of a set have different class names.
     """
+    files = record_files(path)
+    if files != [path]:
+        return _joined(path, [scan_records(file) for file in files])
     state = current_state(path)
     state = state and f"{_RULES} {state}"
     scanned = state and scan_cache.recall(path, state)
@@ -52,6 +56,20 @@ def scan_records(path: str) -> Records:
             scan_cache.remember(path, state, scanned)
     offsets, labels = scanned
     return Records(path, offsets, labels, read_class_names(path))
+
+
+def _joined(path, parts):
+    """The records of several files as those of one."""
+    for part in parts:
+        if part.classes != parts[0].classes:
+            raise UserError(
+                f"{part.path}: its -classes.txt has other names than that of {parts[0].path}; files"
+                " of one set need the same"
+            )
+    ends = np.cumsum([os.path.getsize(part.path) for part in parts])
+    offsets = [part.offsets + start for part, start in zip(parts, [0, *ends])]
+    labels = [part.labels for part in parts]
+    return Records(path, np.concatenate(offsets), np.concatenate(labels), parts[0].classes)
 
 
 def _scan(path):

@@ -1,6 +1,7 @@
 """Write record files: X.rec and its companions appear together, only when whole."""
 
 import contextlib
+import os
 from typing import BinaryIO, Iterator, List, Optional, Sequence
 
 from common.io.files import atomic
@@ -33,7 +34,8 @@ class RecordWriter:
 def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iterator[RecordWriter]:
     """Yield a :class:`RecordWriter`; the files of :func:`record_paths` appear only when whole.
 
-    ``prefix-classes.txt`` is written only with ``classes`` (names, in label order), a name a line.
+    ``prefix-classes.txt`` has ``classes`` (names, in label order), a name a line. Without them an
+    earlier one is deleted: it would name other classes.
     If the block raises, none of them appears and earlier files of those names stay.
 
     Raises:
@@ -51,6 +53,9 @@ def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iter
             yield writer
         with open(checksums, "wb") as file:
             writer.checksums.save(file)
+    if classes is None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(class_names_path(f"{prefix}.rec"))
 
 
 def record_paths(prefix: str) -> List[str]:

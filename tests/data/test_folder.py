@@ -2,12 +2,13 @@
 
 import os
 import sys
+import unicodedata
 
 import cv2
 import numpy as np
 import pytest
-from conftest import run_script
-from pictures import BAD, CUT, GREY, KINDS, file, jpeg, write_tree
+from conftest import assert_refused, run_script
+from pictures import BAD, CUT, GREY, KINDS, file, jpeg, photo, write_tree
 
 from common.cli import UserError
 from common.records.format import read_image
@@ -64,7 +65,39 @@ def test_links_are_followed_and_a_loop_ends(tree, tmp_path):
 def test_empty_class_folders_are_refused_by_name(tree):
     (tree / "empty").mkdir()
     write_tree(tree, {"text only/notes.txt": b"no image"})
-    with pytest.raises(UserError, match="no image in empty, text only;"):
+    with pytest.raises(UserError, match=r"no image in empty, text only \(1 .txt\); "):
+        folder.find(str(tree))
+
+
+@pytest.mark.parametrize("names", [["cat.HEIC", "dog.heic"], ["cat", "dog"]])
+def test_a_class_of_files_that_are_not_read_is_refused_with_their_kinds(tmp_path, names):
+    write_tree(tmp_path / "tree", {f"cats/{name}": jpeg() for name in names})
+    kind = "2 .heic" if "." in names[0] else "2 no extension"
+    with pytest.raises(UserError, match=rf"no image in cats \({kind}\);.* \(.bmp .*\.webp\)"):
+        folder.find(str(tmp_path / "tree"))
+
+
+@pytest.mark.parametrize("names", [["train", "val"], ["Training"], ["test", "train", "valid"]])
+def test_splits_are_not_taken_for_classes(tmp_path, names):
+    write_tree(tmp_path / "tree", {f"{name}/cat/1.jpg": jpeg() for name in names})
+    with pytest.raises(UserError, match=f"{', '.join(names)} are no classes; .*--val-dir"):
+        folder.find(str(tmp_path / "tree"))
+    write_tree(tmp_path / "tree", {"tram/1.jpg": jpeg()})  # beside it, a train may be a class
+    assert len(folder.find(str(tmp_path / "tree")).images) == len(names) + 1
+
+
+def test_a_name_is_the_same_however_its_accents_are_stored(tmp_path):
+    mac, linux = (unicodedata.normalize(form, "écureuil") for form in ("NFD", "NFC"))
+    other = write_tree(tmp_path / "mac", {f"{mac}/1.jpg": jpeg(), "zebra/1.jpg": jpeg()})
+    tree = write_tree(tmp_path / "linux", {f"{linux}/1.jpg": jpeg(), "zebra/1.jpg": jpeg()})
+
+    assert list(folder.find(str(other)).images) == ["zebra", linux]
+    result = run_folder(tree, tmp_path / "x", "--val-dir", other, "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert scan_records(str(tmp_path / "x-val.rec")).classes == ["zebra", linux]
+
+    (tree / mac).mkdir()
+    with pytest.raises(UserError, match="two class folders are named écureuil"):
         folder.find(str(tree))
 
 
@@ -198,9 +231,30 @@ def test_the_validation_folder_is_packed_with_the_same_labels(tree, tmp_path):
 def test_a_validation_folder_of_other_classes_is_refused(tree, tmp_path):
     other = write_tree(tmp_path / "other", {"cat/a.jpg": jpeg(), "dog/a.jpg": jpeg()})
     result = run_folder(tree, tmp_path / "x", "--val-dir", other)
-    assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
-    assert "tree has owl, écureuil roux; only " in line and "other has dog" in line
+    assert_refused(result, "other: has the classes dog, which", "tree has not")
+
+
+def test_classes_without_validation_images_are_named_and_keep_their_labels(tree, tmp_path):
+    other = write_tree(tmp_path / "other", {"owl/a.jpg": jpeg(), "cat/a.heic": b""})
+    result = run_folder(tree, tmp_path / "x", "--val-dir", other, "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert "x-val.rec: will have no image of cat, écureuil roux\n" in result.stderr
+    assert "(1 .db, 1 .heic," in result.stderr
+    validation = scan_records(str(tmp_path / "x-val.rec"))
+    assert validation.labels.tolist() == [1]
+    assert validation.classes == ["cat", "owl", "écureuil roux"]
+
+
+@pytest.mark.parametrize("prefix", ["out/", "out/.", ".."])
+def test_a_folder_as_out_prefix_is_refused(tree, tmp_path, prefix):
+    assert_refused(run_folder(tree, f"{tmp_path}/{prefix}"), "is a folder; give the files a name")
+    assert left_in(tmp_path) == []
+
+
+def test_an_out_prefix_with_its_ending_is_understood(tree, tmp_path):
+    result = run_folder(tree, tmp_path / "x.rec", "--workers", "1")
+    assert "x.rec: 25 images of 3 classes" in result.stdout
+    assert len(scan_records(str(tmp_path / "x.rec"))) == 25
 
 
 def test_unreadable_files_are_named_and_nothing_is_written(tree, tmp_path):
@@ -282,6 +336,20 @@ def test_an_error_of_the_disk_is_one_line_and_leaves_nothing(tree, tmp_path):
     assert "x.rec: cannot be written: File too large" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert left_in(tmp_path) == []
+
+
+def test_pictures_whose_pixels_were_changed_are_counted(tmp_path):
+    transparent = np.dstack([photo(30, 40).astype(np.uint16) * 257, GREY.astype(np.uint16) * 257])
+    opaque = np.dstack([photo(30, 40), np.full_like(GREY, 255)])
+    files = {
+        **{f"a/{name}": KINDS[name] for name in ("alpha.png", "of 16 bits.png", "x.tiff")},
+        "a/both.png": file(".png", transparent),
+        "b/opaque.png": file(".png", opaque),
+        "b/cut.png": BAD["cut.png"][0],
+    }
+    tree = write_tree(tmp_path / "tree", files)
+    result = run_folder(tree, tmp_path / "x", "--skip-bad", "--workers", "1")
+    assert "\nchanged: 2 composited on white, 2 reduced from 16 bits to 8\n" in result.stderr
 
 
 def test_central_squares_are_packed_on_demand(tree, tmp_path):

@@ -14,6 +14,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from conftest import assert_refused, run_script
+from pictures import write_tree
 
 from common.cli import UserError
 from common.io.lock import lock
@@ -250,6 +251,82 @@ def test_a_validation_image_without_a_label_is_refused(val_tar, devkit, tmp_path
     kit = devkit(lines(IDS[:4]))
     with pytest.raises(UserError, match="no label for ILSVRC2012_val_00000005"):
         imagenet.main([*SMALL, "--val", str(val_tar), "--devkit", kit, str(tmp_path / "out")])
+
+
+# Kaggle's folders
+
+
+@pytest.fixture
+def kaggle(train_images, tmp_path):
+    """Class folders, a folder of validation images and their labels, as Kaggle lays them out."""
+    files = {
+        f"train/{wnid}/{n}": image for wnid, i in train_images.items() for n, image in i.items()
+    }
+    files.update({f"val/{name}": noise(1000 + i) for i, name in enumerate(VAL)})
+    rows = [f"{name[:-5]},{TABLE[label].wnid} 85 1 499 272 " for name, label in zip(VAL, CAFFE)]
+    files["val.csv"] = "\n".join(["ImageId,PredictionString", *reversed(rows), ""]).encode()
+    files["val/.DS_Store"] = files["train/list.txt"] = b"no image"
+    return write_tree(tmp_path / "kaggle", files)
+
+
+def kaggle_flags(root):
+    csv = root / "val.csv"
+    flags = [
+        *SMALL,
+        "--train",
+        root / "train",
+        "--val",
+        root / "val",
+        "--devkit",
+        csv,
+        root / "out",
+    ]
+    return [str(flag) for flag in flags]
+
+
+def test_kaggles_folders_become_the_same_records_as_the_archives(kaggle, train_out, capsys):
+    imagenet.main(kaggle_flags(kaggle))
+    found = images_in(kaggle / "out/train.rec")
+    assert sorted(found) == sorted(images_in(train_out / "train.rec"))
+    assert found != sorted(found)
+    wanted = [(label, encode(noise(1000 + i), resize=64)) for i, label in enumerate(CAFFE)]
+    assert images_in(kaggle / "out/val.rec") == wanted
+    assert scan_records(str(kaggle / "out/val.rec")).classes == [row.name for row in TABLE]
+
+
+def test_kaggles_folders_are_continued_unless_they_changed(kaggle, capsys):
+    bad = kaggle / "train" / WNIDS[0] / "n02119789_10.JPEG"
+    good = bad.read_bytes()
+    bad.write_bytes(b"no image")
+    (kaggle / "train" / WNIDS[1] / "more.JPEG").write_bytes(good)
+    with pytest.raises(UserError, match="1 of 121 images"):
+        imagenet.main(kaggle_flags(kaggle))
+    (kaggle / "train" / WNIDS[1] / "more.JPEG").unlink()
+    imagenet.main([*kaggle_flags(kaggle), "--skip-bad"])
+    captured = capsys.readouterr()
+    assert "4 parts already exist" in captured.out and f"train: {EACH} images" in captured.err
+    assert len(scan_records(str(kaggle / "out/train.rec"))) == len(WNIDS) * EACH - 1
+
+
+def test_other_folders_than_kaggles_are_refused(kaggle):
+    flags = kaggle_flags(kaggle)
+    for more, message in [
+        (["--train", str(kaggle)], "train is no class of ImageNet; .*n01440764 to n15075141"),
+        (["--train", str(kaggle / "val")], "val: has no class folders"),
+        (["--val", str(kaggle / "train")], "no pictures lie in it; .*python -m data.folder"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            imagenet.main([*flags, *more])
+    (kaggle / "val/ILSVRC2012_val_00000009.JPEG").write_bytes(noise(9))
+    with pytest.raises(UserError, match="no label for ILSVRC2012_val_00000009.JPEG"):
+        imagenet.main(flags)
+    (kaggle / "val.csv").write_text("ILSVRC2012_val_00000001,tench\n")
+    with pytest.raises(UserError, match="'ILSVRC2012_val_00000001,tench' is no line of LOC"):
+        imagenet.main(flags)
+    flags.remove("--allow-partial")
+    with pytest.raises(UserError, match="has 4 classes, not 1000; unpack it again"):
+        imagenet.main(flags)
+    assert not list(kaggle.glob("out/*.rec"))
 
 
 @pytest.mark.parametrize("line", ["0", "1001", "n01751748", "x.JPEG 1000", "a b c", ""])

@@ -12,7 +12,7 @@ from common import cli
 from common.cli import UserError
 from common.input import flags as data_flags
 from common.input import pipeline, prefetch
-from common.input.preparation import Preparation
+from common.input.preparation import Preparation, sample_images
 from common.input.training_data import TrainingData
 from common.records.scan import scan_records
 from common.records.writer import create_records
@@ -132,7 +132,7 @@ def test_an_option_mxnet_does_not_know_cannot_reach_it(numbered):
     with pytest.raises(TypeError, match="rand_mirorr"):
         preparation = training_data(path=numbered).preparation
         options = {"batch_size": 2, "rand_mirorr": True}
-        pipeline._record_iterator(numbered, preparation, 1, verbose=False, **options)
+        pipeline._record_iterator(scan_records(numbered), preparation, 1, verbose=False, **options)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 1.5], [0, 1, float("nan")]])
@@ -176,8 +176,34 @@ def test_named_classes_may_lack_images_but_not_names(tmp_path):
     names = ["a", "b", "c"]
     path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 4, [0, 2, 0, 2], names)
     assert training_data(path=path).num_classes == 3
-    with pytest.raises(UserError, match="--num-classes 4: .* has 3 class names"):
+    with pytest.raises(UserError, match="--num-classes 4: .* has 3 class names; write more"):
         training_data("--num-classes=4", path=path)
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b"]])
+def test_the_remedy_for_more_classes_in_validation_is_one_that_helps(tmp_path, names):
+    pictures = [np.zeros((8, 8, 3), np.uint8)] * 4
+    training = write_records(tmp_path / "train", pictures, [0, 1, 0, 1], names)
+    validation = write_records(tmp_path / "val", pictures, [0, 1, 2, 0])
+
+    def check(*flags):
+        data = training_data(*flags, path=training)
+        classes = data.records.classes
+        return pipeline.checked_records(validation, data.num_classes, classes=classes)
+
+    helps = "train with names for them" if names else "train with --num-classes 3"
+    with pytest.raises(UserError, match=f"label 2, but there are 2 classes .*{helps}"):
+        check()
+    if names:
+        (tmp_path / "train-classes.txt").write_text("a\nb\nc\n")
+    assert len(check(*([] if names else ["--num-classes=3"]))) == 4
+
+
+def test_a_network_of_one_class_is_refused(tmp_path):
+    path = write_records(tmp_path / "x", [np.zeros((8, 8, 3), np.uint8)] * 4, [0] * 4)
+    with pytest.raises(UserError, match="a network needs two classes"):
+        training_data("--num-classes=1", path=path)
+    assert training_data("--num-classes=2", path=path).num_classes == 2
 
 
 def test_validation_records_of_other_classes_are_refused(tmp_path):
@@ -224,3 +250,65 @@ def test_a_folder_whose_name_mxnet_takes_for_an_address(small, tmp_path, folder)
         batches = pipeline.evaluation_batches(found, preparation, 16, 1)
         read.append([batch.data[0].asnumpy()[:count] for batch, count in batches])
     assert np.array_equal(np.concatenate(read[0]), np.concatenate(read[1]))
+
+
+@pytest.fixture
+def parts(numbered, tmp_path):
+    """The pictures of ``numbered`` in three files, the second in a folder with an odd name."""
+    images = [np.full((24, 24, 3), 10 * i, np.uint8) for i in range(13)]
+    (tmp_path / "x#y").mkdir()
+    spans = {"a": range(5), "x#y/b": range(5, 6), "c": range(6, 13)}
+    written = [
+        write_records(tmp_path / name, [images[i] for i in span], span)
+        for name, span in spans.items()
+    ]
+    return ";".join(map(str, written))
+
+
+def test_several_files_train_to_the_last_bit_as_one_that_holds_them_all(numbered, parts):
+    flags = ["--random-crop=1", "--random-mirror=1", "--pca-noise=0.1"]
+    for first in (0, 5):  # resumed in the second epoch
+        one, several = (
+            pipeline.training_iterator(training_data(*flags, path=path), mx.cpu(), first)
+            for path in (numbered, parts)
+        )
+        for _ in range(7):  # more than two epochs of 13
+            expected, found = next(one), next(several)
+            assert np.array_equal(expected.data[0].asnumpy(), found.data[0].asnumpy())
+            assert np.array_equal(expected.label[0].asnumpy(), found.label[0].asnumpy())
+
+
+def test_several_files_are_evaluated_as_one(numbered, parts):
+    preparation, found = training_data(path=numbered).preparation, pipeline.checked_records(parts)
+    batches = pipeline.evaluation_batches(found, preparation, 4, 1)
+    labels = [batch.label[0].asnumpy()[:count] for batch, count in batches]
+    assert np.concatenate(labels).tolist() == list(range(13))
+    sample = [image.mean() for image in sample_images(found, 9, preparation)]
+    assert sample == [
+        image.mean() for image in sample_images(scan_records(numbered), 9, preparation)
+    ]
+
+
+def test_a_change_of_any_file_of_a_set_is_noticed(parts):
+    files = parts.split(";")
+    before = training_data(path=parts).fingerprint
+    assert training_data(path=";".join(files[::-1])).fingerprint != before
+    assert training_data(path=parts).fingerprint == before
+    for ending in (".rec", ".idx", "-checksums.npy"):
+        shutil.copy(files[0].replace(".rec", ending), files[2].replace(".rec", ending))
+    assert training_data(path=parts).fingerprint != before
+
+
+def test_a_faulty_file_of_a_set_is_named(parts):
+    files = parts.split(";")
+    for file, names in zip(files, ("cat\ndog\n", "cat\ndog\n", "dog\ncat\n")):
+        with open(file.replace(".rec", "-classes.txt"), "w") as text:
+            text.write(names)
+    with pytest.raises(UserError, match="c.rec: its -classes.txt has other names than .*a.rec"):
+        pipeline.checked_records(parts)
+    with pytest.raises(UserError, match="^none.rec: no such record file"):
+        pipeline.checked_records(f"{files[0]};none.rec")
+    with open(files[1], "r+b") as content:
+        content.truncate(20)
+    with pytest.raises(UserError, match=r"x#y/b.rec: record 0 at byte 0"):
+        pipeline.checked_records(parts)
