@@ -17,15 +17,21 @@ from typing import Callable, Dict, Optional, Tuple
 
 from common.runtime.mxnet import mx
 
-from . import alexnet, alexnet2012, lenet
+from . import alexnet, alexnet145, alexnet2012, lenet
 
 NETWORKS: Dict[str, Callable[..., mx.sym.Symbol]] = {
     "alexnet": alexnet.get_symbol,
     "alexnet2012": alexnet2012.get_symbol,
+    "alexnet145": alexnet145.get_symbol,
     "lenet": lenet.get_symbol,
 }
 # The input that each was designed for: (channels, height, width).
-IMAGE_SHAPES = {"alexnet": (3, 227, 227), "alexnet2012": (3, 227, 227), "lenet": (1, 32, 32)}
+IMAGE_SHAPES = {
+    "alexnet": (3, 227, 227),
+    "alexnet2012": (3, 227, 227),
+    "alexnet145": (3, 224, 224),
+    "lenet": (1, 32, 32),
+}
 
 _LARGEST_TRIED = 1024  # pixels
 
