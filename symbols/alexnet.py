@@ -43,31 +43,40 @@ def get_symbol(
         pooling_convention: 'valid' rounds map sizes down, 'full' up; at 227 they agree.
         activation: one of ``layers.ACTIVATIONS``.
         dropout: the share of fc1's and fc2's outputs that training drops; 0: no such layer.
-        normalization: 'lrn' after conv1 and conv2; 'lrn-by-column', each tower's channels apart;
-            'bn-before' or 'bn-after' the activation, batch normalization of all layers with one;
-            'none'.
+        normalization: 'lrn' after conv1 and conv2; 'lrn-by-column': each tower's channels apart;
+            'bn-before', 'bn-after': batch normalization, at all activations; 'none'.
         pooling: 'overlapping' windows of 3x3, or 'plain' ones of 2x2; the stride is 2.
 
     Returns:
         A symbol whose one output, ``softmax_output``, is (N, num_classes) probabilities.
 
     Raises:
-        ValueError: LRN by column is to split one tower.
+        ValueError: there is no such option, or LRN by column is to split one tower.
     """
-    if normalization == "lrn-by-column" and num_group == 1:
-        raise ValueError(f"{normalization}: needs two towers, which alexnet2012 has")
+    _check(num_group, activation, normalization, pooling)
     # MXNet's own defaults are left out: the graph must equal the article's, attribute by attribute.
     towers = {} if num_group == 1 else {"num_group": num_group}
     edges = {} if pooling_convention == "valid" else {"pooling_convention": pooling_convention}
-    side = layers.POOLINGS[pooling]
-    pool = {"pool_type": "max", "kernel": (side, side), "stride": (2, 2), **edges}
+    kernel = (layers.POOLINGS[pooling],) * 2
+    pool = {"pool_type": "max", "kernel": kernel, "stride": (2, 2), **edges}
     activate = functools.partial(_activate, activation=activation, normalization=normalization)
     normalise = functools.partial(_normalise, normalization=normalization, knorm=knorm)
 
-    net = mx.sym.Variable("data")
-    net = _convolutions(net, towers, activate, normalise, pool)
+    net = _convolutions(mx.sym.Variable("data"), towers, activate, normalise, pool)
     net = classifier(net, num_classes, activate, dropout)
     return mx.sym.SoftmaxOutput(net, name="softmax")
+
+
+def _check(num_group, activation, normalization, pooling):
+    for value, known in (
+        (activation, layers.ACTIVATIONS),
+        (normalization, layers.NORMALIZATIONS),
+        (pooling, layers.POOLINGS),
+    ):
+        if value not in known:
+            raise ValueError(f"{value}: is unknown; choose from {', '.join(known)}")
+    if normalization == "lrn-by-column" and num_group == 1:
+        raise ValueError(f"{normalization}: needs two towers, which alexnet2012 has")
 
 
 def _activate(net, layer, activation, normalization):

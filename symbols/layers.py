@@ -25,7 +25,8 @@ def activation(net: mx.sym.Symbol, kind: str, layer: str) -> mx.sym.Symbol:
         slope = mx.sym.Variable(f"{layer}_slope", init=mx.init.Constant(0.25))
         return mx.sym.LeakyReLU(net, slope, act_type="prelu")
     if kind == "rrelu":
-        return mx.sym.LeakyReLU(net, act_type="rrelu", lower_bound=1 / 8, upper_bound=1 / 3)
+        # Its second output are the slopes.
+        return mx.sym.LeakyReLU(net, act_type="rrelu", lower_bound=1 / 8, upper_bound=1 / 3)[0]
     if kind == "elu":
         return mx.sym.LeakyReLU(net, act_type="elu", slope=1)
     return mx.sym.Activation(net, act_type=kind)

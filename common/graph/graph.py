@@ -117,7 +117,7 @@ class Graph:
     def expand(self, node: Node, by: mx.sym.Symbol) -> None:
         """Put ``by``, whose variables stand for the inputs of ``node`` in order, in its place.
 
-        The last new node has its name, and all have its hidden attributes, such as the device group.
+        The last new node has its name; all have its hidden attributes, such as the device group.
         """
         hidden = {key: value for key, value in node.attrs.items() if key.startswith("__")}
         new, inputs = Graph(by), iter(node.inputs)

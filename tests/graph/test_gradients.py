@@ -216,6 +216,39 @@ def test_dropout_drops_half_and_scales_the_rest_in_training_alone(network):
     assert np.array_equal(before, after)
 
 
+def test_rrelus_slopes_are_random_in_training_and_their_mean_is_used_otherwise(monkeypatch):
+    plain = between_layers(lambda net, name: layers.activation(net, "rrelu", name))
+    values = draw(plain, (MIN_IMAGES, 3, 16, 16), classes=5, seed=3)
+    inside = plain.get_internals()
+    pairs = [f"{n}_output" for n in ("a", "leakyrelu0", "b", "leakyrelu1", "c", "leakyrelu2")]
+    group = mx.sym.Group([inside[name] for name in pairs])
+    executor = bind(group, {name: values[name] for name in group.list_arguments()})
+
+    def slopes(is_train):
+        mx.random.seed(1)
+        found = [one.asnumpy() for one in executor.forward(is_train=is_train)]
+        return [(np.where(x < 0, y / x, 1), x) for x, y in zip(found[::2], found[1::2])]
+
+    for factor, x in slopes(is_train=False):
+        np.testing.assert_allclose(factor[x < 0], (1 / 8 + 1 / 3) / 2, rtol=1e-5)
+    drawn = slopes(is_train=True)
+    for factor, x in drawn:
+        assert 1 / 8 - 1e-5 < factor[x < 0].min() < 0.14
+        assert 0.32 < factor[x < 0].max() < 1 / 3 + 1e-5
+    factors = iter([factor.astype(np.float64) for factor, _ in drawn])
+
+    def with_these(attrs, x):
+        factor = next(factors)
+        return x * factor, lambda gradient: (gradient * factor,)
+
+    monkeypatch.setitem(reference.LAYERS, "LeakyReLU", with_these)
+    _, expected, _ = reference.run(plain, values)
+    mx.random.seed(1)
+    _, found = train_step(plain, values)
+    for name in ("a_weight", "b_weight", "c_weight", "data"):
+        assert error(found[name], expected[name]) < TOLERANCE, name
+
+
 def test_in_stock_mxnet_the_gradient_of_prelus_slopes_is_multiplied_by_them():
     plain = between_layers(LAYERS["prelu"])
     values = draw(plain, (MIN_IMAGES, 3, 16, 16), classes=5, seed=3)
