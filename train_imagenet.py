@@ -32,6 +32,7 @@ from common.train import binding, finetune, loop, recipes, resume
 from common.train import flags as train_flags
 from common.train.checkpoints import Checkpoints, CheckpointSettings
 from common.train.schedule import Length
+from symbols import options
 
 
 def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optional[dict]]:
@@ -53,9 +54,14 @@ def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optiona
     parser = cli.ArgumentParser(__doc__, parents=[choice])
     train_flags.add_train_args(parser)
     data_flags.add_data_args(parser)
+    options.add_args(parser)
     taken_over = finetune.preparation_defaults(source["args"]) if source else {}
+    if source and source["args"]["network"] == network:  # the source's graph comes with its weights
+        taken_over.update({name: source["args"].get(name) for name in options.NAMES})
     parser.set_defaults(network=network, **{**recipe.settings, **taken_over})
     args = parser.parse_args()
+    with cli.blaming("--network"):
+        options.resolve(args)
     train_flags.check_train_args(args)
     data_flags.check_data_args(args)
     if not (args.data_train or args.benchmark):
@@ -81,17 +87,21 @@ def build(
 ) -> Tuple[mx.sym.Symbol, Optional[finetune.Pretrained]]:
     """The plain network, and the pretrained weights for it, None without --pretrained."""
     where = args.pretrained, args.pretrained_epoch
-    own, weights, _ = store.load(*where) if args.pretrained else (None, None, None)
+    own, *weights = store.load(*where) if args.pretrained else (None, {}, {})
     if source and source["args"]["network"] == args.network:
+        with cli.blaming(f"--pretrained {args.pretrained}:"):
+            options.check_same(args, source["args"])
         symbol = finetune.graph(own, args.pretrained, args.num_classes)
     else:
-        symbol = symbols.get_symbol(args.network, args.num_classes)
+        with cli.blaming("--normalization"):
+            symbol = symbols.get_symbol(args.network, args.num_classes, **options.given(args))
     with cli.blaming("--image-shape"):
         symbols.check_image_shape(symbol, args.image_shape)
     if not args.pretrained:
         return symbol, None
     names = source["classes"] if source else None, classes
     how = args.freeze, args.new_lr_mult, names
+    weights = {name: array for part in weights for name, array in part.items()}
     return symbol, finetune.select(symbol, args.image_shape, args.pretrained, weights, *how)
 
 

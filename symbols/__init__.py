@@ -20,11 +20,12 @@ from typing import Callable, Dict, Optional, Tuple
 
 from common.runtime.mxnet import mx
 
-from . import alexnet, alexnet2012, alexnet_owt, lenet
+from . import alexnet, alexnet145, alexnet2012, alexnet_owt, lenet
 
 NETWORKS: Dict[str, Callable[..., mx.sym.Symbol]] = {
     "alexnet": alexnet.get_symbol,
     "alexnet2012": alexnet2012.get_symbol,
+    "alexnet145": alexnet145.get_symbol,
     "alexnet_owt": alexnet_owt.get_symbol,
     "lenet": lenet.get_symbol,
 }
@@ -32,6 +33,7 @@ NETWORKS: Dict[str, Callable[..., mx.sym.Symbol]] = {
 IMAGE_SHAPES = {
     "alexnet": (3, 227, 227),
     "alexnet2012": (3, 227, 227),
+    "alexnet145": (3, 224, 224),
     "alexnet_owt": (3, 224, 224),
     "lenet": (1, 32, 32),
 }

@@ -4,7 +4,7 @@ import argparse
 
 from common import cli
 
-from . import IMAGE_SHAPES, NETWORKS, check_image_shape, get_symbol, summary
+from . import IMAGE_SHAPES, NETWORKS, check_image_shape, get_symbol, options, summary
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,13 +16,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--image-shape", type=cli.image_shape, help="default: the network's own")
     parser.add_argument("--num-classes", type=cli.positive_int, help="default: the network's own")
-    return parser.parse_args()
+    options.add_args(parser)
+    args = parser.parse_args()
+    with cli.blaming("network"):
+        options.resolve(args)
+    return args
 
 
 def main() -> None:
     """Print the table."""
     args = parse_args()
-    symbol = get_symbol(args.network, args.num_classes)
+    with cli.blaming("--normalization"):
+        symbol = get_symbol(args.network, args.num_classes, **options.given(args))
     image_shape = args.image_shape or IMAGE_SHAPES[args.network]
     with cli.blaming("--image-shape"):
         check_image_shape(symbol, image_shape)

@@ -12,9 +12,15 @@ What differs from the paper, and why:
   instead, which gives the same expectation.
 """
 
+import functools
+from typing import Callable
+
 from common.runtime.mxnet import mx
 
+from . import layers
 from .scope import own_scope
+
+HIDDEN = 4096  # units of fc1 and of fc2
 
 
 @own_scope()
@@ -23,6 +29,10 @@ def get_symbol(
     num_group: int = 1,
     knorm: float = 2,
     pooling_convention: str = "valid",
+    activation: str = "relu",
+    dropout: float = 0.5,
+    normalization: str = "lrn",
+    pooling: str = "overlapping",
 ) -> mx.sym.Symbol:
     """The network on ``data`` (N, 3, 227, 227) and ``softmax_label`` (N,).
 
@@ -31,56 +41,103 @@ def get_symbol(
         num_group: groups of conv2, conv4 and conv5; 2 for two towers.
         knorm: LRN's additive constant, k in the paper.
         pooling_convention: 'valid' rounds map sizes down, 'full' up; at 227 they agree.
+        activation: one of ``layers.ACTIVATIONS``.
+        dropout: the share of fc1's and fc2's outputs that training drops; 0: no such layer.
+        normalization: 'lrn' after conv1 and conv2; 'lrn-by-column': each tower's channels apart;
+            'bn-before', 'bn-after': batch normalization, at all activations; 'none'.
+        pooling: 'overlapping' windows of 3x3, or 'plain' ones of 2x2; the stride is 2.
 
     Returns:
         A symbol whose one output, ``softmax_output``, is (N, num_classes) probabilities.
+
+    Raises:
+        ValueError: there is no such option, or LRN by column is to split one tower.
     """
+    _check(num_group, activation, normalization, pooling)
     # MXNet's own defaults are left out: the graph must equal the article's, attribute by attribute.
     towers = {} if num_group == 1 else {"num_group": num_group}
     edges = {} if pooling_convention == "valid" else {"pooling_convention": pooling_convention}
-    lrn = {"alpha": 1e-4, "beta": 0.75, "knorm": f"{knorm:g}", "nsize": 5}
-    pool = {"pool_type": "max", "kernel": (3, 3), "stride": (2, 2), **edges}
+    kernel = (layers.POOLINGS[pooling],) * 2
+    pool = {"pool_type": "max", "kernel": kernel, "stride": (2, 2), **edges}
+    activate = functools.partial(_activate, activation=activation, normalization=normalization)
+    normalise = functools.partial(_normalise, normalization=normalization, knorm=knorm)
 
-    net = mx.sym.Variable("data")
-    net = _convolutions(net, towers, lrn, pool)
-    net = _classifier(net, num_classes)
+    net = _convolutions(mx.sym.Variable("data"), towers, activate, normalise, pool)
+    net = classifier(net, num_classes, activate, dropout)
     return mx.sym.SoftmaxOutput(net, name="softmax")
 
 
-def _convolutions(net: mx.sym.Symbol, towers: dict, lrn: dict, pool: dict) -> mx.sym.Symbol:
+def _check(num_group, activation, normalization, pooling):
+    for value, known in (
+        (activation, layers.ACTIVATIONS),
+        (normalization, layers.NORMALIZATIONS),
+        (pooling, layers.POOLINGS),
+    ):
+        if value not in known:
+            raise ValueError(f"{value}: is unknown; choose from {', '.join(known)}")
+    if normalization == "lrn-by-column" and num_group == 1:
+        raise ValueError(f"{normalization}: needs two towers, which alexnet2012 has")
+
+
+def _activate(net, layer, activation, normalization):
+    if normalization == "bn-before":
+        net = layers.batch_norm(net, layer)
+    net = layers.activation(net, activation, layer)
+    return layers.batch_norm(net, layer) if normalization == "bn-after" else net
+
+
+def _normalise(net, normalization, knorm):
+    lrn = functools.partial(layers.lrn, knorm=knorm)
+    if normalization == "lrn-by-column":
+        return layers.by_column(net, lrn)
+    return lrn(net) if normalization == "lrn" else net
+
+
+def _convolutions(
+    net: mx.sym.Symbol, towers: dict, activate: Callable, normalise: layers.Layer, pool: dict
+) -> mx.sym.Symbol:
     # stage 1: 3x227x227 -> 96x27x27
     net = mx.sym.Convolution(net, name="conv1", num_filter=96, kernel=(11, 11), stride=(4, 4))
-    net = mx.sym.Activation(net, act_type="relu")
-    net = mx.sym.LRN(net, **lrn)
+    net = activate(net, "conv1")
+    net = normalise(net)
     net = mx.sym.Pooling(net, **pool)
 
     # stage 2: -> 256x13x13
     net = mx.sym.Convolution(net, name="conv2", num_filter=256, kernel=(5, 5), pad=(2, 2), **towers)
-    net = mx.sym.Activation(net, act_type="relu")
-    net = mx.sym.LRN(net, **lrn)
+    net = activate(net, "conv2")
+    net = normalise(net)
     net = mx.sym.Pooling(net, **pool)
 
     # stage 3: -> 256x6x6
     net = mx.sym.Convolution(net, name="conv3", num_filter=384, kernel=(3, 3), pad=(1, 1))
-    net = mx.sym.Activation(net, act_type="relu")
+    net = activate(net, "conv3")
     net = mx.sym.Convolution(net, name="conv4", num_filter=384, kernel=(3, 3), pad=(1, 1), **towers)
-    net = mx.sym.Activation(net, act_type="relu")
+    net = activate(net, "conv4")
     net = mx.sym.Convolution(net, name="conv5", num_filter=256, kernel=(3, 3), pad=(1, 1), **towers)
-    net = mx.sym.Activation(net, act_type="relu")
+    net = activate(net, "conv5")
     return mx.sym.Pooling(net, **pool)
 
 
-def _classifier(net: mx.sym.Symbol, num_classes: int) -> mx.sym.Symbol:
+def classifier(
+    net: mx.sym.Symbol, num_classes: int, activate: Callable, dropout: float
+) -> mx.sym.Symbol:
+    """Two hidden fully connected layers and the one of the classes.
+
+    Args:
+        net: (N, 256, 6, 6).
+        activate: (layer's output, its name) -> its activation.
+        dropout: as of :func:`get_symbol`.
+    """
     # stage 4: 256x6x6 -> 4096
     net = mx.sym.Flatten(net)
-    net = mx.sym.FullyConnected(net, name="fc1", num_hidden=4096)
-    net = mx.sym.Activation(net, act_type="relu")
-    net = mx.sym.Dropout(net, p=0.5)
+    net = mx.sym.FullyConnected(net, name="fc1", num_hidden=HIDDEN)
+    net = activate(net, "fc1")
+    net = mx.sym.Dropout(net, p=dropout) if dropout else net
 
     # stage 5: -> 4096
-    net = mx.sym.FullyConnected(net, name="fc2", num_hidden=4096)
-    net = mx.sym.Activation(net, act_type="relu")
-    net = mx.sym.Dropout(net, p=0.5)
+    net = mx.sym.FullyConnected(net, name="fc2", num_hidden=HIDDEN)
+    net = activate(net, "fc2")
+    net = mx.sym.Dropout(net, p=dropout) if dropout else net
 
     # stage 6: -> num_classes
     return mx.sym.FullyConnected(net, name="fc3", num_hidden=num_classes)

@@ -5,9 +5,7 @@ half of their own GPU; conv3 and the fully connected layers read both. On one de
 graph of ``alexnet`` with two groups in those three layers. The names are the same, and the three
 weights are half as large: 60,954,656 weights, 60,965,224 parameters.
 
-The other differences from the paper are those of ``alexnet``. Caffe's bvlc_alexnet needs
-``knorm=1`` (its LRN's k) and ``pooling_convention='full'`` (Caffe rounds map sizes up, which makes
-a difference at 224 but not at 227).
+The other differences from the paper are those of ``alexnet``.
 """
 
 from common.runtime.mxnet import mx
@@ -15,10 +13,12 @@ from common.runtime.mxnet import mx
 from . import alexnet
 
 
-def get_symbol(
-    num_classes: int = 1000, knorm: float = 2, pooling_convention: str = "valid"
-) -> mx.sym.Symbol:
-    """The network on ``data`` (N, 3, 227, 227) and ``softmax_label`` (N,); see ``alexnet``."""
-    return alexnet.get_symbol(
-        num_classes, num_group=2, knorm=knorm, pooling_convention=pooling_convention
-    )
+def get_symbol(num_classes: int = 1000, **options) -> mx.sym.Symbol:
+    """The network on ``data`` (N, 3, 227, 227) and ``softmax_label`` (N,).
+
+    Args:
+        options: those of ``alexnet``. Caffe's bvlc_alexnet needs ``knorm=1`` (its LRN's k) and
+            ``pooling_convention='full'`` (Caffe rounds map sizes up, which makes a difference at
+            224 but not at 227). The net of 2012 has ``normalization='lrn-by-column'``.
+    """
+    return alexnet.get_symbol(num_classes, num_group=2, **options)

@@ -24,6 +24,7 @@ ARTICLE_MAPS = 96  # of conv1; alexnet_owt, which has 64, is another network
 # The total of weights that the article prints; its rows add up to 60,954,656.
 ARTICLE_PRINTED_WEIGHTS = 60_924_656
 
+_WEIGHTS, _BIASES = ("_weight",), ("_bias", "_gamma", "_beta", "_slope")  # ends of names
 _RESIZING = "Convolution", "Pooling"
 
 
@@ -35,7 +36,7 @@ class Layer(NamedTuple):
     output: Tuple[int, ...]  # shape without the batch
     neurons: int  # outputs, if the layer has weights
     weights: int
-    biases: int
+    biases: int  # with all that is trained beside weights: scales, shifts and slopes
     multiply_adds: int  # of the weights, in a forward pass
 
     @property
@@ -68,10 +69,11 @@ def layers(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> List[Lay
 
 def _layer(node, inputs, shape_of):
     weights, biases = (
-        sum(math.prod(shape_of[name]) for name in inputs if name.endswith(kind))
-        for kind in ("_weight", "_bias")
+        sum(math.prod(shape_of[name]) for name in inputs if name.endswith(ends))
+        for ends in (_WEIGHTS, _BIASES)
     )
-    output = shape_of[node["name"] + "_output"][1:]
+    output = shape_of.get(f"{node['name']}_output") or shape_of[f"{node['name']}_output0"]
+    output = output[1:]  # of SliceChannel the first of two, which are alike
     neurons = math.prod(output) if weights else 0
     # Each position of the output map uses every weight once.
     multiply_adds = weights * math.prod(output[1:])
@@ -105,7 +107,7 @@ def _by(shape: Iterable[int]) -> str:
 
 
 def _table(listed: List[Layer]) -> List[str]:
-    columns = "{:11} {:14} {:>9} {:>8} {:>11} {:>6} {:>13} {:>9} {:>10}".format
+    columns = "{:13} {:14} {:>9} {:>8} {:>11} {:>6} {:>13} {:>8} {:>9}".format
     rule = "-" * 99
     counts = "neurons", "weights", "biases", "multiply-adds", "KiB out", "KiB held"
     lines = [columns("layer", "operator", "output", *counts), rule]
@@ -148,7 +150,7 @@ def _notes(by_name: Dict[str, Layer], image_shape: Tuple[int, int, int]) -> Iter
     channels, *sides = image_shape
     if any(by_name[name].weights != ARTICLE[name][2] for name in ("conv2", "conv4", "conv5")):
         yield "* C2, C4, C5: the article counts alexnet2012, where they read half of the channels."
-    if sides != [227, 227]:
+    if any(by_name[name].neurons != ARTICLE[name][1] for name in list(ARTICLE)[:5]):
         maps = [layer.output[1:] for layer in by_name.values() if layer.op in _RESIZING]
         sizes = [_by(size) for i, size in enumerate(maps) if size != maps[i - 1]]
         yield f"* The article's input is 227x227; on {_by(sides)} the maps are {', '.join(sizes)}."

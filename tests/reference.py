@@ -26,36 +26,40 @@ def run(symbol, values):
         gradients cannot be compared.
     """
     nodes = json.loads(symbol.tojson())["nodes"]
-    outputs, backs, margin = [], [], np.inf
+    states = set(symbol.list_auxiliary_states())  # which training changes but does not read
+    outputs, backs, margin = [], [], np.inf  # a list of arrays for each node
     for node in nodes:
+        name, back = node["name"], None
         if node["op"] == "null":
-            output, back = np.asarray(values[node["name"]], np.float64), None
+            output = 0.0 if name in states else np.asarray(values[name], np.float64)
         else:
-            inputs = [outputs[source] for source, *_ in node["inputs"]]
+            inputs = [outputs[source][index] for source, index, *_ in node["inputs"]]
             output, back = LAYERS[node["op"]](_attributes(node), *inputs)
             margin = min(margin, _margin(_attributes(node), inputs[0]))
-        outputs.append(output)
+        outputs.append(output if isinstance(output, list) else [output])
         backs.append(back)
 
-    gradients = [0.0] * len(nodes)
+    gradients = [[0.0] * len(output) for output in outputs]
     for node, back, i in reversed(list(zip(nodes, backs, range(len(nodes))))):
         if back is not None:
-            for (source, *_), gradient in zip(node["inputs"], back(gradients[i])):
-                gradients[source] = gradients[source] + gradient
+            for (source, index, *_), gradient in zip(node["inputs"], back(*gradients[i])):
+                gradients[source][index] = gradients[source][index] + gradient
     arguments = {
-        node["name"]: gradient for node, gradient in zip(nodes, gradients) if node["op"] == "null"
+        node["name"]: gradient
+        for node, (gradient, *_) in zip(nodes, gradients)
+        if not node["inputs"]
     }
-    return outputs[-1], arguments, margin
+    return outputs[-1][0], arguments, margin
 
 
 def _margin(attrs, x):
-    if attrs.get("act_type") == "relu":
+    if attrs.get("act_type") in ("relu", "prelu"):
         return abs(x).min() / abs(x).max()
     if attrs.get("pool_type") == "max":
         windows = _windows(_fill(attrs, x), attrs["kernel"], attrs.get("stride", (1, 1)))
         second, first = np.sort(windows.reshape(*windows.shape[:4], -1))[..., -2:].T
-        # A tie of zeros passes no gradient on: relu made those zeros.
-        return np.where(first > 0, first - second, np.inf).min() / abs(x).max()
+        # Equals are what relu made of negative values, and so pass no gradient on.
+        return np.where(first > second, first - second, np.inf).min() / abs(x).max()
     return np.inf
 
 
@@ -99,8 +103,8 @@ def convolution(attrs, x, weight, bias):
 def pooling(attrs, x):
     """Maximum (the first of equals gets the gradient) or average."""
     stride, kernel = attrs.get("stride", (1, 1)), attrs["kernel"]
-    height, width = x.shape[2:]
-    x = _fill(attrs, x)
+    (ph, pw), (height, width) = attrs.get("pad", (0, 0)), x.shape[2:]
+    x = _fill(attrs, np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw))))  # an average counts the zeros
     windows = _windows(x, kernel, stride)
     flat = windows.reshape(*windows.shape[:4], -1)
     if attrs["pool_type"] == "max":
@@ -113,7 +117,7 @@ def pooling(attrs, x):
     def back(gradient):
         d_windows = (share * gradient[..., None]).reshape(windows.shape)
         d_x = _scatter(d_windows, x.shape, stride)
-        return (d_x[:, :, :height, :width],)
+        return (d_x[:, :, ph : ph + height, pw : pw + width],)
 
     return output, back
 
@@ -174,12 +178,74 @@ def _over_neighbours(maps, nsize):
     return np.stack(sums, axis=1)
 
 
+def batch_norm(attrs, x, gamma, beta, *_):
+    """(x - mean) / sqrt(variance + eps) * gamma + beta, over all but the channels; in training."""
+    assert attrs["fix_gamma"] is False
+    axes, of_channels = tuple({0, *range(2, x.ndim)}), (1, -1) + (1,) * (x.ndim - 2)
+    count = x.size / x.shape[1]
+    centred = x - x.mean(axes, keepdims=True)
+    scale = (centred**2).mean(axes, keepdims=True) + attrs.get("eps", 1e-3)
+    normal, factor = centred / np.sqrt(scale), gamma.reshape(of_channels) / np.sqrt(scale)
+
+    def back(gradient):
+        d_gamma, d_beta = (gradient * normal).sum(axes), gradient.sum(axes)
+        means = (d_beta.reshape(of_channels) + normal * d_gamma.reshape(of_channels)) / count
+        return factor * (gradient - means), d_gamma, d_beta
+
+    return normal * gamma.reshape(of_channels) + beta.reshape(of_channels), back
+
+
 def activation(attrs, x):
-    """relu or tanh."""
+    """relu, tanh or sigmoid."""
     if attrs["act_type"] == "relu":
         return np.maximum(x, 0), lambda gradient: (gradient * (x > 0),)
+    if attrs["act_type"] == "sigmoid":
+        output = 1 / (1 + np.exp(-x))
+        return output, lambda gradient: (gradient * output * (1 - output),)
     output = {"tanh": np.tanh}[attrs["act_type"]](x)
     return output, lambda gradient: (gradient * (1 - output**2),)
+
+
+def leaky_relu(attrs, x, *slopes):
+    """elu: slope * (exp(x) - 1) below 0; prelu: x times the channel's slope below 0."""
+    if attrs["act_type"] == "elu":
+        below = attrs["slope"] * np.exp(np.minimum(x, 0))
+        output = np.where(x > 0, x, below - attrs["slope"])
+        return output, lambda gradient: (gradient * np.where(x > 0, 1, below),)
+    slope = slopes[0].reshape((1, -1) + (1,) * (x.ndim - 2))
+    factor = {"prelu": np.where(x > 0, 1, slope)}[attrs["act_type"]]
+
+    def back(gradient):
+        d_slope = (gradient * np.minimum(x, 0)).sum(tuple({0, *range(2, x.ndim)}))
+        return gradient * factor, d_slope
+
+    return x * factor, back
+
+
+def slice_channel(attrs, x):
+    """Equal parts of the channels."""
+    parts = np.split(x, attrs["num_outputs"], axis=1)
+    return parts, lambda *gradients: (np.concatenate(gradients, axis=1),)
+
+
+def concat(attrs, *parts):
+    """Side by side as channels."""
+    assert attrs["dim"] == 1
+    ends = np.cumsum([part.shape[1] for part in parts])[:-1]
+    return np.concatenate(parts, axis=1), lambda gradient: np.split(gradient, ends, axis=1)
+
+
+def pad(attrs, x):
+    """Zeros around."""
+    widths = np.reshape(attrs["pad_width"], (-1, 2))
+    inside = tuple(slice(low, low + size) for (low, _), size in zip(widths, x.shape))
+    return np.pad(x, widths), lambda gradient: (gradient[inside],)
+
+
+def power(attrs, x):
+    """x to the power of a number."""
+    exponent = attrs["scalar"]
+    return x**exponent, lambda gradient: (gradient * exponent * x ** (exponent - 1),)
 
 
 def fully_connected(attrs, x, weight, bias):
@@ -227,4 +293,13 @@ LAYERS = {
     "Flatten": flatten,
     "Dropout": dropout,
     "SoftmaxOutput": softmax_output,
+    "BatchNorm": batch_norm,
+    "LeakyReLU": leaky_relu,
+    "SliceChannel": slice_channel,
+    "Concat": concat,
+    "Pad": pad,
+    "_power_scalar": power,
+    "_plus_scalar": lambda attrs, x: (x + attrs["scalar"], lambda gradient: (gradient,)),
+    "_mul_scalar": lambda attrs, x: (x * attrs["scalar"], lambda g: (g * attrs["scalar"],)),
+    "elemwise_mul": lambda attrs, x, y: (x * y, lambda gradient: (gradient * y, gradient * x)),
 }

@@ -35,7 +35,8 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 def without_training(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """The network, float32 or int8, for inference alone: ``data`` in, probabilities out.
 
-    A softmax of the same name replaces SoftmaxOutput and its label; Dropout is removed.
+    A softmax of the same name replaces SoftmaxOutput and its label. Dropout is removed. The random
+    slopes of rrelu become their mean.
     """
 
     graph = Graph(symbol)
@@ -44,6 +45,9 @@ def without_training(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
             graph.replace(node, node.inputs[0])
         if node.op == "SoftmaxOutput":
             node.op, node.inputs, node.attrs = "softmax", node.inputs[:1], {}
+        if node.attrs.get("act_type") == "rrelu":
+            slope = (float(node.attrs["lower_bound"]) + float(node.attrs["upper_bound"])) / 2
+            node.attrs = {"act_type": "leaky", "slope": repr(slope)}
     return graph.symbol()
 
 

@@ -1,6 +1,6 @@
 """Writing a network as ONNX, with MXNet's own converter, and running it in other engines.
 
-Four faults of ``mx.onnx.export_model`` in MXNet 1.9.1 are corrected:
+Five faults of ``mx.onnx.export_model`` in MXNet 1.9.1 are corrected:
 
 - It takes a FullyConnected that leaves ``flatten`` at its default, True, for one with False. It
   then adds a Reshape, with which OpenCV silently computes wrong values at a dynamic batch size.
@@ -8,6 +8,7 @@ Four faults of ``mx.onnx.export_model`` in MXNet 1.9.1 are corrected:
   inputs, and made constants here.
 - It declares the newest opset that the onnx package knows, although the operators are of opset 13.
   Servers refuse an opset that is newer than they are.
+- It gives PReLU's slopes one dimension, which ONNX takes for the map's columns.
 - It leaves an unused constant, which ONNX Runtime warns about.
 """
 
@@ -81,6 +82,7 @@ def convert(
     used = {name for node in graph.node for name in node.input}
     _keep(graph.initializer, lambda value: value.name in used)
     _keep(graph.input, lambda value: value.name not in weights)
+    weights.update(_shaped_slopes(symbol, weights, images))
     for name in sorted(used & weights.keys()):
         graph.initializer.append(numpy_helper.from_array(weights[name].asnumpy(), name))
     if batch_size is None:
@@ -109,6 +111,17 @@ def _with_flatten(symbol):
         if node.op == "FullyConnected":
             node.attrs.setdefault("flatten", "True")
     return graph.symbol()
+
+
+def _shaped_slopes(symbol, weights, images):
+    """PReLU's slopes, with a dimension of 1 for each that comes after the channels'."""
+    graph = Graph(symbol)
+    shapes, shaped = graph.shapes(data=images), {}
+    for node in graph.nodes:
+        if node.settings.get("act_type") == "prelu":
+            name, rank = node.inputs[1].node.name, len(shapes[f"{node.name}_output"])
+            shaped[name] = weights[name].reshape((-1, *[1] * (rank - 2)))
+    return shaped
 
 
 def _keep(values, wanted):

@@ -114,6 +114,20 @@ class Graph:
             reader.inputs = replaced(reader.inputs)
         self.outputs = replaced(self.outputs)
 
+    def expand(self, node: Node, by: mx.sym.Symbol) -> None:
+        """Put ``by``, whose variables stand for the inputs of ``node`` in order, in its place.
+
+        The last new node has its name; all have its hidden attributes, such as the device group.
+        """
+        hidden = {key: value for key, value in node.attrs.items() if key.startswith("__")}
+        new, inputs = Graph(by), iter(node.inputs)
+        for one in new.nodes:
+            if one.is_variable:
+                new.replace(one, next(inputs))
+            one.name, one.attrs = f"{node.name}_{one.name}", {**one.settings, **hidden}
+        new.outputs[0].node.name = node.name
+        self.replace(node, Output(new.outputs[0].node))
+
     def shapes(self, **inputs: Tuple[int, ...]) -> Dict[str, Tuple[int, ...]]:
         """Shapes by name, as far as those of ``inputs`` determine them.
 

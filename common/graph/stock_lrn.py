@@ -15,7 +15,7 @@ auxiliary states and outputs of the plain one; save the plain one.
 
 from common.runtime.mxnet import mx
 
-from .graph import Graph, Output
+from .graph import Graph
 
 
 def decompose_lrn(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
@@ -37,24 +37,8 @@ def decompose_lrn(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
         shape = shapes.get(lrn.name + "_output", ())
         if len(shape) != 4 or not shape[1]:
             raise ValueError(f"the shape of data does not determine the channels of {lrn.name}")
-        graph.replace(lrn, _decomposed(lrn, shape[1]))
+        graph.expand(lrn, _normalise(lrn.attrs, shape[1]))
     return graph.symbol()
-
-
-def _decomposed(lrn, channels):
-    """The output of the new nodes, which read what ``lrn`` reads.
-
-    The last has its name, and all have its hidden attributes, such as the device group.
-    """
-    hidden = {key: value for key, value in lrn.attrs.items() if key.startswith("__")}
-    new = Graph(_normalise(lrn.attrs, channels))
-    for node in new.nodes:
-        if node.is_variable:
-            new.replace(node, lrn.inputs[0])
-        node.name = f"{lrn.name}_{node.name}"
-        node.attrs = {**node.settings, **hidden}
-    new.outputs[0].node.name = lrn.name
-    return Output(new.outputs[0].node)
 
 
 def _normalise(attrs, channels):

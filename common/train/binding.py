@@ -9,6 +9,7 @@ import numpy as np
 from common.graph import precision
 from common.graph.native_operators import use_native_operators
 from common.graph.stock_lrn import decompose_lrn
+from common.graph.stock_prelu import decompose_prelu
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -94,6 +95,7 @@ def bind(
     symbol = _for_devices(symbol, contexts, shape, settings, fast)
     if pretrained:
         symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
+        symbol = finetune.with_frozen_statistics(symbol, pretrained.frozen)
     module = _bound(symbol, contexts, shape, pretrained.frozen if pretrained else None, std)
     _init_params(module, settings.initializer, resumed, pretrained)
     updates = resumed.state.updates if resumed else 0
@@ -118,8 +120,8 @@ def _init_params(module, name, resumed, pretrained):
     if resumed:
         module.init_params(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
         return
-    given = pretrained.arg_params if pretrained else None
-    module.init_params(initializer(name), given, allow_missing=True)
+    given = pretrained.params if pretrained else None
+    module.init_params(initializer(name), given, given, allow_missing=True)
     if not pretrained or not pretrained.rows:
         return
     # Rows of classes that the source knows, in an output layer that is new otherwise.
@@ -133,6 +135,7 @@ def _init_params(module, name, resumed, pretrained):
 
 def _for_devices(symbol, contexts, shape, settings, fast):
     """The graph that these devices run in place of the plain one."""
+    symbol = decompose_prelu(symbol, shape)
     if fast:
         return use_native_operators(symbol, (shape[0] // len(contexts), *shape[1:]))
     if contexts[0].device_type == "cpu":

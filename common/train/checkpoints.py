@@ -118,7 +118,7 @@ class Checkpoints:
         last = epoch == self._length.num_epochs
         self._saved_at = time.monotonic()
         network = weights(module)
-        if not are_finite(network[0]):
+        if not all(map(are_finite, network)):
             raise UserError(
                 f"batch {state.batches} of the run: weights are not finite; lower --lr, --resume"
                 " continues from before"

@@ -22,7 +22,7 @@ _PREPARATION = ("image_shape", "resize", "rgb_mean", "rgb_std")
 class Pretrained(NamedTuple):
     """What --pretrained, --freeze and --new-lr-mult mean for a network."""
 
-    arg_params: Dict[str, mx.nd.NDArray]  # those that fit the network
+    params: Dict[str, mx.nd.NDArray]  # those that fit the network, auxiliary states among them
     other: List[str]  # weights that the source lacks, or has in another shape
     frozen: List[str]  # weights that are not trained
     lr_mult: float  # factor of the learning rate of the other weights
@@ -119,7 +119,7 @@ def select(
 
     Args:
         image_shape: (channels, height, width), on which the shapes depend.
-        given: the weights of the checkpoint at ``prefix``.
+        given: the weights of the checkpoint at ``prefix``, auxiliary states among them.
         freeze: how the names of the frozen layers begin.
         lr_mult: factor of the learning rate of the weights that do not fit.
         classes: names of the source's classes and of the network's, None where they are unknown.
@@ -127,17 +127,19 @@ def select(
     Raises:
         UserError: none of its weights fits, or ``freeze`` names other layers.
     """
-    shapes, _, _ = symbol.infer_shape(data=(1, *image_shape))
+    shapes, _, states = symbol.infer_shape(data=(1, *image_shape))
     wanted = dict(zip(symbol.list_arguments(), shapes))
-    names = [name for name in wanted if name not in ("data", "softmax_label")]
+    trained = [name for name in wanted if name not in ("data", "softmax_label")]
+    wanted.update(zip(symbol.list_auxiliary_states(), states))
+    names = [*trained, *symbol.list_auxiliary_states()]
     fit = {n: given[n] for n in names if n in given and given[n].shape == wanted[n]}
     if not fit:
         raise UserError(f"--pretrained {prefix}: none of its weights fits this network")
     output = [name for name in _output_layer(symbol) if name in given]
     rows, numbers, said = _match_classes(output, fit, given, wanted, *classes)
     other = [name for name in names if name not in fit]
-    frozen = [name for name in names if name.startswith(tuple(freeze))]
-    _check_frozen(freeze, names, frozen, other)
+    frozen = [name for name in trained if name.startswith(tuple(freeze))]
+    _check_frozen(freeze, trained, frozen, other)
     return Pretrained(fit, other, frozen, lr_mult, rows, numbers, said)
 
 
@@ -189,7 +191,7 @@ def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[
         source: the source's training arguments; None if they are unknown.
     """
     path = store.params_path(args.pretrained, args.pretrained_epoch)
-    text = f"pretrained: {len(pretrained.arg_params)} weights of {path}"
+    text = f"pretrained: {len(pretrained.params)} weights of {path}"
     if pretrained.frozen:
         text += f", {len(pretrained.frozen)} of them frozen"
     text += f"; new: {', '.join(pretrained.other) or 'none'}; classes: {pretrained.classes}"
@@ -215,4 +217,13 @@ def with_lr_mult(symbol: mx.sym.Symbol, names: Sequence[str], factor: float) -> 
     for node in graph.nodes:
         if node.is_variable and node.name in names:
             node.attrs["__lr_mult__"] = str(factor)
+    return graph.symbol()
+
+
+def with_frozen_statistics(symbol: mx.sym.Symbol, frozen: Sequence[str]) -> mx.sym.Symbol:
+    """A copy of ``symbol`` in which batch norm with a frozen scale keeps its statistics, too."""
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        if node.op == "BatchNorm" and node.inputs[1].node.name in frozen:
+            node.attrs["use_global_stats"] = "True"
     return graph.symbol()

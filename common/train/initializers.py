@@ -17,24 +17,29 @@ _MXNET = {
 class _ByName(mx.init.Initializer):
     """Gaussian weights and constant biases, both chosen by the parameter's name.
 
-    MXNet's Mixed cannot set a bias: every stock initializer turns ``*_bias`` into zeros.
+    MXNet's Mixed cannot set a bias: every stock initializer turns ``*_bias`` into zeros. The rest,
+    such as batch norm's, begins as MXNet's initializers have it.
     """
 
     def __init__(self, biases, std, other_std):
         super().__init__(biases=biases, std=std, other_std=other_std)
         self._biases, self._std, self._other_std = biases, std, other_std
 
-    def __call__(self, name, array):
-        if name.endswith("_bias"):
-            array[:] = next((v for p, v in self._biases.items() if re.fullmatch(p, name)), 0)
-        else:
-            std = next((v for p, v in self._other_std.items() if re.fullmatch(p, name)), self._std)
-            mx.random.normal(0, std, out=array)
+    def _init_bias(self, name, array):
+        array[:] = next((v for p, v in self._biases.items() if re.fullmatch(p, name)), 0)
+
+    def _init_weight(self, name, array):
+        std = next((v for p, v in self._other_std.items() if re.fullmatch(p, name)), self._std)
+        mx.random.normal(0, std, out=array)
 
 
 _OWN = {
     # Krizhevsky et al. 2012, section 5: N(0, .01); biases 1 in conv2, 4, 5 and the hidden FC.
     "paper": lambda: _ByName({r"conv[245]_bias|fc[12]_bias": 1.0}, 0.01, {}),
+    # Its source, layers/layers-145.cfg: the same, but .03 in conv3, conv4 and conv5.
+    "source": lambda: _ByName(
+        {r"conv[245]_bias|fc[12]_bias": 1.0}, 0.01, {r"conv[345]_weight": 0.03}
+    ),
     # Caffe's bvlc_alexnet: biases .1 in the same layers ("1 gave a flat loss"), hidden FC .005.
     "caffe": lambda: _ByName({r"conv[245]_bias|fc[12]_bias": 0.1}, 0.01, {r"fc[12]_weight": 0.005}),
 }

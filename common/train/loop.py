@@ -19,7 +19,7 @@ from common.io.signals import Stop
 from common.runtime.mxnet import mx
 
 from .checkpoints import Checkpoints, are_finite
-from .module_state import weights
+from .module_state import auxiliary_states, weights
 from .resume import State, seed_dropout
 from .schedule import Length
 
@@ -73,7 +73,10 @@ class Run:
     ):
         self.module, self.data, self.length, self.settings = module, data, length, settings
         self.checkpoints, self.log, self.state = checkpoints, log, state
-        self.has_dropout = any(node.op == "Dropout" for node in Graph(module.symbol).nodes)
+        nodes = Graph(module.symbol).nodes
+        self.is_random = any(
+            node.op == "Dropout" or node.attrs.get("act_type") == "rrelu" for node in nodes
+        )
         self.scores = Scores(settings.top_k)
         if state.scores:
             self.scores.restore(state.scores)
@@ -132,10 +135,11 @@ class Run:
                         self._leave()
 
     def _step(self, batch, title):
-        if self.has_dropout:
+        if self.is_random:
             seed_dropout(self.settings.seed, self.state.batches)
         if self.monitor:
             self.monitor.tic()
+        before = [array.copy() for array in auxiliary_states(self.module)]
         self.module.forward_backward(batch)
         probabilities = self.module.get_outputs()[0].asnumpy()
         if np.isfinite(probabilities).all() and self._gradients_fit():
@@ -143,6 +147,8 @@ class Run:
             self.module.update()
             self.scores.update(probabilities, batch.label[0].asnumpy())
         else:
+            for array, kept in zip(auxiliary_states(self.module), before):
+                array[:] = kept
             self._skip(title)
         if self.monitor:
             self.monitor.toc_print()
@@ -175,7 +181,7 @@ class Run:
             return
         state.skipped -= 1
         remedy = "lower --lr, or leave such batches out with --skip-nonfinite N"
-        if not are_finite(weights(self.module)[0]):
+        if not all(map(are_finite, weights(self.module))):
             raise UserError(f"{where}, and weights are not either; lower --lr")
         if self.checkpoints.are_kept:
             remedy += f"; the state before it is in {self._save(must=True)}"

@@ -1,6 +1,6 @@
 """Weights and optimizer state out of a bound ``mx.mod.Module``, and back into another one."""
 
-from typing import Dict, Tuple
+from typing import Dict, List, Tuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ def weights(module: mx.mod.Module) -> Tuple[dict, dict]:
     ``module.get_params()`` would give the mean over the devices, which differs by rounding. Of
     float16 weights these are the optimizer's float32 copies, once there are any.
     """
+    auxiliary_states(module)  # waits
     group = module._exec_group
     pairs = ((group.param_names, group.param_arrays), (group.aux_names, group.aux_arrays))
     arg_params, aux_params = (
@@ -27,6 +28,17 @@ def weights(module: mx.mod.Module) -> Tuple[dict, dict]:
             last = isinstance(module._optimizer, (mx.optimizer.SGD, mx.optimizer.NAG))
             arg_params[name] = kept[-1 if last else 0].copyto(mx.cpu())
     return arg_params, aux_params
+
+
+def auxiliary_states(module: mx.mod.Module) -> List[mx.nd.NDArray]:
+    """All devices' arrays of auxiliary states, after the last pass.
+
+    Batch norm changes them in its backward pass, and MXNet lets others read them before that ends.
+    """
+    states = [array for arrays in module._exec_group.aux_arrays for array in arrays]
+    if states:
+        mx.nd.waitall()
+    return states
 
 
 def optimizer_state(module: mx.mod.Module) -> Dict[str, mx.nd.NDArray]:

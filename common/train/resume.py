@@ -31,6 +31,10 @@ _FIXED = (
     "freeze",
     "top_k",
     "dtype",
+    "activation",
+    "dropout",
+    "normalization",
+    "pooling",
 )
 # Arguments whose change is not worth a mention.
 _NOT_MENTIONED = ("resume", "load_epoch", "overwrite", "verbose")
@@ -144,8 +148,9 @@ def _check(record, path, now, data):
     for name in _FIXED:
         if before.get(name) != now[name]:
             flag = name.replace("_", "-")
+            said = ["its default" if v is None else v for v in (now[name], before.get(name))]
             raise UserError(
-                f"--{flag} {now[name]}: {path} was trained with {before.get(name)}; give that,"
+                f"--{flag} {said[0]}: {path} was trained with {said[1]}; give that,"
                 " another --model-prefix, or --overwrite in place of --resume"
             )
     if record["data"] != data.fingerprint:

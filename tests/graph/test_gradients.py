@@ -13,11 +13,14 @@ import mxnet as mx
 import numpy as np
 import pytest
 import reference
+from conftest import operators
 
 import symbols
 from common.graph.native_operators import MIN_IMAGES, use_native_operators
 from common.graph.stock_lrn import decompose_lrn
+from common.graph.stock_prelu import decompose_prelu
 from common.runtime import native
+from symbols import layers
 
 TOLERANCE = 1e-5
 # The least margin of a decision, relative to its layer's largest value. Rounding makes up to 2.4e-6
@@ -59,9 +62,16 @@ def draw(symbol, image_shape, weights=xavier, scale=1.0, seed=0, classes=10):
         elif name == "softmax_label":
             value = rng.randint(0, classes, shape)
         else:
-            value = rng.normal(0, 0.1, shape) if name.endswith("_bias") else weights(rng, shape)
+            value = _parameter(rng, name, shape, weights)
         values[name] = value.astype(np.float32)
     return values
+
+
+def _parameter(rng, name, shape, weights):
+    kind = name.rpartition("_")[2]
+    if kind == "weight":
+        return weights(rng, shape)
+    return rng.normal({"gamma": 1, "slope": 0.25}.get(kind, 0), 0.1, shape)
 
 
 def bind(symbol, values):
@@ -84,23 +94,31 @@ def error(found, expected):
     return abs(found - expected).max() / abs(expected).max()
 
 
-def errors(symbol, plain, values):
-    """How far MXNet on ``symbol`` is from numpy on ``plain``: name -> relative error."""
+def errors(symbol, plain, values, zero=()):
+    """How far MXNet on ``symbol`` is from numpy on ``plain``: name -> relative error.
+
+    The gradients of ``zero``, biases, are 0 but for rounding; their weights' are the measure.
+    """
     expected_output, expected, margin = reference.run(plain, values)
     assert margin > CLOSEST, "a decision is too close to call; choose another seed"
     output, gradients = train_step(symbol, values)
     names = [name for name in plain.list_arguments() if name != "softmax_label"]
-    found = {name: error(gradients[name], expected[name]) for name in names}
+    found = {name: error(gradients[name], expected[name]) for name in names if name not in zero}
+    for name in zero:
+        weight = expected[name.replace("_bias", "_weight")]
+        found[name] = abs(gradients[name] - expected[name]).max() / abs(weight).max()
     return {"output": error(output, expected_output), **found}
 
 
-def assert_equal_to_numpy(plain, values):
+def assert_equal_to_numpy(plain, values, zero=()):
     """With both forms of LRN that training on the CPU may use."""
-    replaced = [decompose_lrn(plain, values["data"].shape)]
+    shape = values["data"].shape
+    right = decompose_prelu(plain, shape)
+    replaced = [decompose_lrn(right, shape)]
     if native.load():
-        replaced.append(use_native_operators(plain, (MIN_IMAGES, *values["data"].shape[1:])))
+        replaced.append(use_native_operators(right, (MIN_IMAGES, *shape[1:])))
     for symbol in replaced:
-        found = errors(symbol, plain, values)
+        found = errors(symbol, plain, values, zero)
         assert max(found.values()) < TOLERANCE, found
 
 
@@ -127,6 +145,56 @@ def test_alexnets_gradients_are_right_on_an_oblong_image_with_caffes_options():
     assert_equal_to_numpy(plain, draw(plain, (2, 3, 103, 67), scale=60, seed=2))
 
 
+@pytest.mark.parametrize(
+    "network, options, seed",
+    [
+        ("alexnet", {"normalization": "none"}, 10),
+        ("alexnet", {"pooling": "plain"}, 3),
+        ("alexnet2012", {"normalization": "lrn-by-column"}, 9),
+        ("alexnet145", {}, 0),
+    ],
+)
+def test_the_gradients_of_networks_with_options_are_right(network, options, seed):
+    plain = without_dropout(symbols.get_symbol(network, 10, **options))
+    assert_equal_to_numpy(plain, draw(plain, (2, 3, 67, 67), seed=seed))
+
+
+def between_layers(layer):
+    """A network with ``layer(net, name)`` after two convolutions and a fully connected layer."""
+    net = mx.sym.Variable("data")
+    for name in "ab":  # of these the second becomes our convolution
+        net = mx.sym.Convolution(net, name=name, num_filter=48, kernel=(3, 3))
+        net = layer(net, name)
+    net = mx.sym.FullyConnected(mx.sym.Flatten(net), name="c", num_hidden=16)
+    net = mx.sym.FullyConnected(layer(net, "c"), name="d", num_hidden=5)
+    return mx.sym.SoftmaxOutput(net, name="softmax")
+
+
+LAYERS = {
+    kind: (lambda net, name, kind=kind: layers.activation(net, kind, name))
+    for kind in layers.ACTIVATIONS
+    if kind not in ("relu", "rrelu")  # the networks have relu; rrelu is random
+}
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, "bn-before", "bn-after"])
+def test_the_gradients_of_every_activation_and_of_batch_norm_are_right(kind):
+    order = [layers.batch_norm, LAYERS["tanh"]]
+    before, after = order if kind == "bn-before" else order[::-1]
+    plain = between_layers(LAYERS.get(kind) or (lambda net, name: after(before(net, name), name)))
+    values = draw(plain, (MIN_IMAGES, 3, 16, 16), classes=5, seed=3 * (kind == "prelu"))
+    # Batch norm takes away what a bias before it adds.
+    zero = [f"{name}_bias" for name in "abc"] if kind == "bn-before" else []
+    assert_equal_to_numpy(plain, values, zero)
+    if native.load():
+        replaced = use_native_operators(
+            decompose_prelu(plain, values["data"].shape), values["data"].shape
+        )
+        found = operators(replaced)
+        assert found["b"] == "_alexnet_convolution"
+        assert found["c"] == "_alexnet_fully_connected"
+
+
 @pytest.mark.parametrize("weights", [normal, xavier])
 def test_lenets_output_and_gradients_are_right(weights):
     plain = symbols.get_symbol("lenet")
@@ -146,6 +214,48 @@ def test_dropout_drops_half_and_scales_the_rest_in_training_alone(network):
     np.testing.assert_allclose(after[kept], 2 * before[kept], rtol=1e-6)
     before, after = (output.asnumpy() for output in executor.forward(is_train=False))
     assert np.array_equal(before, after)
+
+
+def test_rrelus_slopes_are_random_in_training_and_their_mean_is_used_otherwise(monkeypatch):
+    plain = between_layers(lambda net, name: layers.activation(net, "rrelu", name))
+    values = draw(plain, (MIN_IMAGES, 3, 16, 16), classes=5, seed=3)
+    inside = plain.get_internals()
+    pairs = [f"{n}_output" for n in ("a", "leakyrelu0", "b", "leakyrelu1", "c", "leakyrelu2")]
+    group = mx.sym.Group([inside[name] for name in pairs])
+    executor = bind(group, {name: values[name] for name in group.list_arguments()})
+
+    def slopes(is_train):
+        mx.random.seed(1)
+        found = [one.asnumpy() for one in executor.forward(is_train=is_train)]
+        return [(np.where(x < 0, y / x, 1), x) for x, y in zip(found[::2], found[1::2])]
+
+    for factor, x in slopes(is_train=False):
+        np.testing.assert_allclose(factor[x < 0], (1 / 8 + 1 / 3) / 2, rtol=1e-5)
+    drawn = slopes(is_train=True)
+    for factor, x in drawn:
+        assert 1 / 8 - 1e-5 < factor[x < 0].min() < 0.14
+        assert 0.32 < factor[x < 0].max() < 1 / 3 + 1e-5
+    factors = iter([factor.astype(np.float64) for factor, _ in drawn])
+
+    def with_these(attrs, x):
+        factor = next(factors)
+        return x * factor, lambda gradient: (gradient * factor,)
+
+    monkeypatch.setitem(reference.LAYERS, "LeakyReLU", with_these)
+    _, expected, _ = reference.run(plain, values)
+    mx.random.seed(1)
+    _, found = train_step(plain, values)
+    for name in ("a_weight", "b_weight", "c_weight", "data"):
+        assert error(found[name], expected[name]) < TOLERANCE, name
+
+
+def test_in_stock_mxnet_the_gradient_of_prelus_slopes_is_multiplied_by_them():
+    plain = between_layers(LAYERS["prelu"])
+    values = draw(plain, (MIN_IMAGES, 3, 16, 16), classes=5, seed=3)
+    _, expected, _ = reference.run(plain, values)
+    _, found = train_step(plain, values)
+    assert error(found["c_slope"], values["c_slope"] * expected["c_slope"]) < TOLERANCE
+    assert decompose_prelu(plain, values["data"].shape).list_arguments() == plain.list_arguments()
 
 
 # LRN decomposed

@@ -4,11 +4,12 @@ import json
 import os
 
 import mxnet as mx
+import numpy as np
 import pytest
-from conftest import ROOT, assert_refused, run_script
+from conftest import ROOT, assert_refused, operators, run_script
 
 import symbols
-from symbols import alexnet, alexnet2012, lenet, summary
+from symbols import alexnet, alexnet2012, layers, lenet, summary
 
 GOLDEN = os.path.join(ROOT, "tests", "golden", "alexnet-graph.json")
 
@@ -55,6 +56,12 @@ def test_building_a_network_leaves_the_callers_names_alone():
         assert mx.sym.Activation(mx.sym.Variable("x"), act_type="relu").name == "activation0"
 
 
+@pytest.mark.parametrize("option", ["activation", "normalization", "pooling"])
+def test_an_unknown_option_is_refused_with_the_known_ones(option):
+    with pytest.raises(ValueError, match="maxout: is unknown; choose from .*, "):
+        alexnet.get_symbol(**{option: "maxout"})
+
+
 def test_num_classes_changes_fc3_alone():
     expected = article_graph()
     for node in expected["nodes"]:
@@ -76,6 +83,8 @@ def test_options_add_nothing_at_their_default():
     assert graph(said) == graph(alexnet2012.get_symbol())
     said = alexnet.get_symbol(1000, num_group=1, knorm=2.0, pooling_convention="valid")
     assert graph(said) == article_graph()
+    ideas = dict(activation="relu", dropout=0.5, normalization="lrn", pooling="overlapping")
+    assert graph(alexnet.get_symbol(1000, **ideas)) == article_graph()
 
 
 def test_caffes_options_reach_every_layer_they_are_for():
@@ -84,19 +93,71 @@ def test_caffes_options_reach_every_layer_they_are_for():
     assert [attrs[f"pooling{i}"]["pooling_convention"] for i in range(3)] == ["full"] * 3
 
 
+def test_each_option_reaches_every_layer_it_is_for():
+    def ops(**options):
+        return list(operators(alexnet.get_symbol(**options)).values())
+
+    article = ops()
+    assert ops(activation="elu") == [op.replace("Activation", "LeakyReLU") for op in article]
+    assert ops(dropout=0) == [op for op in article if op != "Dropout"]
+    assert ops(normalization="none") == [op for op in article if op != "LRN"]
+    for kind, pair in (
+        ("bn-before", ["BatchNorm", "Activation"]),
+        ("bn-after", ["Activation", "BatchNorm"]),
+    ):
+        found = ops(normalization=kind)
+        where = [i for i, op in enumerate(found) if op == "BatchNorm"]
+        assert len(where) == 7 and "LRN" not in found
+        assert all(found[i : i + 2] == pair for i in (w - pair.index("BatchNorm") for w in where))
+    attrs = alexnet.get_symbol(pooling="plain", dropout=0.2).attr_dict()
+    assert [attrs[f"pooling{i}"]["kernel"] for i in range(3)] == ["(2, 2)"] * 3
+    assert [attrs[f"dropout{i}"]["p"] for i in range(2)] == ["0.2"] * 2
+
+
+def test_lrn_by_column_normalises_each_half_of_the_channels_alone():
+    maps = mx.nd.array(np.random.RandomState(0).normal(0, 99, (2, 16, 3, 3)))
+    symbol = layers.by_column(mx.sym.Variable("x"), layers.lrn)
+    found = symbol.eval(x=maps)[0].asnumpy()
+    halves = [mx.nd.LRN(half, knorm=2, nsize=5).asnumpy() for half in maps.split(2, axis=1)]
+    assert np.array_equal(found, np.concatenate(halves, axis=1))
+    assert abs(found - mx.nd.LRN(maps, knorm=2, nsize=5).asnumpy()).max() > 0.1
+
+
+def test_the_second_normalisation_is_cuda_convnets_rnorm():
+    maps = np.random.RandomState(0).normal(0, 99, (2, 3, 6, 7))
+    expected = np.empty_like(maps)
+    for y, x in np.ndindex(6, 7):
+        window = maps[:, :, max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]
+        total = (window**2).sum((2, 3))
+        expected[:, :, y, x] = maps[:, :, y, x] / (1 + 1e-3 / 25 * total) ** 0.75
+    symbol = layers.normalise_within_maps(mx.sym.Variable("x"))
+    found = symbol.eval(x=mx.nd.array(maps))[0].asnumpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side, maps", [(224, 55), (227, 55), (228, 56), (231, 56), (67, 15)])
+def test_alexnet145_rounds_the_size_of_conv1s_maps_up(side, maps):
+    found = by_name(symbols.get_symbol("alexnet145"), (3, side, side))
+    assert found["conv1"].output == (96, maps, maps)
+    assert maps == -(-(side - 11) // 4) + 1
+
+
 # Their numbers
 
 
-@pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
-def test_neurons_are_the_articles_row_by_row_at_227(network):
-    found = by_name(symbols.get_symbol(network), (3, 227, 227))
+@pytest.mark.parametrize(
+    "network, side", [("alexnet", 227), ("alexnet2012", 227), ("alexnet145", 224)]
+)
+def test_neurons_are_the_articles_row_by_row(network, side):
+    found = by_name(symbols.get_symbol(network), (3, side, side))
     for name, (_, neurons, _) in summary.ARTICLE.items():
         assert found[name].neurons == neurons, name
     assert total(found, "neurons") == 659_272
 
 
-def test_alexnet2012_has_the_articles_weights_row_by_row():
-    found = by_name(alexnet2012.get_symbol(), (3, 227, 227))
+@pytest.mark.parametrize("network", ["alexnet2012", "alexnet145"])
+def test_two_columns_have_the_articles_weights_row_by_row(network):
+    found = by_name(symbols.get_symbol(network), symbols.IMAGE_SHAPES[network])
     for name, (_, _, weights) in summary.ARTICLE.items():
         assert found[name].weights == weights, name
     assert total(found, "weights") == 60_954_656
@@ -148,8 +209,9 @@ def test_lenet_has_the_papers_maps_and_parameters():
     assert numbers == paper
 
 
-def test_the_table_counts_what_mxnet_allocates():
-    symbol = alexnet2012.get_symbol(7)
+@pytest.mark.parametrize("options", [{}, {"normalization": "bn-before", "activation": "prelu"}])
+def test_the_table_counts_what_mxnet_allocates(options):
+    symbol = alexnet2012.get_symbol(7, **options)
     found = by_name(symbol, (3, 99, 67))
     executor = symbol.simple_bind(mx.cpu(), grad_req="null", data=(1, 3, 99, 67))
     inputs = ("data", "softmax_label")
@@ -170,13 +232,20 @@ def test_multiply_adds_are_those_of_the_loops_over_a_layer():
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="vgg.*alexnet, alexnet2012, alexnet_owt, lenet"):
+    known = "alexnet, alexnet2012, alexnet145, alexnet_owt, lenet"
+    with pytest.raises(ValueError, match=f"vgg.*{known}"):
         symbols.get_symbol("vgg")
 
 
 @pytest.mark.parametrize(
     ("network", "smallest"),
-    [("alexnet", 67), ("alexnet2012", 67), ("alexnet_owt", 63), ("lenet", 32)],
+    [
+        ("alexnet", 67),
+        ("alexnet2012", 67),
+        ("alexnet145", 52),
+        ("alexnet_owt", 63),
+        ("lenet", 32),
+    ],
 )
 def test_the_smallest_image_is_found_and_named(network, smallest):
     symbol = symbols.get_symbol(network)
@@ -254,6 +323,13 @@ def test_lenets_table_has_no_comparison():
         (["alexnet", "--image-shape", "3,66,66"], ["--image-shape 3,66,66", "3,67,67"]),
         (["alexnet", "--image-shape", "227"], ["--image-shape", "channels,height,width"]),
         (["lenet", "--num-classes", "0"], ["--num-classes", "at least 1"]),
+        (["lenet", "--dropout", "0.1"], ["lenet", "has no --dropout"]),
+        (["alexnet145", "--pooling", "plain"], ["alexnet145", "has no --pooling"]),
+        (["alexnet", "--dropout", "1"], ["--dropout", "'1' is not a number from 0 to below 1"]),
+        (
+            ["alexnet", "--normalization", "lrn-by-column"],
+            ["--normalization lrn-by-column", "alexnet2012"],
+        ),
     ],
 )
 def test_the_command_refuses_bad_input_in_one_line(arguments, words):

@@ -44,7 +44,7 @@ def test_what_fits_is_taken_and_the_rest_is_named(source):
     found = load(source)
     assert found.other == ["output_weight", "output_bias"]
     saved = mx.nd.load(f"{source}-0002.params")
-    for name, array in found.arg_params.items():
+    for name, array in found.params.items():
         assert np.array_equal(array.asnumpy(), saved[f"arg:{name}"].asnumpy())
     assert load(source, classes=5).other == []
 
