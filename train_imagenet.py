@@ -120,10 +120,10 @@ def main() -> None:
         dtype=args.dtype,
     )
     with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext(False) as locked:
-        train(args, contexts, data, validation, symbol, pretrained, locked)
+        trained = train(args, contexts, data, validation, symbol, pretrained, locked)
     if args.model_prefix:
         python = os.path.relpath(sys.executable)
-        checkpoint_flags = f"--model-prefix {args.model_prefix} --load-epoch {args.num_epochs}"
+        checkpoint_flags = f"--model-prefix {args.model_prefix} --load-epoch {trained}"
         print(f"Name a picture with it: {python} predict.py {checkpoint_flags} PICTURE")
 
 
@@ -135,8 +135,12 @@ def train(
     symbol: mx.sym.Symbol,
     pretrained: Optional[finetune.Pretrained],
     locked: bool,
-) -> None:
-    """Plan up to the first batch; then commit: delete, write, train."""
+) -> int:
+    """Plan up to the first batch; then commit: delete, write, train.
+
+    Returns:
+        How many epochs are trained at the end.
+    """
     length = Length(data.images, args.batch_size, args.num_epochs)
     resumed = resume.find(args, data)
     said = resume.describe(args, resumed)
@@ -163,6 +167,7 @@ def train(
     )
     looping = loop.LoopSettings.from_args(args)
     loop.Run(module, data, length, looping, checkpoints, log, state).train(batches, evaluator)
+    return length.position(state.batches)[0]
 
 
 def commit(

@@ -61,12 +61,26 @@ def _add_optimizer_args(group):
     add("--batch-size", type=cli.positive_int, help="over all devices together")
     add("--optimizer", choices=OPTIMIZERS)
     add("--lr", type=number(above=0), help="learning rate")
-    add("--lr-schedule", choices=["step", "linear", "cosine"], help="linear, cosine: fall to 0")
+    add(
+        "--lr-schedule",
+        choices=["step", "linear", "cosine", "plateau"],
+        help="linear, cosine: fall to 0; plateau: a step whenever validation stops improving",
+    )
     add(
         "--lr-step-epochs",
         type=cli.numbers,
         default=[],
         help="after which epochs a step schedule lowers the rate",
+    )
+    add(
+        "--lr-patience",
+        type=cli.positive_int,
+        help="epochs without a better top-1 on --data-val after which plateau lowers the rate",
+    )
+    add(
+        "--stop-patience",
+        type=cli.positive_int,
+        help="end the run after so many epochs without a better top-1 on --data-val",
     )
     add(
         "--lr-factor",
@@ -138,6 +152,11 @@ def check_train_args(args: argparse.Namespace) -> None:
     steps = args.lr_step_epochs
     if steps and (min(steps) <= 0 or any(a >= b for a, b in zip(steps, steps[1:]))):
         raise UserError("--lr-step-epochs: must rise, from above 0, such as 30,60,80")
+    if (args.lr_schedule == "plateau") != (args.lr_patience is not None):
+        raise UserError("--lr-schedule plateau and --lr-patience N: one needs the other")
+    for flag, value in (("lr", args.lr_patience), ("stop", args.stop_patience)):
+        if value and (args.benchmark or not args.data_val):
+            raise UserError(f"--{flag}-patience {value}: needs --data-val, and no --benchmark")
     if args.warmup_epochs >= args.num_epochs:
         raise UserError(
             f"--warmup-epochs {args.warmup_epochs:g}: must be less than --num-epochs"

@@ -21,7 +21,7 @@ from common.runtime.mxnet import mx
 from .checkpoints import Checkpoints, are_finite
 from .module_state import weights
 from .resume import State, seed_dropout
-from .schedule import Length
+from .schedule import Length, Plateau, epochs_since_best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ class LoopSettings:
         skip_nonfinite: how many batches may be skipped because their loss is not finite.
         check_gradients: also skip a batch whose gradients are beyond float16's range.
         monitor: batches between two prints of all tensors' norms; 0: none.
+        stop_patience: epochs without better validation after which the run ends; None: never.
     """
 
     seed: int = 0
@@ -43,13 +44,15 @@ class LoopSettings:
     skip_nonfinite: int = 0
     check_gradients: bool = False
     monitor: int = 0
+    stop_patience: Optional[int] = None
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
         """From the parsed flags."""
         half = args.dtype == "float16"
         nonfinite, disp = args.skip_nonfinite, args.disp_batches
-        return cls(args.seed, args.top_k, disp, nonfinite, half, args.monitor)
+        monitor, patience = args.monitor, args.stop_patience
+        return cls(args.seed, args.top_k, disp, nonfinite, half, monitor, patience)
 
 
 class Run:
@@ -80,9 +83,13 @@ class Run:
         self.stop = Stop(log.say)
         self.monitor = _monitor(module, settings.monitor)
         self.forecast = self._forecast()
+        scheduler = module._optimizer.lr_scheduler
+        self.plateau = scheduler if isinstance(scheduler, Plateau) else None
+        if self.plateau:
+            self.plateau.heed(state.validated)
 
     def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> None:
-        """Train all epochs that are left.
+        """Train all epochs that are left, or until validation stops improving.
 
         Args:
             batches: an endless iterator, from where the run is.
@@ -102,12 +109,28 @@ class Run:
             if not state.reported and state.batches == length.batches(done):
                 self._report(done, evaluator)  # the run was stopped while it validated
             for epoch in range(done + 1, length.num_epochs + 1):
+                if state.batches == length.batches(epoch - 1) and self._has_enough(epoch - 1):
+                    break
                 self._train_epoch(epoch, batches)
                 state.reported = False
-                self._save(epoch)
+                self._save(epoch, last=epoch == length.num_epochs)
                 if self.stop.requested:
                     self._leave()
                 self._report(epoch, evaluator)
+
+    def _has_enough(self, epoch):
+        """Whether --stop-patience ends the run after ``epoch``, which is then saved as the last."""
+        state, patience = self.state, self.settings.stop_patience
+        waited = epochs_since_best(state.validated)
+        if patience is None or waited < patience:
+            return False
+        if self.checkpoints.are_kept and not self.checkpoints.of_epoch:
+            self._save(epoch, last=True)
+        self.log.say(
+            f"ended after epoch {epoch}: validation was best {waited} epochs before; a greater"
+            " --stop-patience continues"
+        )
+        return True
 
     def _train_epoch(self, epoch, batches):
         state, length = self.state, self.length
@@ -181,10 +204,10 @@ class Run:
             remedy += f"; the state before it is in {self._save(must=True)}"
         raise UserError(f"{where}; {remedy}")
 
-    def _save(self, epoch=None, must=False):
+    def _save(self, epoch=None, must=False, last=False):
         self.state.scores = self.scores.state()
-        must = must or bool(self.stop.requested)
-        saved = self.checkpoints.save(self.module, self.state, epoch, must)
+        must = must or last or bool(self.stop.requested)
+        saved = self.checkpoints.save(self.module, self.state, epoch, must, last)
         if self.checkpoints.place:
             self.stop.unsaved = False
         return saved
@@ -201,6 +224,7 @@ class Run:
         if evaluator:
             scores = Scores(self.settings.top_k)
             result["val"] = evaluator.evaluate(*weights(self.module), scores).figures()
+            state.validated.append(float(result["val"]["top-1"]))
         saved = ""
         if self.checkpoints.of_epoch:
             saved = f"  -> {self.checkpoints.path}"
@@ -213,6 +237,10 @@ class Run:
         self.log.event("epoch", epoch=epoch, img_per_s=round(speed, 1), **result)
         state.reported = True
         self.checkpoints.report(state, must=epoch == num_epochs)
+        if self.plateau and self.plateau.heed(state.validated):
+            rate = self.plateau(state.updates)
+            self.log.say(f"validation stopped improving: learning rate {rate:.3g} from here")
+            self.log.event("rate", epoch=epoch, lr=rate)
 
 
 def test_io(data: TrainingData, batches: Iterator, disp_batches: int) -> None:

@@ -46,6 +46,7 @@ class State:
     seconds: float = 0.0  # the current epoch's, so far
     reported: bool = True  # whether the last complete epoch was validated and logged
     best: Optional[dict] = None  # epoch and top-1 of the best one that was saved
+    validated: List[float] = dataclasses.field(default_factory=list)  # each epoch's top-1
 
     @property
     def updates(self) -> int:
@@ -127,7 +128,8 @@ def _load(place, arguments, data):
     record = store.load_record(*place)
     now = _as_json(arguments)
     _check(record, store.record_path(*place), now, data)
-    state = State(**{field.name: record[field.name] for field in dataclasses.fields(State)})
+    names = [field.name for field in dataclasses.fields(State)]
+    state = State(**{name: record[name] for name in names if name in record})
     changed = [
         f"{name} {record['args'].get(name)} -> {value}"
         for name, value in now.items()
