@@ -35,6 +35,7 @@ class ModuleSettings:
         seed: of the initial weights.
         dtype: "float32", or "float16" on GPUs, with float32 copies of the weights.
         loss_scale: the loss is multiplied by it for float16, against underflow of gradients.
+        accumulate: how many batches of the module make an update.
     """
 
     learning_rate: LearningRate
@@ -46,6 +47,7 @@ class ModuleSettings:
     seed: int = 0
     dtype: str = "float32"
     loss_scale: float = 1.0
+    accumulate: int = 1
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "ModuleSettings":
@@ -60,6 +62,7 @@ class ModuleSettings:
             args.seed,
             args.dtype,
             args.loss_scale,
+            args.accumulate,
         )
 
 
@@ -148,12 +151,13 @@ def _init_optimizer(module, settings, scheduler, updates, batch_size, fast):
         "wd": settings.weight_decay,
         "lr_scheduler": scheduler,
         "begin_num_update": updates,
+        "rescale_grad": 1 / (batch_size * settings.accumulate),
     }
     if settings.optimizer in _WITH_MOMENTUM:
         options["momentum"] = settings.momentum
     if settings.dtype == "float16":
-        rescale = 1 / (batch_size * settings.loss_scale)
-        options.update(multi_precision=True, rescale_grad=rescale)
+        options["multi_precision"] = True
+        options["rescale_grad"] /= settings.loss_scale
     # By name, not as an object: only then does Module exempt biases from weight decay.
     name = "nativesgd" if fast and settings.optimizer == "sgd" else settings.optimizer
     module.init_optimizer(settings.kv_store, name, options)

@@ -18,6 +18,7 @@ def add_train_args(parser: argparse.ArgumentParser) -> None:
     train = parser.add_argument_group("training")
     _add_device_args(train)
     _add_optimizer_args(train)
+    _add_rate_args(train)
     _add_output_args(parser.add_argument_group("output"))
     trial = parser.add_argument_group("trials")
     trial.add_argument("--benchmark", type=int, choices=[0, 1], default=0, help="synthetic images")
@@ -59,7 +60,32 @@ def _add_optimizer_args(group):
     add, number = group.add_argument, cli.number
     add("--num-epochs", type=cli.positive_int)
     add("--batch-size", type=cli.positive_int, help="over all devices together")
+    add(
+        "--accumulate",
+        type=cli.positive_int,
+        default=1,
+        help="batches that make one update: as if --batch-size were so many times larger",
+    )
     add("--optimizer", choices=OPTIMIZERS)
+    add("--mom", type=number(least=0, below=1), help="momentum, of sgd and nag")
+    add("--wd", type=number(least=0), help="weight decay; biases have none")
+    add("--initializer", choices=INITIALIZERS)
+    add(
+        "--seed",
+        type=number(int, least=0, most=_LARGEST_SEED),
+        default=0,
+        help="of weights, order and dropout",
+    )
+    add(
+        "--skip-nonfinite",
+        type=number(int, least=0),
+        default=0,
+        help="how many batches may be skipped because their loss is not finite",
+    )
+
+
+def _add_rate_args(group):
+    add, number = group.add_argument, cli.number
     add("--lr", type=number(above=0), help="learning rate")
     add(
         "--lr-schedule",
@@ -93,21 +119,6 @@ def _add_optimizer_args(group):
         type=number(least=0),
         default=0,
         help="during these the learning rate rises linearly from 0",
-    )
-    add("--mom", type=number(least=0, below=1), help="momentum, of sgd and nag")
-    add("--wd", type=number(least=0), help="weight decay; biases have none")
-    add("--initializer", choices=INITIALIZERS)
-    add(
-        "--seed",
-        type=number(int, least=0, most=_LARGEST_SEED),
-        default=0,
-        help="of weights, order and dropout",
-    )
-    add(
-        "--skip-nonfinite",
-        type=number(int, least=0),
-        default=0,
-        help="how many batches may be skipped because their loss is not finite",
     )
 
 
@@ -149,6 +160,21 @@ def check_train_args(args: argparse.Namespace) -> None:
     Raises:
         UserError: naming the flags.
     """
+    if args.num_examples and args.num_examples < args.batch_size:
+        raise UserError(
+            f"--batch-size {args.batch_size}: is more than --num-examples {args.num_examples}"
+        )
+    if args.benchmark and args.test_io:
+        raise UserError(
+            "--benchmark and --test-io: choose one; the first reads nothing, the second only reads"
+        )
+    _check_rate_args(args)
+    _check_device_args(args)
+    _check_output_args(args)
+    finetune.check_args(args)
+
+
+def _check_rate_args(args):
     steps = args.lr_step_epochs
     if steps and (min(steps) <= 0 or any(a >= b for a, b in zip(steps, steps[1:]))):
         raise UserError("--lr-step-epochs: must rise, from above 0, such as 30,60,80")
@@ -162,17 +188,6 @@ def check_train_args(args: argparse.Namespace) -> None:
             f"--warmup-epochs {args.warmup_epochs:g}: must be less than --num-epochs"
             f" {args.num_epochs}"
         )
-    if args.num_examples and args.num_examples < args.batch_size:
-        raise UserError(
-            f"--batch-size {args.batch_size}: is more than --num-examples {args.num_examples}"
-        )
-    if args.benchmark and args.test_io:
-        raise UserError(
-            "--benchmark and --test-io: choose one; the first reads nothing, the second only reads"
-        )
-    _check_device_args(args)
-    _check_output_args(args)
-    finetune.check_args(args)
 
 
 def _check_device_args(args):

@@ -19,6 +19,7 @@ from common.io.signals import Stop
 from common.runtime.mxnet import mx
 
 from .checkpoints import Checkpoints, are_finite
+from .gradients import Gradients
 from .module_state import weights
 from .resume import State, seed_dropout
 from .schedule import Length, Plateau, epochs_since_best
@@ -36,6 +37,7 @@ class LoopSettings:
         check_gradients: also skip a batch whose gradients are beyond float16's range.
         monitor: batches between two prints of all tensors' norms; 0: none.
         stop_patience: epochs without better validation after which the run ends; None: never.
+        accumulate: parts in which a batch is computed.
     """
 
     seed: int = 0
@@ -45,14 +47,15 @@ class LoopSettings:
     check_gradients: bool = False
     monitor: int = 0
     stop_patience: Optional[int] = None
+    accumulate: int = 1
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
         """From the parsed flags."""
         half = args.dtype == "float16"
         nonfinite, disp = args.skip_nonfinite, args.disp_batches
-        monitor, patience = args.monitor, args.stop_patience
-        return cls(args.seed, args.top_k, disp, nonfinite, half, monitor, patience)
+        more = args.monitor, args.stop_patience, args.accumulate
+        return cls(args.seed, args.top_k, disp, nonfinite, half, *more)
 
 
 class Run:
@@ -76,6 +79,7 @@ class Run:
     ):
         self.module, self.data, self.length, self.settings = module, data, length, settings
         self.checkpoints, self.log, self.state = checkpoints, log, state
+        self.gradients = Gradients(module, settings.accumulate)
         self.has_dropout = any(node.op == "Dropout" for node in Graph(module.symbol).nodes)
         self.scores = Scores(settings.top_k)
         if state.scores:
@@ -88,12 +92,15 @@ class Run:
         if self.plateau:
             self.plateau.heed(state.validated)
 
-    def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> None:
+    def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> int:
         """Train all epochs that are left, or until validation stops improving.
 
         Args:
             batches: an endless iterator, from where the run is.
             evaluator: scores the weights after each epoch.
+
+        Returns:
+            How many epochs are trained.
 
         Raises:
             UserError: a loss is not finite, an image cannot be decoded, or the last checkpoint
@@ -117,6 +124,7 @@ class Run:
                 if self.stop.requested:
                     self._leave()
                 self._report(epoch, evaluator)
+        return length.position(state.batches)[0]
 
     def _has_enough(self, epoch):
         """Whether --stop-patience ends the run after ``epoch``, which is then saved as the last."""
@@ -159,8 +167,7 @@ class Run:
             seed_dropout(self.settings.seed, self.state.batches)
         if self.monitor:
             self.monitor.tic()
-        self.module.forward_backward(batch)
-        probabilities = self.module.get_outputs()[0].asnumpy()
+        probabilities = self.gradients.compute(batch)
         if np.isfinite(probabilities).all() and self._gradients_fit():
             self.checkpoints.place, self.stop.unsaved = None, self.checkpoints.are_kept
             self.module.update()

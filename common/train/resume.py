@@ -25,6 +25,7 @@ _FIXED = (
     "image_shape",
     "optimizer",
     "batch_size",
+    "accumulate",
     "num_examples",
     "seed",
     "data_backend",
@@ -133,7 +134,7 @@ def _load(place, arguments, data):
     changed = [
         f"{name} {record['args'].get(name)} -> {value}"
         for name, value in now.items()
-        if name not in _NOT_MENTIONED and record["args"].get(name) != value
+        if name not in (*_NOT_MENTIONED, *_FIXED) and record["args"].get(name) != value
     ]
     _, *weights = store.load(*place, verified=True)
     return Resumed(place, state, *weights, store.load_optimizer(*place), changed)
@@ -142,7 +143,7 @@ def _load(place, arguments, data):
 def _check(record, path, now, data):
     if "batches" not in record:
         raise UserError(f"{path}: is not of a training run, so there is nothing to resume")
-    before = record["args"]
+    before = {"accumulate": 1, **record["args"]}  # the flag is younger than some checkpoints
     for name in _FIXED:
         if before.get(name) != now[name]:
             flag = name.replace("_", "-")
