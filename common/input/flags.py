@@ -17,6 +17,12 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     add("--data-val", metavar="X.rec", help="images to evaluate on after each epoch")
     add("--image-shape", type=cli.image_shape, help="of the network's input: C,H,W")
     add("--num-classes", type=cli.positive_int, help="default: as many as the records have")
+    add(
+        "--class-weights",
+        metavar="balanced|FILE",
+        help="what an image of each class weighs in the gradient: such that classes count alike, or"
+        " a file with a class and its weight in each line",
+    )
     add("--num-examples", type=cli.positive_int, help="images an epoch; default: all")
     add("--resize", type=cli.positive_int, help="short side before the crop, px")
     add("--rgb-mean", type=cli.numbers, help="subtracted from each channel, R,G,B")

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from common.records.identity import records_fingerprint
 from common.records.scan import Records
 
 from .augmentation import Augmentation
+from .class_weights import class_weights
 from .preparation import Preparation
 
 
@@ -27,6 +28,7 @@ class TrainingData:
         backend: "mxnet" or "dali", the reader.
         threads: that decode; with 1 ImageRecordIter's crops and mirrors are repeatable.
         verbose: show MXNet's own messages.
+        class_weights: what an image of each class weighs in the gradient; None: all the same.
     """
 
     records: Optional[Records]
@@ -39,6 +41,7 @@ class TrainingData:
     backend: str = "mxnet"
     threads: int = 1
     verbose: bool = False
+    class_weights: Optional[Sequence[float]] = None
 
     @classmethod
     def from_args(
@@ -72,6 +75,7 @@ class TrainingData:
             backend=args.data_backend,
             threads=1 if one_thread else args.data_nthreads,
             verbose=args.verbose,
+            class_weights=class_weights(args.class_weights, records, num_classes or 1000),
         )
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 from common.graph import precision
 from common.graph.native_operators import use_native_operators
 from common.graph.stock_lrn import decompose_lrn
+from common.graph.weighted_loss import WEIGHT, weighted
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -36,6 +37,7 @@ class ModuleSettings:
         dtype: "float32", or "float16" on GPUs, with float32 copies of the weights.
         loss_scale: the loss is multiplied by it for float16, against underflow of gradients.
         accumulate: how many batches of the module make an update.
+        weighted: whether a second label says what each image weighs in the gradient.
     """
 
     learning_rate: LearningRate
@@ -48,6 +50,7 @@ class ModuleSettings:
     dtype: str = "float32"
     loss_scale: float = 1.0
     accumulate: int = 1
+    weighted: bool = False
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "ModuleSettings":
@@ -63,6 +66,7 @@ class ModuleSettings:
             args.dtype,
             args.loss_scale,
             args.accumulate,
+            args.class_weights is not None,
         )
 
 
@@ -95,6 +99,8 @@ def bind(
     np.random.seed(settings.seed)
     fast = contexts[0].device_type == "cpu" and native.load()
     symbol = _for_devices(symbol, contexts, shape, settings, fast)
+    if settings.weighted:
+        symbol = weighted(symbol)
     if pretrained:
         symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
     module = _bound(symbol, contexts, shape, pretrained.frozen if pretrained else None, std)
@@ -112,8 +118,9 @@ def _bound(symbol, contexts, shape, frozen, std):
         symbol = precision.normalise(symbol, std)
         inputs.append(mx.io.DataDesc(precision.SHIFT, shape[:2]))
     names = [one.name for one in inputs]
-    module = mx.mod.Module(symbol, names, context=contexts, fixed_param_names=frozen)
-    module.bind(inputs, [("softmax_label", shape[:1])])
+    labels = [name for name in ("softmax_label", WEIGHT) if name in symbol.list_arguments()]
+    module = mx.mod.Module(symbol, names, labels, context=contexts, fixed_param_names=frozen)
+    module.bind(inputs, [(name, shape[:1]) for name in labels])
     return module
 
 

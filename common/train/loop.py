@@ -79,7 +79,7 @@ class Run:
     ):
         self.module, self.data, self.length, self.settings = module, data, length, settings
         self.checkpoints, self.log, self.state = checkpoints, log, state
-        self.gradients = Gradients(module, settings.accumulate)
+        self.gradients = Gradients(module, settings.accumulate, data.class_weights)
         self.has_dropout = any(node.op == "Dropout" for node in Graph(module.symbol).nodes)
         self.scores = Scores(settings.top_k)
         if state.scores:
