@@ -26,6 +26,7 @@ from common.checkpoint import store
 from common.cli import UserError
 from common.runtime.mxnet import mx
 
+from .diagnosis import cause_of_overflow
 from .module_state import optimizer_state, weights
 from .resume import State
 from .schedule import Length
@@ -125,8 +126,8 @@ class Checkpoints:
         network = weights(module)
         if not are_finite(network[0]):
             raise UserError(
-                f"batch {state.batches} of the run: weights are not finite; lower --lr, --resume"
-                " continues from before"
+                f"batch {state.batches} of the run: weights are not finite; likely cause:"
+                f" {cause_of_overflow(self._settings.args)}; --resume continues from before"
             )
         place = self._place(state, epoch, last)
         record = {"args": self._settings.args, "data": self._settings.fingerprint, **vars(state)}

@@ -19,6 +19,7 @@ from common.io.signals import Stop
 from common.runtime.mxnet import mx
 
 from .checkpoints import Checkpoints, are_finite
+from .diagnosis import Standstill, cause_of_overflow, cause_of_standstill
 from .gradients import Gradients
 from .module_state import weights
 from .resume import State, seed_dropout
@@ -38,6 +39,8 @@ class LoopSettings:
         monitor: batches between two prints of all tensors' norms; 0: none.
         stop_patience: epochs without better validation after which the run ends; None: never.
         accumulate: parts in which a batch is computed.
+        overflow: why loss or weights would not be finite.
+        standstill: why the loss would not fall.
     """
 
     seed: int = 0
@@ -48,13 +51,16 @@ class LoopSettings:
     monitor: int = 0
     stop_patience: Optional[int] = None
     accumulate: int = 1
+    overflow: str = "lower --lr"
+    standstill: str = ""
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
         """From the parsed flags."""
         half = args.dtype == "float16"
         nonfinite, disp = args.skip_nonfinite, args.disp_batches
-        more = args.monitor, args.stop_patience, args.accumulate
+        causes = cause_of_overflow(vars(args)), cause_of_standstill(vars(args))
+        more = args.monitor, args.stop_patience, args.accumulate, *causes
         return cls(args.seed, args.top_k, disp, nonfinite, half, *more)
 
 
@@ -91,6 +97,8 @@ class Run:
         self.plateau = scheduler if isinstance(scheduler, Plateau) else None
         if self.plateau:
             self.plateau.heed(state.validated)
+        warmup = scheduler.warmup_steps if scheduler else 0
+        self.standstill = data.records and Standstill(data, warmup)
 
     def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> int:
         """Train all epochs that are left, or until validation stops improving.
@@ -171,12 +179,21 @@ class Run:
         if np.isfinite(probabilities).all() and self._gradients_fit():
             self.checkpoints.place, self.stop.unsaved = None, self.checkpoints.are_kept
             self.module.update()
-            self.scores.update(probabilities, batch.label[0].asnumpy())
+            self._count(probabilities, batch.label[0].asnumpy())
         else:
             self._skip(title)
         if self.monitor:
             self.monitor.toc_print()
         self.state.batches += 1
+
+    def _count(self, probabilities, labels):
+        self.scores.update(probabilities, labels)
+        if self.standstill and self.standstill.is_seen(self.state.batches, probabilities, labels):
+            self.log.say(
+                f"after {self.standstill.batches} batches the loss is still that of guessing"
+                f" (ln {self.data.num_classes} = {np.log(self.data.num_classes):.3f}); likely"
+                f" cause: {self.settings.standstill}"
+            )
 
     def _forecast(self):
         length, size = self.length, self.length.batch_size
@@ -204,9 +221,10 @@ class Run:
             self.log.say(f"{where}; left out, {state.skipped} of --skip-nonfinite allowed")
             return
         state.skipped -= 1
-        remedy = "lower --lr, or leave such batches out with --skip-nonfinite N"
+        cause = f"likely cause: {self.settings.overflow}"
         if not are_finite(weights(self.module)[0]):
-            raise UserError(f"{where}, and weights are not either; lower --lr")
+            raise UserError(f"{where}, and weights are not either; {cause}")
+        remedy = f"{cause}; --skip-nonfinite N leaves such batches out"
         if self.checkpoints.are_kept:
             remedy += f"; the state before it is in {self._save(must=True)}"
         raise UserError(f"{where}; {remedy}")
