@@ -23,6 +23,12 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
         help="what an image of each class weighs in the gradient: such that classes count alike, or"
         " a file with a class and its weight in each line",
     )
+    add(
+        "--draw",
+        choices=["all", "balanced"],
+        default="all",
+        help="the images of an epoch: each once, or each class equally often",
+    )
     add("--num-examples", type=cli.positive_int, help="images an epoch; default: all")
     add("--resize", type=cli.positive_int, help="short side before the crop, px")
     add("--rgb-mean", type=cli.numbers, help="subtracted from each channel, R,G,B")
@@ -61,6 +67,10 @@ def check_data_args(args: argparse.Namespace) -> None:
             f"--resize {args.resize}: is smaller than the crop, --image-shape"
             f" {','.join(map(str, args.image_shape))}"
         )
+    if args.draw == "balanced" and (not args.data_train or args.data_backend == "dali"):
+        raise UserError("--draw balanced: needs --data-train, and --data-backend mxnet")
+    if args.draw == "balanced" and args.class_weights:
+        raise UserError("--draw balanced and --class-weights: choose one; both do the same")
     augmentation.check_args(args)
     if args.data_backend == "dali":
         dali.check_args(args)

@@ -29,6 +29,7 @@ class TrainingData:
         threads: that decode; with 1 ImageRecordIter's crops and mirrors are repeatable.
         verbose: show MXNet's own messages.
         class_weights: what an image of each class weighs in the gradient; None: all the same.
+        balanced: an epoch has each class equally often, in place of each image once.
     """
 
     records: Optional[Records]
@@ -42,6 +43,7 @@ class TrainingData:
     threads: int = 1
     verbose: bool = False
     class_weights: Optional[Sequence[float]] = None
+    balanced: bool = False
 
     @classmethod
     def from_args(
@@ -76,6 +78,7 @@ class TrainingData:
             threads=1 if one_thread else args.data_nthreads,
             verbose=args.verbose,
             class_weights=class_weights(args.class_weights, records, num_classes or 1000),
+            balanced=args.draw == "balanced",
         )
 
     @property

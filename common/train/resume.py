@@ -26,6 +26,7 @@ _FIXED = (
     "optimizer",
     "batch_size",
     "accumulate",
+    "draw",
     "num_examples",
     "seed",
     "data_backend",
@@ -143,7 +144,8 @@ def _load(place, arguments, data):
 def _check(record, path, now, data):
     if "batches" not in record:
         raise UserError(f"{path}: is not of a training run, so there is nothing to resume")
-    before = {"accumulate": 1, **record["args"]}  # the flag is younger than some checkpoints
+    # These flags are younger than some checkpoints.
+    before = {"accumulate": 1, "draw": "all", **record["args"]}
     for name in _FIXED:
         if before.get(name) != now[name]:
             flag = name.replace("_", "-")
