@@ -17,7 +17,8 @@ _SCALED = ("msra", "xavier", "orthogonal")  # layers keep the scale of what they
 
 def cause_of_overflow(args: Mapping) -> str:
     """Why loss or weights are not finite, and what to do, by the run's arguments."""
-    return _input(args) or "the learning rate is too high for them; lower --lr"
+    scale = _input(args)
+    return f"{scale}, or lower --lr" if scale else f"--lr {args['lr']:g} is too high; lower --lr"
 
 
 def cause_of_standstill(args: Mapping) -> str:

@@ -78,8 +78,8 @@ def test_weights_that_overflow_name_the_preparation_that_the_source_did_not_have
     own = [*LENET, "--data-train", small.train, "--batch-size", 16, "--num-epochs", 1]
     assert train(*own, "--model-prefix", tmp_path / "x").returncode == 0
     again = [*own, "--pretrained", tmp_path / "x", "--pretrained-epoch", 1, "--lr", 1e39]
-    assert_refused(train(*again), "weights", "; likely cause: the learning rate", "lower --lr")
-    cause = "likely cause: --rgb-std: not what --pretrained was trained with; leave it out"
+    assert_refused(train(*again), "weights", "; likely cause: --lr 1e+39 is too high; lower --lr")
+    cause = "--rgb-std: not what --pretrained was trained with; leave it out, or lower --lr"
     assert_refused(train(*again, "--rgb-std", 1), cause)
     (tmp_path / "x-config.json").unlink()
     assert_refused(train(*again), f"{tmp_path / 'x'} has no record of its own; give them")
