@@ -18,7 +18,7 @@ from common.checkpoint.config import versions
 from common.cli import UserError
 from common.evaluate import confusion, network
 from common.evaluate.evaluator import Evaluator, check_crops
-from common.evaluate.scores import Scores, resolve_top_k
+from common.evaluate.scores import resolve_top_k
 from common.input import pipeline
 from common.input.preparation import Preparation
 from common.io import cpus, files
@@ -88,13 +88,13 @@ def find_int8(prefix: str, epoch: int) -> str:
     return quantized
 
 
-def as_text(scores: Scores) -> str:
-    """The loss, and the accuracies with their 95% intervals."""
+def as_text(scores: confusion.Confusion) -> str:
+    """The loss, the accuracies with their 95% intervals, and the mean recall."""
     parts = [f"{scores.count} images", f"loss {scores.loss:.4f}"]
     for name, (low, high) in scores.intervals().items():
         accuracy = scores.figures()[name]
         parts.append(f"{name} {accuracy:.2%} (95%: {100 * low:.2f} to {100 * high:.2f})")
-    return "  ".join(parts)
+    return "  ".join([*parts, f"mean recall {confusion.mean_recall(scores):.2%}"])
 
 
 def as_json(args: argparse.Namespace, scores: confusion.Confusion) -> dict:
@@ -107,6 +107,7 @@ def as_json(args: argparse.Namespace, scores: confusion.Confusion) -> dict:
         **scores.figures(),
         "right": scores.right(),
         "interval95": scores.intervals(),
+        "mean_recall": confusion.mean_recall(scores),
         "per_class": [{**row._asdict(), "top-1": row.top1} for row in confusion.per_class(scores)],
         "versions": versions(),
     }

@@ -128,12 +128,13 @@ def main() -> None:
         image_shape=args.image_shape,
         optimizer=args.optimizer,
         dtype=args.dtype,
+        accumulate=args.accumulate,
     )
     with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext(False) as locked:
-        train(args, contexts, data, validation, symbol, pretrained, locked)
+        trained = train(args, contexts, data, validation, symbol, pretrained, locked)
     if args.model_prefix:
         python = os.path.relpath(sys.executable)
-        checkpoint_flags = f"--model-prefix {args.model_prefix} --load-epoch {args.num_epochs}"
+        checkpoint_flags = f"--model-prefix {args.model_prefix} --load-epoch {trained}"
         print(f"Name a picture with it: {python} predict.py {checkpoint_flags} PICTURE")
 
 
@@ -145,9 +146,9 @@ def train(
     symbol: mx.sym.Symbol,
     pretrained: Optional[finetune.Pretrained],
     locked: bool,
-) -> None:
-    """Plan up to the first batch; then commit: delete, write, train."""
-    length = Length(data.images, args.batch_size, args.num_epochs)
+) -> int:
+    """Plan up to the first batch; then commit: delete, write, train. Returns the epochs trained."""
+    length = Length(data.images, data.batch_size, args.num_epochs)
     resumed = resume.find(args, data)
     said = resume.describe(args, resumed)
     if said:
@@ -157,11 +158,11 @@ def train(
     settings = binding.ModuleSettings.from_args(args)
     scheduler = settings.learning_rate.scheduler(length)
     std = data.preparation.std if data.dtype == "uint8" else None
-    start = resumed, pretrained
-    module = binding.bind(symbol, contexts, data.batch_shape, settings, scheduler, *start, std)
+    start, shape = (resumed, pretrained), (args.batch_size, *args.image_shape)
+    module = binding.bind(symbol, contexts, shape, settings, scheduler, *start, std)
     state = resumed.state if resumed else resume.State()
     _, seen = length.position(state.batches)
-    if seen >= args.batch_size:
+    if seen >= data.batch_size:
         print(f"skipping the {seen} images that the unfinished epoch has had")
     batches = pipeline.run_batches(data, contexts[0], state.batches)
 
@@ -172,7 +173,8 @@ def train(
         symbol, contexts, validation, data.preparation, args.batch_size, args.data_nthreads
     )
     looping = loop.LoopSettings.from_args(args)
-    loop.Run(module, data, length, looping, checkpoints, log, state).train(batches, evaluator)
+    run = loop.Run(module, data, length, looping, checkpoints, log, state)
+    return run.train(batches, evaluator)
 
 
 def commit(

@@ -81,12 +81,13 @@ def figures(result):
     interval = r" \(95%: [\d.]+ to [\d.]+\)"
     found = re.fullmatch(
         rf"(\d+) images  loss ([\d.]+)  top-1 ([\d.]+)%{interval}"
-        rf"  (top-\d+) ([\d.]+)%{interval}  \|  \d+ img/s\n",
+        rf"  (top-\d+) ([\d.]+)%{interval}  mean recall ([\d.]+)%  \|  \d+ img/s\n",
         result.stdout,
     )
     assert found, result.stdout
-    images, loss, top1, name, topk = found.groups()
-    return {"images": int(images), "loss": float(loss), "top-1": float(top1), name: float(topk)}
+    images, loss, top1, name, topk, recall = found.groups()
+    accuracies = {"top-1": float(top1), name: float(topk), "mean recall": float(recall)}
+    return {"images": int(images), "loss": float(loss), **accuracies}
 
 
 @pytest.fixture
@@ -113,6 +114,9 @@ def test_it_prints_what_numpy_computes(network, grey, expected):
     assert shown["loss"] == pytest.approx(-np.log(true).mean(), abs=1e-4)
     assert shown["top-1"] == pytest.approx(100 * np.mean(rank < 1), abs=0.006)
     assert shown["top-2"] == pytest.approx(100 * np.mean(rank < 2), abs=0.006)
+    recalls = [np.mean(rank[labels == label] < 1) for label in range(3)]
+    assert shown["mean recall"] == pytest.approx(100 * np.mean(recalls), abs=0.006)
+    assert shown["mean recall"] != shown["top-1"]  # there are 34, 34 and 33 images
     assert 0 < shown["top-1"] < shown["top-2"] < 100  # a network that says something
 
 
@@ -141,6 +145,8 @@ def test_the_files_hold_all_that_is_printed(network, grey, expected, main_json, 
     assert written["top-1"] == written["right"]["top-1"] / 101
     assert written["interval95"]["top-1"] == list(wilson(written["right"]["top-1"], 101))
     assert [row["right"] for row in written["per_class"]] == [matrix[i][i] for i in range(3)]
+    recalls = [matrix[i][i] / sum(matrix[i]) for i in range(3)]
+    assert written["mean_recall"] == pytest.approx(np.mean(recalls))
     assert written["versions"]["mxnet"] == mx.__version__
 
     *per_class, _, last = capsys.readouterr().out.splitlines()

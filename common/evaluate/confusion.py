@@ -63,6 +63,11 @@ def per_class(confusion: Confusion) -> Iterator[Row]:
         yield Row(names[i], int(counts.sum()), int(counts[i]), taken_for, int(wrong[worst]))
 
 
+def mean_recall(confusion: Confusion) -> float:
+    """The mean of the top-1 of all classes that have images: classes count alike."""
+    return float(np.mean([row.top1 for row in per_class(confusion) if row.images]))
+
+
 def table(confusion: Confusion) -> str:
     """What :func:`per_class` says, for people."""
     rows = list(per_class(confusion))

@@ -109,9 +109,10 @@ class Augmentation:
             args.seed, bool(args.random_crop), bool(args.random_mirror), args.pca_noise, options
         )
 
-    def epoch_seed(self, epoch: int) -> int:
-        """The seed of an epoch's order: different for each epoch and each --seed."""
-        return int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0] >> 1)
+    def epoch_seed(self, epoch: int, part: int = 0) -> int:
+        """The seed of the order of an epoch, or of a part of it: different for each --seed."""
+        key = [self.seed, epoch, part] if part else [self.seed, epoch]
+        return int(np.random.SeedSequence(key).generate_state(1)[0] >> 1)
 
     def lighting(self, shape: Tuple[int, int], epoch: int, batch: int) -> np.ndarray:
         """PCA lighting of one batch: what is added to every pixel of each image, in grey levels.

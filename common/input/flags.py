@@ -5,6 +5,7 @@ import argparse
 from common import cli
 from common.cli import UserError
 from common.io import cpus
+from common.records.identity import record_files
 
 from . import augmentation, dali
 
@@ -21,6 +22,18 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     add("--data-val", metavar="X.rec", help="images to evaluate on after each epoch")
     add_preparation_args(data)
     add("--num-classes", type=cli.positive_int, help="default: as many as the records have")
+    add(
+        "--class-weights",
+        metavar="balanced|FILE",
+        help="what an image of each class weighs in the gradient: such that classes count alike, or"
+        " a file with a class and its weight in each line",
+    )
+    add(
+        "--draw",
+        choices=["all", "balanced"],
+        default="all",
+        help="the images of an epoch: each once, or each class equally often",
+    )
     add("--num-examples", type=cli.positive_int, help="images an epoch; default: all")
     add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="decoding threads")
     add("--data-backend", choices=["mxnet", "dali"], default="mxnet", help="reader")
@@ -55,6 +68,12 @@ def check_data_args(args: argparse.Namespace) -> None:
         UserError: naming the flags.
     """
     check_preparation_args(args)
+    if args.draw == "balanced" and (not args.data_train or args.data_backend == "dali"):
+        raise UserError("--draw balanced: needs --data-train, and --data-backend mxnet")
+    if args.draw == "balanced" and record_files(args.data_train)[1:]:
+        raise UserError("--draw balanced: takes one record file as --data-train, not a set")
+    if args.draw == "balanced" and args.class_weights:
+        raise UserError("--draw balanced and --class-weights: choose one; both do the same")
     augmentation.check_args(args)
     if args.data_backend == "dali":
         dali.check_args(args)

@@ -19,7 +19,7 @@ from common.records.scan import Records, scan_records
 from common.runtime import native
 from common.runtime.mxnet import mx
 
-from . import dali, prefetch
+from . import balanced, dali, prefetch
 from .preparation import Preparation
 from .training_data import TrainingData
 
@@ -109,21 +109,37 @@ def _read(data, epoch):
     same memory. Each epoch has a new iterator; otherwise its order would depend on earlier epochs.
     """
     mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
-    seed, size = data.augmentation.epoch_seed(epoch), data.batch_size
+    records, number = data.records, itertools.count()
+    parts = [(None, len(records))]
+    if data.balanced:
+        seed = data.augmentation.epoch_seed(epoch)
+        parts = balanced.files(records, data.images, seed, data.batch_size)
+    for part, (files, count) in enumerate(parts):
+        seed = data.augmentation.epoch_seed(epoch, part)
+        for labels, images in _decoded(data, seed, files, count):
+            light = data.augmentation.lighting(data.batch_shape[:2], epoch, next(number))
+            yield prefetch.Chunk(labels, images, light - mean, std)
+
+
+def _decoded(data, seed, files, count):
+    """Labels and images, cropped and mirrored, by batches, of ``count`` records.
+
+    Args:
+        files: record file and index that were drawn; None for the records themselves.
+    """
+    size = data.batch_size
     options = dict(data.augmentation.options, batch_size=size, shuffle=True, seed=seed)
     # Without round_batch the last batch ends in noise, but the next pass is complete.
     options.update(dtype="uint8", round_batch=False, verbose=data.verbose)
     # Each thread draws crops and mirrors by a generator of its own, for whichever images it gets.
-    batches = _record_iterator(data.records, data.preparation, data.threads, **options)
+    batches = _record_iterator(data.records, data.preparation, data.threads, files, **options)
     offset = seed % max(1, _MAX_OFFSET // size)
     while offset > 0:
         offset -= sum(1 for _ in itertools.islice(batches, offset))
         batches.reset()
     for number, batch in enumerate(batches):
-        rows = min(size, len(data.records) - number * size)
-        images = prefetch.memory(batch.data[0])[:rows]
-        shift = data.augmentation.lighting(data.batch_shape[:2], epoch, number) - mean
-        yield prefetch.Chunk(batch.label[0].asnumpy()[:rows], images, shift, std)
+        rows = min(size, count - number * size)
+        yield batch.label[0].asnumpy()[:rows], prefetch.memory(batch.data[0])[:rows]
 
 
 def evaluation_batches(
@@ -186,19 +202,17 @@ def synthetic(data: TrainingData, context: mx.Context) -> Iterator[mx.io.DataBat
     return itertools.repeat(next(batches))
 
 
-def _record_iterator(records, preparation, threads, verbose, **options):
+def _record_iterator(records, preparation, threads, drawn=None, verbose=False, **options):
     for name, mean, std in zip("rgb", preparation.mean, preparation.std):
         options[f"mean_{name}"], options[f"std_{name}"] = mean, std
     if preparation.resize is not None:
         options["resize"] = preparation.resize
-    paths = record_files(records.path)
-    files = [_unambiguous(path) for path in paths]
-    index = _joint_index(records) if paths[1:] else _unambiguous(index_path(paths[0]))
+    names = [(name, None) for name in drawn] if drawn else _names(records)
     options.update(
         ctx="cpu",  # decodes with every core; without it, each iterator leaks 23 MB
         device_id=-1,
-        path_imgrec=";".join(name for name, _ in files),
-        path_imgidx=index[0],
+        path_imgrec=";".join(name for name, _ in names[:-1]),
+        path_imgidx=names[-1][0],
         data_shape=preparation.image_shape,
         verbose=verbose,
     )
@@ -209,8 +223,15 @@ def _record_iterator(records, preparation, threads, verbose, **options):
     native.drop_lines([] if verbose else native.MXNET_NOISE)
     with _decoding(records.path), _openmp_threads(threads):
         batches = mx.io.ImageRecordIter(**options)
-    batches.files = files, index  # they stay open as long as it lives
+    batches.files = names  # they stay open as long as it lives
     return batches
+
+
+def _names(records):
+    """For MXNet, the names of the record files and, last, of their index, with open files."""
+    paths = record_files(records.path)
+    index = _joint_index(records) if paths[1:] else _unambiguous(index_path(paths[0]))
+    return [*map(_unambiguous, paths), index]
 
 
 def _joint_index(records):

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from common.records.identity import records_fingerprint
 from common.records.scan import Records
 
 from .augmentation import Augmentation
+from .class_weights import class_weights
 from .preparation import Preparation
 
 
@@ -22,11 +23,13 @@ class TrainingData:
         records: the record file; None for synthetic images.
         images: how many of them make an epoch.
         num_classes: labels are 0 to ``num_classes`` - 1.
-        batch_size: images in a batch, over all devices together.
+        batch_size: images that make an update, over all devices together.
         dtype: of a batch, "float32", normalised, or "uint8", which the devices normalise.
         backend: "mxnet" or "dali", the reader.
         threads: that decode; with 1 ImageRecordIter's crops and mirrors are repeatable.
         verbose: show MXNet's own messages.
+        class_weights: what an image of each class weighs in the gradient; None: all the same.
+        balanced: an epoch has each class equally often, in place of each image once.
     """
 
     records: Optional[Records]
@@ -39,6 +42,8 @@ class TrainingData:
     backend: str = "mxnet"
     threads: int = 1
     verbose: bool = False
+    class_weights: Optional[Sequence[float]] = None
+    balanced: bool = False
 
     @classmethod
     def from_args(
@@ -47,25 +52,33 @@ class TrainingData:
         """From the parsed flags; ``records`` is the file of --data-train, scanned.
 
         Raises:
-            UserError: --num-classes or --num-examples does not fit the records.
+            UserError: --num-classes, --num-examples or --accumulate does not fit the records.
         """
+        batch_size = args.batch_size * args.accumulate
         if records is None:
-            images, num_classes = args.num_examples or 50 * args.batch_size, args.num_classes
+            images, num_classes = args.num_examples or 50 * batch_size, args.num_classes
         else:
             images = _count_examples(records, args.num_examples)
             num_classes = _count_classes(records, args.num_classes)
+        if args.accumulate > 1 and images < batch_size:
+            raise UserError(
+                f"--accumulate {args.accumulate}: an update takes {batch_size} images, and an epoch"
+                f" has {images}; lower it"
+            )
         one_thread = args.deterministic and args.data_backend == "mxnet"
         return cls(
             records,
             images,
             num_classes or 1000,
-            args.batch_size,
+            batch_size,
             Preparation.from_args(vars(args)),
             Augmentation.from_args(args),
             dtype=args.data_dtype,
             backend=args.data_backend,
             threads=1 if one_thread else args.data_nthreads,
             verbose=args.verbose,
+            class_weights=class_weights(args.class_weights, records, num_classes or 1000),
+            balanced=args.draw == "balanced",
         )
 
     @property

@@ -97,7 +97,11 @@ def set_cudnn(tune: Optional[str], deterministic: bool = False) -> None:
 
 
 def training_memory(
-    symbol: mx.sym.Symbol, image_shape: Tuple[int, ...], optimizer: str, itemsize: int = 4
+    symbol: mx.sym.Symbol,
+    image_shape: Tuple[int, ...],
+    optimizer: str,
+    itemsize: int = 4,
+    accumulate: int = 1,
 ) -> Tuple[int, int]:
     """Estimate the bytes that training takes on a device.
 
@@ -109,6 +113,7 @@ def training_memory(
         optimizer: MXNet's name for it.
         itemsize: bytes of a number in a layer's output. It does not change what the weights take:
             float16 weights come with float32 copies.
+        accumulate: batches that make an update; above 1 their gradients' sum takes memory, too.
 
     Returns:
         The bytes that any batch takes, and the bytes that each of its images adds.
@@ -119,7 +124,8 @@ def training_memory(
     inputs = {"data", "softmax_label"}
     weights = sum(sizes.pop(name) for name in symbol.list_arguments() if name not in inputs)
     outputs = sum(sizes.values()) + 2 * max(sizes.values())
-    return weights * 4 * (2 + _OPTIMIZER_STATES.get(optimizer, 1)), outputs * itemsize
+    copies = 2 + (accumulate > 1) + _OPTIMIZER_STATES.get(optimizer, 1)
+    return weights * 4 * copies, outputs * itemsize
 
 
 def check_memory(
@@ -130,6 +136,7 @@ def check_memory(
     image_shape: Tuple[int, ...],
     optimizer: str,
     dtype: str,
+    accumulate: int = 1,
 ) -> None:
     """Refuse a batch that does not fit into the memory of the GPUs; CPUs are not checked.
 
@@ -138,13 +145,15 @@ def check_memory(
         image_shape: (channels, height, width).
         optimizer: MXNet's name for it.
         dtype: of the layers' outputs.
+        accumulate: batches that make an update.
 
     Raises:
         UserError: the batch does not fit; the message gives the largest one that does.
     """
     if contexts[0].device_type != "gpu":
         return
-    fixed, image = training_memory(symbol, image_shape, optimizer, np.dtype(dtype).itemsize)
+    itemsize = np.dtype(dtype).itemsize
+    fixed, image = training_memory(symbol, image_shape, optimizer, itemsize, accumulate)
     _, cards = cuda.driver_and_cards()
     gpu = min((context.device_id for context in contexts), key=lambda i: cards[i].free)
     needed = fixed + image * -(-batch_size // len(contexts)) + _ALLOWANCE

@@ -10,6 +10,7 @@ from common.graph import precision
 from common.graph.native_operators import use_native_operators
 from common.graph.stock_lrn import decompose_lrn
 from common.graph.stock_prelu import decompose_prelu
+from common.graph.weighted_loss import WEIGHT, weighted
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -36,6 +37,8 @@ class ModuleSettings:
         seed: of the initial weights.
         dtype: "float32", or "float16" on GPUs, with float32 copies of the weights.
         loss_scale: the loss is multiplied by it for float16, against underflow of gradients.
+        accumulate: how many batches of the module make an update.
+        weighted: whether a second label says what each image weighs in the gradient.
     """
 
     learning_rate: LearningRate
@@ -47,6 +50,8 @@ class ModuleSettings:
     seed: int = 0
     dtype: str = "float32"
     loss_scale: float = 1.0
+    accumulate: int = 1
+    weighted: bool = False
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "ModuleSettings":
@@ -61,6 +66,8 @@ class ModuleSettings:
             args.seed,
             args.dtype,
             args.loss_scale,
+            args.accumulate,
+            args.class_weights is not None,
         )
 
 
@@ -93,6 +100,8 @@ def bind(
     np.random.seed(settings.seed)
     fast = contexts[0].device_type == "cpu" and native.load()
     symbol = _for_devices(symbol, contexts, shape, settings, fast)
+    if settings.weighted:
+        symbol = weighted(symbol)
     if pretrained:
         symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
         symbol = finetune.with_frozen_statistics(symbol, pretrained.frozen)
@@ -111,8 +120,9 @@ def _bound(symbol, contexts, shape, frozen, std):
         symbol = precision.normalise(symbol, std)
         inputs.append(mx.io.DataDesc(precision.SHIFT, shape[:2]))
     names = [one.name for one in inputs]
-    module = mx.mod.Module(symbol, names, context=contexts, fixed_param_names=frozen)
-    module.bind(inputs, [("softmax_label", shape[:1])])
+    labels = [name for name in ("softmax_label", WEIGHT) if name in symbol.list_arguments()]
+    module = mx.mod.Module(symbol, names, labels, context=contexts, fixed_param_names=frozen)
+    module.bind(inputs, [(name, shape[:1]) for name in labels])
     return module
 
 
@@ -151,12 +161,13 @@ def _init_optimizer(module, settings, scheduler, updates, batch_size, fast):
         "wd": settings.weight_decay,
         "lr_scheduler": scheduler,
         "begin_num_update": updates,
+        "rescale_grad": 1 / (batch_size * settings.accumulate),
     }
     if settings.optimizer in _WITH_MOMENTUM:
         options["momentum"] = settings.momentum
     if settings.dtype == "float16":
-        rescale = 1 / (batch_size * settings.loss_scale)
-        options.update(multi_precision=True, rescale_grad=rescale)
+        options["multi_precision"] = True
+        options["rescale_grad"] /= settings.loss_scale
     # By name, not as an object: only then does Module exempt biases from weight decay.
     name = "nativesgd" if fast and settings.optimizer == "sgd" else settings.optimizer
     module.init_optimizer(settings.kv_store, name, options)

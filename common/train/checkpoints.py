@@ -26,6 +26,7 @@ from common.checkpoint import store
 from common.cli import UserError
 from common.runtime.mxnet import mx
 
+from .diagnosis import cause_of_overflow
 from .module_state import optimizer_state, weights
 from .resume import State
 from .schedule import Length
@@ -99,13 +100,19 @@ class Checkpoints:
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
     def save(
-        self, module: mx.mod.Module, state: State, epoch: Optional[int] = None, must: bool = False
+        self,
+        module: mx.mod.Module,
+        state: State,
+        epoch: Optional[int] = None,
+        must: bool = False,
+        last: bool = False,
     ) -> Optional[str]:
         """Save the current state.
 
         Args:
             epoch: the one that has just ended; None in the middle of an epoch.
             must: a failure is an error; otherwise it is a warning, and training continues.
+            last: the run ends with this epoch, so it is saved whatever ``save_period`` says.
 
         Returns:
             The name of the weights' file; None where no checkpoints are written.
@@ -115,17 +122,16 @@ class Checkpoints:
         """
         if not self.are_kept:
             return None
-        last = epoch == self._length.num_epochs
         self._saved_at = time.monotonic()
         network = weights(module)
         if not all(map(are_finite, network)):
             raise UserError(
-                f"batch {state.batches} of the run: weights are not finite; lower --lr, --resume"
-                " continues from before"
+                f"batch {state.batches} of the run: weights are not finite; likely cause:"
+                f" {cause_of_overflow(self._settings.args)}; --resume continues from before"
             )
         place = self._place(state, epoch, last)
         record = {"args": self._settings.args, "data": self._settings.fingerprint, **vars(state)}
-        with _writing(must or last):
+        with _writing(must):
             store.save(*place, self._symbol, *network, optimizer_state(module), **record)
             self.place = place
             self.delete_needless(state)
@@ -138,10 +144,11 @@ class Checkpoints:
         return store.partial(self._settings.prefix), state.batches
 
     def report(self, state: State, must: bool) -> None:
-        """Write to the record that the epoch is validated, and which epoch is the best so far."""
+        """Write to the record how the epoch was validated, and which is the best so far."""
         if self.place:
             with _writing(must):
-                store.update_record(*self.place, reported=state.reported, best=state.best)
+                known = {name: getattr(state, name) for name in ("reported", "best", "validated")}
+                store.update_record(*self.place, **known)
                 self.delete_needless(state)
 
     def delete_needless(self, state: State) -> None:

@@ -6,7 +6,7 @@ mean nothing without them.
 
 import argparse
 import os
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from common import cli
 from common.checkpoint import store
@@ -76,6 +76,13 @@ def source_config(prefix: str) -> Optional[dict]:
 def preparation_defaults(source: dict) -> dict:
     """The source's preparation of images, as defaults of the flags of the same names."""
     return {name: _flag_value(source[name]) for name in _PREPARATION}
+
+
+def other_preparation(args: Mapping, source: dict) -> str:
+    """The flags that prepare images in another way than the source's arguments do."""
+    kept = preparation_defaults(source)
+    other = [name for name in kept if kept[name] != _flag_value(args[name])]
+    return ", ".join("--" + name.replace("_", "-") for name in other)
 
 
 def _flag_value(value):
@@ -202,10 +209,8 @@ def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[
         if source["network"] == args.network
         else f"; graph: {args.network}, not its own"
     )
-    kept = preparation_defaults(source)
-    other = [name for name in kept if kept[name] != _flag_value(getattr(args, name))]
-    flags = ", ".join("--" + name.replace("_", "-") for name in other)
-    return text + ("; preparation: its own" + (f" but for {flags}" if other else ""))
+    flags = other_preparation(vars(args), source)
+    return text + ("; preparation: its own" + (f" but for {flags}" if flags else ""))
 
 
 def with_lr_mult(symbol: mx.sym.Symbol, names: Sequence[str], factor: float) -> mx.sym.Symbol:

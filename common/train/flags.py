@@ -18,6 +18,7 @@ def add_train_args(parser: argparse.ArgumentParser) -> None:
     train = parser.add_argument_group("training")
     _add_device_args(train)
     _add_optimizer_args(train)
+    _add_rate_args(train)
     _add_output_args(parser.add_argument_group("output"))
     trial = parser.add_argument_group("trials")
     trial.add_argument("--benchmark", type=int, choices=[0, 1], default=0, help="synthetic images")
@@ -59,27 +60,13 @@ def _add_optimizer_args(group):
     add, number = group.add_argument, cli.number
     add("--num-epochs", type=cli.positive_int)
     add("--batch-size", type=cli.positive_int, help="over all devices together")
+    add(
+        "--accumulate",
+        type=cli.positive_int,
+        default=1,
+        help="batches that make one update: as if --batch-size were so many times larger",
+    )
     add("--optimizer", choices=OPTIMIZERS)
-    add("--lr", type=number(above=0), help="learning rate")
-    add("--lr-schedule", choices=["step", "linear", "cosine"], help="linear, cosine: fall to 0")
-    add(
-        "--lr-step-epochs",
-        type=cli.numbers,
-        default=[],
-        help="after which epochs a step schedule lowers the rate",
-    )
-    add(
-        "--lr-factor",
-        type=number(above=0, most=1),
-        default=0.1,
-        help="a step multiplies the learning rate by it",
-    )
-    add(
-        "--warmup-epochs",
-        type=number(least=0),
-        default=0,
-        help="during these the learning rate rises linearly from 0",
-    )
     add("--mom", type=number(least=0, below=1), help="momentum, of sgd and nag")
     add("--wd", type=number(least=0), help="weight decay; biases have none")
     add("--initializer", choices=INITIALIZERS)
@@ -94,6 +81,44 @@ def _add_optimizer_args(group):
         type=number(int, least=0),
         default=0,
         help="how many batches may be skipped because their loss is not finite",
+    )
+
+
+def _add_rate_args(group):
+    add, number = group.add_argument, cli.number
+    add("--lr", type=number(above=0), help="learning rate")
+    add(
+        "--lr-schedule",
+        choices=["step", "linear", "cosine", "plateau"],
+        help="linear, cosine: fall to 0; plateau: a step whenever validation stops improving",
+    )
+    add(
+        "--lr-step-epochs",
+        type=cli.numbers,
+        default=[],
+        help="after which epochs a step schedule lowers the rate",
+    )
+    add(
+        "--lr-patience",
+        type=cli.positive_int,
+        help="epochs without a better top-1 on --data-val after which plateau lowers the rate",
+    )
+    add(
+        "--stop-patience",
+        type=cli.positive_int,
+        help="end the run after so many epochs without a better top-1 on --data-val",
+    )
+    add(
+        "--lr-factor",
+        type=number(above=0, most=1),
+        default=0.1,
+        help="a step multiplies the learning rate by it",
+    )
+    add(
+        "--warmup-epochs",
+        type=number(least=0),
+        default=0,
+        help="during these the learning rate rises linearly from 0",
     )
 
 
@@ -135,14 +160,6 @@ def check_train_args(args: argparse.Namespace) -> None:
     Raises:
         UserError: naming the flags.
     """
-    steps = args.lr_step_epochs
-    if steps and (min(steps) <= 0 or any(a >= b for a, b in zip(steps, steps[1:]))):
-        raise UserError("--lr-step-epochs: must rise, from above 0, such as 30,60,80")
-    if args.warmup_epochs >= args.num_epochs:
-        raise UserError(
-            f"--warmup-epochs {args.warmup_epochs:g}: must be less than --num-epochs"
-            f" {args.num_epochs}"
-        )
     if args.num_examples and args.num_examples < args.batch_size:
         raise UserError(
             f"--batch-size {args.batch_size}: is more than --num-examples {args.num_examples}"
@@ -151,9 +168,26 @@ def check_train_args(args: argparse.Namespace) -> None:
         raise UserError(
             "--benchmark and --test-io: choose one; the first reads nothing, the second only reads"
         )
+    _check_rate_args(args)
     _check_device_args(args)
     _check_output_args(args)
     finetune.check_args(args)
+
+
+def _check_rate_args(args):
+    steps = args.lr_step_epochs
+    if steps and (min(steps) <= 0 or any(a >= b for a, b in zip(steps, steps[1:]))):
+        raise UserError("--lr-step-epochs: must rise, from above 0, such as 30,60,80")
+    if (args.lr_schedule == "plateau") != (args.lr_patience is not None):
+        raise UserError("--lr-schedule plateau and --lr-patience N: one needs the other")
+    for flag, value in (("lr", args.lr_patience), ("stop", args.stop_patience)):
+        if value and (args.benchmark or not args.data_val):
+            raise UserError(f"--{flag}-patience {value}: needs --data-val, and no --benchmark")
+    if args.warmup_epochs >= args.num_epochs:
+        raise UserError(
+            f"--warmup-epochs {args.warmup_epochs:g}: must be less than --num-epochs"
+            f" {args.num_epochs}"
+        )
 
 
 def _check_device_args(args):

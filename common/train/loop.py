@@ -19,9 +19,11 @@ from common.io.signals import Stop
 from common.runtime.mxnet import mx
 
 from .checkpoints import Checkpoints, are_finite
+from .diagnosis import Standstill, cause_of_overflow, cause_of_standstill
+from .gradients import Gradients
 from .module_state import auxiliary_states, weights
 from .resume import State, seed_dropout
-from .schedule import Length
+from .schedule import Length, Plateau, epochs_since_best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,10 @@ class LoopSettings:
         skip_nonfinite: how many batches may be skipped because their loss is not finite.
         check_gradients: also skip a batch whose gradients are beyond float16's range.
         monitor: batches between two prints of all tensors' norms; 0: none.
+        stop_patience: epochs without better validation after which the run ends; None: never.
+        accumulate: parts in which a batch is computed.
+        overflow: why loss or weights would not be finite.
+        standstill: why the loss would not fall.
     """
 
     seed: int = 0
@@ -43,13 +49,19 @@ class LoopSettings:
     skip_nonfinite: int = 0
     check_gradients: bool = False
     monitor: int = 0
+    stop_patience: Optional[int] = None
+    accumulate: int = 1
+    overflow: str = "lower --lr"
+    standstill: str = ""
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
         """From the parsed flags."""
         half = args.dtype == "float16"
         nonfinite, disp = args.skip_nonfinite, args.disp_batches
-        return cls(args.seed, args.top_k, disp, nonfinite, half, args.monitor)
+        causes = cause_of_overflow(vars(args)), cause_of_standstill(vars(args))
+        more = args.monitor, args.stop_patience, args.accumulate, *causes
+        return cls(args.seed, args.top_k, disp, nonfinite, half, *more)
 
 
 class Run:
@@ -73,6 +85,7 @@ class Run:
     ):
         self.module, self.data, self.length, self.settings = module, data, length, settings
         self.checkpoints, self.log, self.state = checkpoints, log, state
+        self.gradients = Gradients(module, settings.accumulate, data.class_weights)
         nodes = Graph(module.symbol).nodes
         self.is_random = any(
             node.op == "Dropout" or node.attrs.get("act_type") == "rrelu" for node in nodes
@@ -83,13 +96,22 @@ class Run:
         self.stop = Stop(log.say)
         self.monitor = _monitor(module, settings.monitor)
         self.forecast = self._forecast()
+        scheduler = module._optimizer.lr_scheduler
+        self.plateau = scheduler if isinstance(scheduler, Plateau) else None
+        if self.plateau:
+            self.plateau.heed(state.validated)
+        warmup = scheduler.warmup_steps if scheduler else 0
+        self.standstill = data.records and Standstill(data, warmup)
 
-    def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> None:
-        """Train all epochs that are left.
+    def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> int:
+        """Train all epochs that are left, or until validation stops improving.
 
         Args:
             batches: an endless iterator, from where the run is.
             evaluator: scores the weights after each epoch.
+
+        Returns:
+            How many epochs are trained.
 
         Raises:
             UserError: a loss is not finite, an image cannot be decoded, or the last checkpoint
@@ -105,12 +127,29 @@ class Run:
             if not state.reported and state.batches == length.batches(done):
                 self._report(done, evaluator)  # the run was stopped while it validated
             for epoch in range(done + 1, length.num_epochs + 1):
+                if state.batches == length.batches(epoch - 1) and self._has_enough(epoch - 1):
+                    break
                 self._train_epoch(epoch, batches)
                 state.reported = False
-                self._save(epoch)
+                self._save(epoch, last=epoch == length.num_epochs)
                 if self.stop.requested:
                     self._leave()
                 self._report(epoch, evaluator)
+        return length.position(state.batches)[0]
+
+    def _has_enough(self, epoch):
+        """Whether --stop-patience ends the run after ``epoch``, which is then saved as the last."""
+        state, patience = self.state, self.settings.stop_patience
+        waited = epochs_since_best(state.validated)
+        if patience is None or waited < patience:
+            return False
+        if self.checkpoints.are_kept and not self.checkpoints.of_epoch:
+            self._save(epoch, last=True)
+        self.log.say(
+            f"ended after epoch {epoch}: validation was best {waited} epochs before; a greater"
+            " --stop-patience continues"
+        )
+        return True
 
     def _train_epoch(self, epoch, batches):
         state, length = self.state, self.length
@@ -140,12 +179,11 @@ class Run:
         if self.monitor:
             self.monitor.tic()
         before = [array.copy() for array in auxiliary_states(self.module)]
-        self.module.forward_backward(batch)
-        probabilities = self.module.get_outputs()[0].asnumpy()
+        probabilities = self.gradients.compute(batch)
         if np.isfinite(probabilities).all() and self._gradients_fit():
             self.checkpoints.place, self.stop.unsaved = None, self.checkpoints.are_kept
             self.module.update()
-            self.scores.update(probabilities, batch.label[0].asnumpy())
+            self._count(probabilities, batch.label[0].asnumpy())
         else:
             for array, kept in zip(auxiliary_states(self.module), before):
                 array[:] = kept
@@ -153,6 +191,15 @@ class Run:
         if self.monitor:
             self.monitor.toc_print()
         self.state.batches += 1
+
+    def _count(self, probabilities, labels):
+        self.scores.update(probabilities, labels)
+        if self.standstill and self.standstill.is_seen(self.state.batches, probabilities, labels):
+            self.log.say(
+                f"after {self.standstill.batches} batches the loss is still that of guessing"
+                f" (ln {self.data.num_classes} = {np.log(self.data.num_classes):.3f}); likely"
+                f" cause: {self.settings.standstill}"
+            )
 
     def _forecast(self):
         length, size = self.length, self.length.batch_size
@@ -180,17 +227,18 @@ class Run:
             self.log.say(f"{where}; left out, {state.skipped} of --skip-nonfinite allowed")
             return
         state.skipped -= 1
-        remedy = "lower --lr, or leave such batches out with --skip-nonfinite N"
+        cause = f"likely cause: {self.settings.overflow}"
         if not all(map(are_finite, weights(self.module))):
-            raise UserError(f"{where}, and weights are not either; lower --lr")
+            raise UserError(f"{where}, and weights are not either; {cause}")
+        remedy = f"{cause}; --skip-nonfinite N leaves such batches out"
         if self.checkpoints.are_kept:
             remedy += f"; the state before it is in {self._save(must=True)}"
         raise UserError(f"{where}; {remedy}")
 
-    def _save(self, epoch=None, must=False):
+    def _save(self, epoch=None, must=False, last=False):
         self.state.scores = self.scores.state()
-        must = must or bool(self.stop.requested)
-        saved = self.checkpoints.save(self.module, self.state, epoch, must)
+        must = must or last or bool(self.stop.requested)
+        saved = self.checkpoints.save(self.module, self.state, epoch, must, last)
         if self.checkpoints.place:
             self.stop.unsaved = False
         return saved
@@ -207,6 +255,7 @@ class Run:
         if evaluator:
             scores = Scores(self.settings.top_k)
             result["val"] = evaluator.evaluate(*weights(self.module), scores).figures()
+            state.validated.append(float(result["val"]["top-1"]))
         saved = ""
         if self.checkpoints.of_epoch:
             saved = f"  -> {self.checkpoints.path}"
@@ -219,6 +268,10 @@ class Run:
         self.log.event("epoch", epoch=epoch, img_per_s=round(speed, 1), **result)
         state.reported = True
         self.checkpoints.report(state, must=epoch == num_epochs)
+        if self.plateau and self.plateau.heed(state.validated):
+            rate = self.plateau(state.updates)
+            self.log.say(f"validation stopped improving: learning rate {rate:.3g} from here")
+            self.log.event("rate", epoch=epoch, lr=rate)
 
 
 def test_io(data: TrainingData, batches: Iterator, disp_batches: int) -> None:

@@ -181,4 +181,10 @@ def describe(
         f"recipe for {args.dataset}: {followed.source}; expect {followed.expected}",
         "settings: " + ", ".join(settings),
     ]
+    if args.accumulate > 1:
+        paragraphs.append(
+            f"updates: of {args.accumulate * args.batch_size} images each, in {args.accumulate}"
+            f" batches of {args.batch_size}; --lr, its schedule, --disp-batches and"
+            " --skip-nonfinite count updates as batches"
+        )
     return "\n".join(textwrap.fill(p, 100, subsequent_indent="  ") for p in paragraphs)

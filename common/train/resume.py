@@ -25,6 +25,8 @@ _FIXED = (
     "image_shape",
     "optimizer",
     "batch_size",
+    "accumulate",
+    "draw",
     "num_examples",
     "seed",
     "data_backend",
@@ -50,6 +52,7 @@ class State:
     seconds: float = 0.0  # the current epoch's, so far
     reported: bool = True  # whether the last complete epoch was validated and logged
     best: Optional[dict] = None  # epoch and top-1 of the best one that was saved
+    validated: List[float] = dataclasses.field(default_factory=list)  # each epoch's top-1
 
     @property
     def updates(self) -> int:
@@ -131,11 +134,12 @@ def _load(place, arguments, data):
     record = store.load_record(*place)
     now = _as_json(arguments)
     _check(record, store.record_path(*place), now, data)
-    state = State(**{field.name: record[field.name] for field in dataclasses.fields(State)})
+    names = [field.name for field in dataclasses.fields(State)]
+    state = State(**{name: record[name] for name in names if name in record})
     changed = [
         f"{name} {record['args'].get(name)} -> {value}"
         for name, value in now.items()
-        if name not in _NOT_MENTIONED and record["args"].get(name) != value
+        if name not in (*_NOT_MENTIONED, *_FIXED) and record["args"].get(name) != value
     ]
     _, *weights = store.load(*place, verified=True)
     return Resumed(place, state, *weights, store.load_optimizer(*place), changed)
@@ -144,7 +148,8 @@ def _load(place, arguments, data):
 def _check(record, path, now, data):
     if "batches" not in record:
         raise UserError(f"{path}: is not of a training run, so there is nothing to resume")
-    before = record["args"]
+    # These flags are younger than some checkpoints.
+    before = {"accumulate": 1, "draw": "all", **record["args"]}
     for name in _FIXED:
         if before.get(name) != now[name]:
             flag = name.replace("_", "-")

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 from common.cli import UserError
 from common.runtime.mxnet import mx
@@ -40,9 +40,11 @@ class LearningRate:
 
     Attributes:
         base: after the warm-up.
-        schedule: "step", or "linear" or "cosine", which fall to 0 at the end of the run.
+        schedule: "step", "plateau" (see :class:`Plateau`), or "linear" or "cosine", which fall to 0
+            at the end of the run.
         step_epochs: after how many epochs a step schedule multiplies the rate by ``factor``.
         warmup_epochs: during these the rate rises linearly from 0.
+        patience: of a plateau schedule, in epochs.
     """
 
     base: float
@@ -50,12 +52,13 @@ class LearningRate:
     step_epochs: Tuple[float, ...] = ()
     factor: float = 0.1
     warmup_epochs: float = 0.0
+    patience: Optional[int] = None
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "LearningRate":
         """From the parsed flags."""
-        steps = tuple(args.lr_step_epochs)
-        return cls(args.lr, args.lr_schedule, steps, args.lr_factor, args.warmup_epochs)
+        steps, warmup = tuple(args.lr_step_epochs), args.warmup_epochs
+        return cls(args.lr, args.lr_schedule, steps, args.lr_factor, warmup, args.lr_patience)
 
     def scheduler(self, length: Length) -> Optional[mx.lr_scheduler.LRScheduler]:
         """MXNet's scheduler for a run of this length; None if the rate is constant.
@@ -72,6 +75,8 @@ class LearningRate:
             return mx.lr_scheduler.PolyScheduler(updates, pwr=1, **options)
         if self.schedule == "cosine":
             return mx.lr_scheduler.CosineScheduler(updates, **options)
+        if self.schedule == "plateau":
+            return Plateau(self.patience, self.factor, **options)
         steps = [max(1, round(epoch * an_epoch)) for epoch in self.step_epochs]
         if len(set(steps)) < len(steps):
             raise UserError(
@@ -81,3 +86,39 @@ class LearningRate:
         if not steps and not warmup:
             return None
         return mx.lr_scheduler.MultiFactorScheduler(steps or [updates], self.factor, **options)
+
+
+class Plateau(mx.lr_scheduler.LRScheduler):
+    """The paper's rule: the rate is multiplied by ``factor`` when validation stops improving.
+
+    That is after ``patience`` epochs without a better accuracy, and again after as many more.
+    """
+
+    def __init__(self, patience: int, factor: float, **options):
+        super().__init__(**options)
+        self._patience, self._factor, self._lowered = patience, factor, 0
+
+    def __call__(self, num_update: int) -> float:
+        """The rate of an update, counted from 1."""
+        if num_update < self.warmup_steps:
+            return self.get_warmup_lr(num_update)
+        return self.base_lr * self._factor**self._lowered
+
+    def heed(self, accuracies: Sequence[float]) -> bool:
+        """Set the rate by the validation accuracies of all epochs so far.
+
+        Returns:
+            Whether it has changed.
+        """
+        before, self._lowered, waited = self._lowered, 0, 0
+        for epoch, accuracy in enumerate(accuracies):
+            better = accuracy > max(accuracies[:epoch], default=-1)
+            waited = 0 if better else waited + 1
+            if waited == self._patience:
+                self._lowered, waited = self._lowered + 1, 0
+        return self._lowered != before
+
+
+def epochs_since_best(accuracies: Sequence[float]) -> int:
+    """How many epochs the best accuracy lies back; of equal ones, the first is the best."""
+    return len(accuracies) - 1 - accuracies.index(max(accuracies)) if accuracies else 0

@@ -33,6 +33,12 @@ def counted():
     return counted, expected
 
 
+def test_the_mean_recall_is_of_the_classes_that_have_images(counted):
+    counted, expected = counted
+    recalls = [expected[i, i] / expected[i].sum() for i in range(3)]  # the last has none
+    assert confusion.mean_recall(counted) == pytest.approx(np.mean(recalls))
+
+
 def test_counts_are_those_of_a_loop_and_agree_with_top_1(counted):
     counted, expected = counted
     assert np.array_equal(counted.matrix, expected)

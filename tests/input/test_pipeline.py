@@ -27,6 +27,7 @@ def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4, seed=0):
         rgb_mean=[0.0] * shape[0],
         rgb_std=[1.0] * shape[0],
         batch_size=batch_size,
+        accumulate=1,
         seed=seed,
         verbose=False,
         data_nthreads=1,
