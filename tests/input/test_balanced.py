@@ -49,7 +49,7 @@ def test_what_is_drawn_is_what_is_read(path, monkeypatch, most):
     monkeypatch.setattr(balanced, "_BYTES", most)
     records = scan_records(path)
     expected, seen, parts = draw(records.labels, 42, 7), [], 0
-    for file, index, count in balanced.files(records, 42, 7, batch_size=6):
+    for (file, index), count in balanced.files(records, 42, 7, batch_size=6):
         reader, parts = mx.recordio.MXIndexedRecordIO(index, file, "r"), parts + 1
         for key in range(count):
             header, image = mx.recordio.unpack_img(reader.read_idx(key), 0)
