@@ -17,8 +17,9 @@ from common.checkpoint import store
 from common.checkpoint.config import config_path, save_config
 from common.checkpoint.fit import check_weights
 from common.cli import UserError
-from common.convert import caffe_reader, compare
+from common.convert import compare
 from common.input import flags
+from common.records.class_names import read_names
 from common.runtime.mxnet import mx
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     params = store.params_path(prefix, args.load_epoch)
     check_weights(params, symbol, {**weights[0], **weights[1]}, args.image_shape)
     classes = count_classes(prefix, symbol, *weights, args.image_shape)
-    names = caffe_reader.class_names(args.class_names, classes) if args.class_names else None
+    names = read_names(args.class_names, classes) if args.class_names else None
     settings = {**vars(args), "network": None, "num_classes": classes, "data_val": None}
     save_config(prefix, settings, names)
     print(f"{path}: {classes} classes, images {','.join(map(str, args.image_shape))}")
