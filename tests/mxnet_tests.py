@@ -69,7 +69,7 @@ def main(source, *names):
         return 2
     plugins = ["-p", "prepare_mxnet", "-p", "mxnet_tests", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *plugins, "-c", os.devnull, "--rootdir", tests]
-    environment = dict(os.environ, PYTHONPATH=FOLDER)
+    environment = dict(os.environ, PYTHONPATH=f"{FOLDER}:{os.path.dirname(FOLDER)}")
     failed = []
     with tempfile.TemporaryDirectory() as scratch:  # what the tests write goes there
         os.mkdir(os.path.join(scratch, "data"))

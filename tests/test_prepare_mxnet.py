@@ -142,7 +142,7 @@ def test_make_test_mxnet_tells_known_failures_from_others(tmp_path):
     metric = tests / "test_metric.py"
     metric.write_text("import common\ndef test_acc(): assert common.value == 2\n")
     result = run_script("tests/mxnet_tests.py", tmp_path, "metric")
-    assert result.returncode == 0 and "XFAIL test_metric.py::test_acc" in result.stdout
+    assert result.returncode == 0 and "1 xfailed" in result.stdout
     metric.write_text("def test_other(): assert False\n")
     result = run_script("tests/mxnet_tests.py", tmp_path, "metric")
     assert result.returncode == 1 and result.stdout.endswith("failures: metric\n")
