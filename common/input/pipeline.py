@@ -6,7 +6,6 @@ Training images are shuffled and augmented. Evaluation sees the centre crop of e
 import contextlib
 import functools
 import itertools
-import tempfile
 from typing import Iterator, Optional, Tuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from common.cli import UserError
 from common.records.classes import is_class
 from common.records.identity import check_command, record_files
 from common.records.index import index_path
-from common.records.scan import Records, scan_records
+from common.records.scan import Records, joint_index, scan_records
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -193,7 +192,7 @@ def _record_iterator(records, preparation, threads, verbose, **options):
         options["resize"] = preparation.resize
     paths = record_files(records.path)
     files = [_unambiguous(path) for path in paths]
-    index = _joint_index(records) if paths[1:] else _unambiguous(index_path(paths[0]))
+    index = joint_index(records) if paths[1:] else _unambiguous(index_path(paths[0]))
     options.update(
         ctx="cpu",  # decodes with every core; without it, each iterator leaks 23 MB
         device_id=-1,
@@ -211,14 +210,6 @@ def _record_iterator(records, preparation, threads, verbose, **options):
         batches = mx.io.ImageRecordIter(**options)
     batches.files = files, index  # they stay open as long as it lives
     return batches
-
-
-def _joint_index(records):
-    """A name of an index of all files of a set, which no folder holds, and the open file."""
-    file = tempfile.TemporaryFile("w")  # noqa: SIM115
-    file.writelines(f"{i}\t{at}\n" for i, at in enumerate(records.offsets.tolist()))
-    file.flush()
-    return f"/proc/self/fd/{file.fileno()}", file
 
 
 def _unambiguous(path):

@@ -180,8 +180,8 @@ def test_flags_dali_does_not_do_are_refused_by_name(numbered, flag):
 
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
     with create_records(str(tmp_path / "bad")) as writer:
-        for _ in range(8):
-            writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
+        for i in range(8):
+            writer.write(i % 2, b"\xff\xd8\xff\xe0 and no picture")
     with pytest.raises(UserError, match="bad.rec: DALI cannot prepare"):
         next(batches(str(tmp_path / "bad.rec")))
 
