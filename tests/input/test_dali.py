@@ -99,7 +99,7 @@ def test_centre_crops_are_imagerecorditers(tmp_path, size, resize, channels):
     if channels == 1:
         image = image[:, :, :1]
     path = write_records(tmp_path / "one", [image], [0])
-    flags = ["--resize", str(resize)] if resize else []
+    flags = ["--num-classes=2", *(["--resize", str(resize)] if resize else [])]
     shape = dict(shape=(channels, SIDE, SIDE), batch_size=1)
     norm = ["--rgb-mean=10,20,30", "--rgb-std=2,3,4"] if channels == 3 else []
     theirs, ours = (
