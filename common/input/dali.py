@@ -22,6 +22,7 @@ import numpy as np
 from common.cli import UserError
 from common.records.identity import check_command, record_files
 from common.records.index import index_path
+from common.records.scan import joint_index
 from common.runtime import native
 
 from . import augmentation, prefetch
@@ -90,18 +91,20 @@ def _pipeline(data, gpu, epoch):
     graph = pipeline_def(enable_conditionals=True)(_graph)
     options = dict(num_threads=data.threads, device_id=gpu, batch_size=data.batch_size)
     options.update(seed=data.augmentation.epoch_seed(epoch))
-    pipeline = graph(data, gpu, **options)
+    paths = record_files(data.records.path)
+    index, file = joint_index(data.records) if paths[1:] else (index_path(paths[0]), None)
+    pipeline = graph(data, gpu, paths, index, **options)
     pipeline.build()
+    pipeline.index = file  # it stays open as long as the pipeline lives
     return pipeline
 
 
-def _graph(data, gpu):
+def _graph(data, gpu, paths, index):
     from nvidia.dali import fn, math, types
 
-    files = record_files(data.records.path)
     encoded, labels = fn.readers.mxnet(
-        path=files,
-        index_path=[index_path(file) for file in files],
+        path=paths,
+        index_path=[index],
         random_shuffle=True,
         initial_fill=len(data.records),
     )

@@ -6,7 +6,6 @@ Training images are shuffled and augmented. Evaluation sees the centre crop of e
 import contextlib
 import functools
 import itertools
-import tempfile
 from typing import Iterator, Optional, Tuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from common.cli import UserError
 from common.records.classes import is_class
 from common.records.identity import check_command, record_files
 from common.records.index import index_path
-from common.records.scan import Records, scan_records
+from common.records.scan import Records, joint_index, scan_records
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -230,16 +229,8 @@ def _record_iterator(records, preparation, threads, drawn=None, verbose=False, *
 def _names(records):
     """For MXNet, the names of the record files and, last, of their index, with open files."""
     paths = record_files(records.path)
-    index = _joint_index(records) if paths[1:] else _unambiguous(index_path(paths[0]))
+    index = joint_index(records) if paths[1:] else _unambiguous(index_path(paths[0]))
     return [*map(_unambiguous, paths), index]
-
-
-def _joint_index(records):
-    """A name of an index of all files of a set, which no folder holds, and the open file."""
-    file = tempfile.TemporaryFile("w")  # noqa: SIM115
-    file.writelines(f"{i}\t{at}\n" for i, at in enumerate(records.offsets.tolist()))
-    file.flush()
-    return f"/proc/self/fd/{file.fileno()}", file
 
 
 def _unambiguous(path):

@@ -2,7 +2,8 @@
 
 import mmap
 import os
-from typing import List, NamedTuple, Optional
+import tempfile
+from typing import IO, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -70,6 +71,14 @@ def _joined(path, parts):
     offsets = [part.offsets + start for part, start in zip(parts, [0, *ends])]
     labels = [part.labels for part in parts]
     return Records(path, np.concatenate(offsets), np.concatenate(labels), parts[0].classes)
+
+
+def joint_index(records: Records) -> Tuple[str, IO]:
+    """A name of an index of all files of a set, and the open file, in no folder, behind it."""
+    file = tempfile.TemporaryFile("w")  # noqa: SIM115
+    file.writelines(f"{i}\t{at}\n" for i, at in enumerate(records.offsets.tolist()))
+    file.flush()
+    return f"/proc/self/fd/{file.fileno()}", file
 
 
 def _scan(path):

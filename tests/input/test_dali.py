@@ -12,6 +12,7 @@ from test_pipeline import arguments, training_data
 from common.cli import UserError
 from common.input import pipeline
 from common.input.flags import check_data_args
+from common.records.scan import scan_records
 from common.records.writer import create_records
 
 pytest.importorskip("nvidia.dali", reason="pip install '.[dali]' brings it")
@@ -65,6 +66,16 @@ def test_it_goes_on_where_it_stopped_to_the_last_bit(gradient, first):
     assert np.array_equal(whole[12 * first :], rest)
 
 
+def test_several_files_are_one_set(tmp_path):
+    paths = []
+    for name, labels in (("a", range(5)), ("b", range(5, 13))):
+        images = [np.full((24, 24, 3), 10 * label, np.uint8) for label in labels]
+        paths.append(write_records(tmp_path / name, images, labels))
+    images, labels = all_of(";".join(paths), batch_size=13)
+    assert sorted(labels) == list(range(13)) != labels.tolist()
+    assert np.array_equal(images.mean(axis=(1, 2, 3)), 10 * labels)
+
+
 def test_the_order_is_of_the_whole_file_and_the_seeds(numbered):
     first, again = (all_of(numbered, batch_size=103, seed=5)[1] for _ in range(2))
     other = all_of(numbered, batch_size=103, seed=6)[1]
@@ -88,7 +99,7 @@ def test_centre_crops_are_imagerecorditers(tmp_path, size, resize, channels):
     if channels == 1:
         image = image[:, :, :1]
     path = write_records(tmp_path / "one", [image], [0])
-    flags = ["--resize", str(resize)] if resize else []
+    flags = ["--num-classes=2", *(["--resize", str(resize)] if resize else [])]
     shape = dict(shape=(channels, SIDE, SIDE), batch_size=1)
     norm = ["--rgb-mean=10,20,30", "--rgb-std=2,3,4"] if channels == 3 else []
     theirs, ours = (
@@ -133,7 +144,7 @@ def test_lighting_has_imagerecorditers_statistics(gradient, backend):
     """Against ImageRecordIter's own pca_noise, which truncates to whole grey levels."""
     preparation = training_data(path=gradient).preparation
     options = dict(batch_size=64, pca_noise=0.3, verbose=False)
-    reference = pipeline._record_iterator(gradient, preparation, 1, **options)
+    reference = pipeline._record_iterator(scan_records(gradient), preparation, 1, **options)
     theirs = [batch.data[0].asnumpy() for batch in itertools.islice(reference, 40)]
     plain, _ = all_of(gradient, backend=backend, batch_size=64)
     lit, _ = all_of(gradient, "--pca-noise=0.3", backend=backend, batch_size=64, count=40)
@@ -169,8 +180,8 @@ def test_flags_dali_does_not_do_are_refused_by_name(numbered, flag):
 
 def test_an_undecodable_image_is_an_error_that_names_the_file(tmp_path):
     with create_records(str(tmp_path / "bad")) as writer:
-        for _ in range(8):
-            writer.write(0, b"\xff\xd8\xff\xe0 and no picture")
+        for i in range(8):
+            writer.write(i % 2, b"\xff\xd8\xff\xe0 and no picture")
     with pytest.raises(UserError, match="bad.rec: DALI cannot prepare"):
         next(batches(str(tmp_path / "bad.rec")))
 
