@@ -108,7 +108,8 @@ def run_of(module, **settings):
     length = Length(images=8, batch_size=8, num_epochs=9)
     checkpoints = Checkpoints(module.symbol, length, CheckpointSettings())
     looping = loop.LoopSettings(top_k=1, check_gradients=True, **settings)
-    return loop.Run(module, None, length, looping, checkpoints, RunLog(), State())
+    data = SimpleNamespace(records=None, class_weights=None)
+    return loop.Run(module, data, length, looping, checkpoints, RunLog(), State())
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
