@@ -313,7 +313,20 @@ def test_the_documented_lines_name_a_picture_as_mxnet_does(
     small = str(tmp_path / "small.png")  # smaller than the crop
     cv2.imwrite(small, coloured.images[0][:20, :25])
     code, _ = blocks("python")
-    for prefix, path, channels in [(alexnet, coloured.files[1], 3), (lenet, small, 1)]:
+    below = str(tmp_path / "below")  # the short side is resized to less than the crop's
+    config = load_config(alexnet)
+    save_config(below, {**config["args"], "resize": 40}, config["classes"])
+    store.save(below, 1, *store.load(alexnet, 1))
+    export(monkeypatch, below)
+    result = run_script("-c", code, f"{below}-0001.onnx", __file__)
+    assert (
+        result.returncode == 1 and result.stderr == f"{__file__}: is no picture that OpenCV reads\n"
+    )
+    for prefix, path, channels in [
+        (alexnet, coloured.files[1], 3),
+        (lenet, small, 1),
+        (below, coloured.files[1], 3),
+    ]:
         result = run_script("-c", code, f"{prefix}-0001.onnx", path)
         assert result.returncode == 0, result.stderr
         image = cv2.imread(path, cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE)
