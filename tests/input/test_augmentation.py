@@ -85,6 +85,7 @@ def test_without_native_operators_batches_are_the_same(picture, monkeypatch):
         ["--pca-noise=0.3"],
         ["--random-resized-crop=1", "--min-random-area=0.2"],
         ["--min-crop-size=15", "--max-crop-size=30"],
+        ["--max-crop-size=16", "--min-crop-size=16", "--random-crop=1"],
         ["--min-random-scale=0.6"],
         ["--max-random-scale=1.5"],
         ["--max-random-aspect-ratio=0.3"],
@@ -131,9 +132,15 @@ def test_lighting_adds_one_colour_along_imagenets_axes(picture):
         (["--rgb-mean=1,2"], "--rgb-mean"),
         (["--rgb-std=1,0,1"], "--rgb-std"),
         (["--resize=19"], "--resize"),
+        (["--resize=25", "--image-shape=3,20,30"], "--resize"),
         (["--random-resized-crop=1"], "--min-random-area"),
         (["--min-random-area=0.5"], "--random-resized-crop"),
         (["--random-resized-crop=1", "--min-random-area=0.5", "--random-crop=1"], "--random-crop"),
+        (
+            ["--random-resized-crop=1", "--min-random-area=.5", "--max-random-scale=2"],
+            "-max-random-s",
+        ),
+        (["--min-crop-size=16", "--max-crop-size=15"], "larger than --max-crop-size"),
         (["--min-crop-size=15"], "--max-crop-size"),
         (["--max-crop-size=15"], "--min-crop-size"),
         (["--min-random-scale=2"], "--max-random-scale"),
@@ -145,6 +152,11 @@ def test_flags_that_mxnet_would_ignore_are_refused(flags, words):
         data_flags.check_data_args(arguments(*flags))
 
 
-def test_colour_augmentation_of_grey_images_is_refused():
-    with pytest.raises(UserError, match="--pca-noise"):
-        data_flags.check_data_args(arguments("--pca-noise=0.1", shape=(1, 20, 20)))
+@pytest.mark.parametrize(
+    "flag",
+    ["--pca-noise=0.1", "--brightness=0.1", "--contrast=0.1", "--saturation=0.1"]
+    + [f"--max-random-{kind}=9" for kind in "hsl"],
+)
+def test_colour_augmentation_of_grey_images_is_refused(flag):
+    with pytest.raises(UserError, match=flag.partition("=")[0]):
+        data_flags.check_data_args(arguments(flag, shape=(1, 20, 20)))

@@ -14,6 +14,7 @@ from common.input import flags as data_flags
 from common.input import pipeline, prefetch
 from common.input.preparation import Preparation, sample_images
 from common.input.training_data import TrainingData
+from common.io import cpus
 from common.records.scan import scan_records
 from common.records.writer import create_records
 
@@ -61,6 +62,16 @@ def test_evaluation_counts_each_image_exactly_once(numbered, batch_size):
             assert np.array_equal(means, batch.label[0].asnumpy()[:count])
             seen.extend(means)
         assert seen == list(range(13))
+
+
+def test_a_reader_of_one_thread_leaves_the_network_its_threads(numbered):
+    openmp = mx.base._LIB
+    openmp.omp_set_num_threads(3)
+    preparation = training_data(path=numbered).preparation
+    next(pipeline.evaluation_batches(scan_records(numbered), preparation, 4, threads=1))
+    threads = openmp.omp_get_max_threads()
+    openmp.omp_set_num_threads(cpus.openmp_threads())
+    assert threads == 3
 
 
 def labels_of(data, count, first=0):
@@ -215,6 +226,7 @@ def test_validation_records_of_other_classes_are_refused(tmp_path):
 
 
 def test_a_batch_larger_than_the_data_is_refused(numbered):
+    assert len(pipeline.checked_records(numbered, least=13)) == 13
     with pytest.raises(UserError, match="--batch-size 14"):
         pipeline.checked_records(numbered, least=14)
 

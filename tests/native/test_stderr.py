@@ -38,6 +38,9 @@ def said(code):
 def test_lines_with_a_known_text_are_dropped_and_others_come_whole(says):
     lines = ["[12:00] this is not needed\n", "[12:00] a warning\n", "[ WARN:0] of OpenCV\n", "a\n"]
     code = "".join(f"{says}({line[:5]!r}); {says}({line[5:]!r})\n" for line in lines)
+    code += (
+        f"native.drop_lines(['not needed']); {says}('[12:00] this '); {says}('is not needed\\n')"
+    )
     assert said(code) == "[12:00] a warning\na\n"
 
 

@@ -50,6 +50,7 @@ REFUSED = [
     ["--overwrite", "--wd", "inf"],
     ["--overwrite", "--lr-factor", "2", "--lr-step-epochs", "1", "--lr-schedule", "step"],
     ["--overwrite", "--lr-step-epochs", "2,1"],
+    ["--overwrite", "--lr-step-epochs", "0,1"],
     ["--overwrite", "--lr-step-epochs", "1,1.01", "--lr-schedule", "step"],
     ["--overwrite", "--warmup-epochs", "2"],
     ["--overwrite", "--rgb-std", "0"],

@@ -24,3 +24,8 @@ def test_steps_that_fall_on_the_same_update_are_refused():
     ):
         steps.scheduler(Length(images=7 * 16, batch_size=16, num_epochs=3))
     assert steps.scheduler(Length(images=700 * 16, batch_size=16, num_epochs=3))
+
+
+def test_a_step_before_the_first_update_is_at_the_first():
+    scheduler = LearningRate(0.1, "step", (0.01,)).scheduler(Length(7 * 16, 16, num_epochs=1))
+    assert [scheduler(update) for update in (1, 2)] == pytest.approx([0.1, 0.01])
