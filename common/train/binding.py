@@ -8,8 +8,8 @@ import numpy as np
 
 from common.graph import precision
 from common.graph.native_operators import use_native_operators
+from common.graph.stock_leaky import decompose_leaky
 from common.graph.stock_lrn import decompose_lrn
-from common.graph.stock_prelu import decompose_prelu
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -135,7 +135,7 @@ def _init_params(module, name, resumed, pretrained):
 
 def _for_devices(symbol, contexts, shape, settings, fast):
     """The graph that these devices run in place of the plain one."""
-    symbol = decompose_prelu(symbol, shape)
+    symbol = decompose_leaky(symbol, shape)
     if fast:
         return use_native_operators(symbol, (shape[0] // len(contexts), *shape[1:]))
     if contexts[0].device_type == "cpu":
