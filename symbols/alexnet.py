@@ -57,14 +57,12 @@ def get_symbol(
     # MXNet's own defaults are left out: the graph must equal the article's, attribute by attribute.
     towers = {} if num_group == 1 else {"num_group": num_group}
     edges = {} if pooling_convention == "valid" else {"pooling_convention": pooling_convention}
-    kernel = (layers.POOLINGS[pooling],) * 2
-    pool = {"pool_type": "max", "kernel": kernel, "stride": (2, 2), **edges}
+    window = {"kernel": (layers.POOLINGS[pooling],) * 2, "stride": (2, 2)}
     activate = functools.partial(_activate, activation=activation, normalization=normalization)
     normalise = functools.partial(_normalise, normalization=normalization, knorm=knorm)
-
+    pool = {"pool_type": "max", **window, **edges}
     net = _convolutions(mx.sym.Variable("data"), towers, activate, normalise, pool)
-    net = classifier(net, num_classes, activate, dropout)
-    return mx.sym.SoftmaxOutput(net, name="softmax")
+    return classifier(net, num_classes, activate, dropout)
 
 
 def _check(num_group, activation, normalization, pooling):
@@ -121,7 +119,7 @@ def _convolutions(
 def classifier(
     net: mx.sym.Symbol, num_classes: int, activate: Callable, dropout: float
 ) -> mx.sym.Symbol:
-    """Two hidden fully connected layers and the one of the classes.
+    """Two hidden fully connected layers, the one of the classes, and softmax.
 
     Args:
         net: (N, 256, 6, 6).
@@ -140,4 +138,5 @@ def classifier(
     net = mx.sym.Dropout(net, p=dropout) if dropout else net
 
     # stage 6: -> num_classes
-    return mx.sym.FullyConnected(net, name="fc3", num_hidden=num_classes)
+    net = mx.sym.FullyConnected(net, name="fc3", num_hidden=num_classes)
+    return mx.sym.SoftmaxOutput(net, name="softmax")

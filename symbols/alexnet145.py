@@ -31,8 +31,7 @@ def get_symbol(num_classes: int = 1000) -> mx.sym.Symbol:
         A symbol whose one output, ``softmax_output``, is (N, num_classes) probabilities.
     """
     net = _convolutions(mx.sym.Variable("data"))
-    net = alexnet.classifier(net, num_classes, _relu, dropout=0.5)
-    return mx.sym.SoftmaxOutput(net, name="softmax")
+    return alexnet.classifier(net, num_classes, _relu, dropout=0.5)
 
 
 def _convolutions(net):

@@ -53,7 +53,7 @@ def run(symbol, values):
 
 
 def _margin(attrs, x):
-    if attrs.get("act_type") in ("relu", "prelu"):
+    if attrs.get("act_type") in ("relu", "prelu", "rrelu"):
         return abs(x).min() / abs(x).max()
     if attrs.get("pool_type") == "max":
         windows = _windows(_fill(attrs, x), attrs["kernel"], attrs.get("stride", (1, 1)))
@@ -207,13 +207,16 @@ def activation(attrs, x):
 
 
 def leaky_relu(attrs, x, *slopes):
-    """elu: slope * (exp(x) - 1) below 0; prelu: x times the channel's slope below 0."""
+    """elu: slope * (exp(x) - 1) below 0; prelu, rrelu: x times the channel's or their one slope."""
     if attrs["act_type"] == "elu":
         below = attrs["slope"] * np.exp(np.minimum(x, 0))
         output = np.where(x > 0, x, below - attrs["slope"])
         return output, lambda gradient: (gradient * np.where(x > 0, 1, below),)
+    if attrs["act_type"] == "rrelu":
+        assert attrs["lower_bound"] == attrs["upper_bound"], "random slopes cannot be compared"
+        slopes = [np.array(attrs["lower_bound"])]
     slope = slopes[0].reshape((1, -1) + (1,) * (x.ndim - 2))
-    factor = {"prelu": np.where(x > 0, 1, slope)}[attrs["act_type"]]
+    factor = np.where(x > 0, 1, slope)
 
     def back(gradient):
         d_slope = (gradient * np.minimum(x, 0)).sum(tuple({0, *range(2, x.ndim)}))

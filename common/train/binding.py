@@ -8,8 +8,8 @@ import numpy as np
 
 from common.graph import precision
 from common.graph.native_operators import use_native_operators
+from common.graph.stock_leaky import decompose_leaky
 from common.graph.stock_lrn import decompose_lrn
-from common.graph.stock_prelu import decompose_prelu
 from common.graph.weighted_loss import WEIGHT, weighted
 from common.runtime import native
 from common.runtime.mxnet import mx
@@ -100,11 +100,7 @@ def bind(
     np.random.seed(settings.seed)
     fast = contexts[0].device_type == "cpu" and native.load()
     symbol = _for_devices(symbol, contexts, shape, settings, fast)
-    if settings.weighted:
-        symbol = weighted(symbol)
-    if pretrained:
-        symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
-        symbol = finetune.with_frozen_statistics(symbol, pretrained.frozen)
+    symbol = _for_training(symbol, settings, pretrained)
     module = _bound(symbol, contexts, shape, pretrained.frozen if pretrained else None, std)
     _init_params(module, settings.initializer, resumed, pretrained)
     updates = resumed.state.updates if resumed else 0
@@ -145,13 +141,22 @@ def _init_params(module, name, resumed, pretrained):
 
 def _for_devices(symbol, contexts, shape, settings, fast):
     """The graph that these devices run in place of the plain one."""
-    symbol = decompose_prelu(symbol, shape)
+    symbol = decompose_leaky(symbol, shape)
     if fast:
         return use_native_operators(symbol, (shape[0] // len(contexts), *shape[1:]))
     if contexts[0].device_type == "cpu":
         return decompose_lrn(symbol, shape)
     if settings.dtype == "float16":
         return precision.cast(symbol, settings.dtype, settings.loss_scale)
+    return symbol
+
+
+def _for_training(symbol, settings, pretrained):
+    if settings.weighted:
+        symbol = weighted(symbol)
+    if pretrained:
+        symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
+        symbol = finetune.with_frozen_statistics(symbol, pretrained.frozen)
     return symbol
 
 

@@ -25,6 +25,8 @@ from .module_state import auxiliary_states, weights
 from .resume import State, seed_dropout
 from .schedule import Length, Plateau, epochs_since_best
 
+_RANDOM = ("Dropout", "_random_uniform_like")  # operators
+
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
@@ -86,10 +88,7 @@ class Run:
         self.module, self.data, self.length, self.settings = module, data, length, settings
         self.checkpoints, self.log, self.state = checkpoints, log, state
         self.gradients = Gradients(module, settings.accumulate, data.class_weights)
-        nodes = Graph(module.symbol).nodes
-        self.is_random = any(
-            node.op == "Dropout" or node.attrs.get("act_type") == "rrelu" for node in nodes
-        )
+        self.is_random = any(node.op in _RANDOM for node in Graph(module.symbol).nodes)
         self.scores = Scores(settings.top_k)
         if state.scores:
             self.scores.restore(state.scores)

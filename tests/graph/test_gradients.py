@@ -8,6 +8,7 @@ close. Dropout is random, so training is compared on a copy of the graph that dr
 """
 
 import json
+import re
 
 import mxnet as mx
 import numpy as np
@@ -17,8 +18,8 @@ from conftest import operators
 
 import symbols
 from common.graph.native_operators import MIN_IMAGES, use_native_operators
+from common.graph.stock_leaky import decompose_leaky
 from common.graph.stock_lrn import decompose_lrn
-from common.graph.stock_prelu import decompose_prelu
 from common.runtime import native
 from symbols import layers
 
@@ -113,7 +114,7 @@ def errors(symbol, plain, values, zero=()):
 def assert_equal_to_numpy(plain, values, zero=()):
     """With both forms of LRN that training on the CPU may use."""
     shape = values["data"].shape
-    right = decompose_prelu(plain, shape)
+    right = decompose_leaky(plain, shape)
     replaced = [decompose_lrn(right, shape)]
     if native.load():
         replaced.append(use_native_operators(right, (MIN_IMAGES, *shape[1:])))
@@ -188,7 +189,7 @@ def test_the_gradients_of_every_activation_and_of_batch_norm_are_right(kind):
     assert_equal_to_numpy(plain, values, zero)
     if native.load():
         replaced = use_native_operators(
-            decompose_prelu(plain, values["data"].shape), values["data"].shape
+            decompose_leaky(plain, values["data"].shape), values["data"].shape
         )
         found = operators(replaced)
         assert found["b"] == "_alexnet_convolution"
@@ -216,37 +217,31 @@ def test_dropout_drops_half_and_scales_the_rest_in_training_alone(network):
     assert np.array_equal(before, after)
 
 
-def test_rrelus_slopes_are_random_in_training_and_their_mean_is_used_otherwise(monkeypatch):
+def test_rrelus_slopes_are_random_in_training_and_their_mean_is_used_otherwise():
     plain = between_layers(lambda net, name: layers.activation(net, "rrelu", name))
     values = draw(plain, (MIN_IMAGES, 3, 16, 16), classes=5, seed=3)
-    inside = plain.get_internals()
-    pairs = [f"{n}_output" for n in ("a", "leakyrelu0", "b", "leakyrelu1", "c", "leakyrelu2")]
-    group = mx.sym.Group([inside[name] for name in pairs])
+    assert train_slopes(plain, values, is_train=False) == pytest.approx([11 / 48] * 2, rel=1e-5)
+    trained = decompose_leaky(plain, values["data"].shape)
+    assert trained.list_arguments() == plain.list_arguments()
+    lowest, highest = train_slopes(trained, values, is_train=True)
+    assert 1 / 8 - 1e-5 < lowest < 0.13 and 0.33 < highest < 1 / 3 + 1e-5
+
+
+def train_slopes(symbol, values, is_train):
+    """The least and the largest slope below 0."""
+    inside = symbol.get_internals()
+    after = [one for one in inside.list_outputs() if re.fullmatch(r"leakyrelu\d+_output", one)]
+    group = mx.sym.Group([inside[name] for name in ("a_output", after[0], "c_output", after[2])])
     executor = bind(group, {name: values[name] for name in group.list_arguments()})
+    found = [one.asnumpy() for one in executor.forward(is_train=is_train)]
+    slopes = [(y / x)[x < -1e-3] for x, y in zip(found[::2], found[1::2])]
+    return [min(map(np.min, slopes)), max(map(np.max, slopes))]
 
-    def slopes(is_train):
-        mx.random.seed(1)
-        found = [one.asnumpy() for one in executor.forward(is_train=is_train)]
-        return [(np.where(x < 0, y / x, 1), x) for x, y in zip(found[::2], found[1::2])]
 
-    for factor, x in slopes(is_train=False):
-        np.testing.assert_allclose(factor[x < 0], (1 / 8 + 1 / 3) / 2, rtol=1e-5)
-    drawn = slopes(is_train=True)
-    for factor, x in drawn:
-        assert 1 / 8 - 1e-5 < factor[x < 0].min() < 0.14
-        assert 0.32 < factor[x < 0].max() < 1 / 3 + 1e-5
-    factors = iter([factor.astype(np.float64) for factor, _ in drawn])
-
-    def with_these(attrs, x):
-        factor = next(factors)
-        return x * factor, lambda gradient: (gradient * factor,)
-
-    monkeypatch.setitem(reference.LAYERS, "LeakyReLU", with_these)
-    _, expected, _ = reference.run(plain, values)
-    mx.random.seed(1)
-    _, found = train_step(plain, values)
-    for name in ("a_weight", "b_weight", "c_weight", "data"):
-        assert error(found[name], expected[name]) < TOLERANCE, name
+def test_the_gradients_of_rrelu_are_right():
+    rrelu = dict(act_type="rrelu", lower_bound=0.25, upper_bound=0.25)
+    plain = between_layers(lambda net, name: mx.sym.LeakyReLU(net, **rrelu)[0])
+    assert_equal_to_numpy(plain, draw(plain, (MIN_IMAGES, 3, 16, 16), classes=5, seed=3))
 
 
 def test_in_stock_mxnet_the_gradient_of_prelus_slopes_is_multiplied_by_them():
@@ -255,7 +250,7 @@ def test_in_stock_mxnet_the_gradient_of_prelus_slopes_is_multiplied_by_them():
     _, expected, _ = reference.run(plain, values)
     _, found = train_step(plain, values)
     assert error(found["c_slope"], values["c_slope"] * expected["c_slope"]) < TOLERANCE
-    assert decompose_prelu(plain, values["data"].shape).list_arguments() == plain.list_arguments()
+    assert decompose_leaky(plain, values["data"].shape).list_arguments() == plain.list_arguments()
 
 
 # LRN decomposed
