@@ -21,15 +21,19 @@ from common.train.initializers import initializer
 from symbols import alexnet
 
 ALEXNET = ["--dataset", "cifar10", "--batch-size", 16, "--deterministic", "--lr", 0.01]
-OPTIONS = [
-    *(
-        "--activation " + kind
-        for kind in ("tanh", "scaled-tanh", "sigmoid", "prelu", "rrelu", "elu")
-    ),
-    *("--normalization " + kind for kind in ("none", "bn-before", "bn-after --cpus 2")),
+_SIMPLE = [  # nothing but another operator, or one less
+    *("--activation " + kind for kind in ("tanh", "scaled-tanh", "sigmoid", "elu")),
+    "--normalization none",
     "--dropout 0 --pooling plain",
+]
+OPTIONS = [  # new weights, auxiliary states, random numbers, operators with two outputs
+    "--activation prelu",
+    "--activation rrelu",
+    "--normalization bn-before",
+    "--normalization bn-after --cpus 2",
     "--network alexnet2012 --normalization lrn-by-column --dropout 0.3",
     "--network alexnet145",
+    *(pytest.param(option, marks=pytest.mark.slow) for option in _SIMPLE),
 ]
 
 
