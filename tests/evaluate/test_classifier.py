@@ -115,7 +115,8 @@ def test_another_process_gets_the_same_answers(prefixes, tmp_path, method):
     assert result.returncode == 0, result.stderr
 
 
-def test_a_stream_reads_what_one_batch_needs(classifier):
+@pytest.mark.parametrize("ahead", [0, 4])
+def test_a_stream_reads_what_one_batch_needs_and_of_a_list_one_more(classifier, ahead):
     read = []
 
     def camera():
@@ -123,11 +124,15 @@ def test_a_stream_reads_what_one_batch_needs(classifier):
             read.append(i)
             yield PICTURES[i % 16]
 
-    stream = classifier.stream(camera())
+    class Listed(list):
+        def __iter__(self):
+            return camera()
+
+    stream = classifier.stream(Listed() if ahead else camera())
     assert read == []
     for answered in range(1, 10):
         next(stream)
-        assert len(read) == -(-answered // 4) * 4
+        assert len(read) == -(-answered // 4) * 4 + ahead
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])

@@ -74,6 +74,14 @@ def test_readers_of_a_replaced_node_read_the_new_one():
     assert operators(symbol) == {"r": "relu", "t": "tanh"}
 
 
+def test_readers_of_a_replaced_nodes_second_output_keep_it():
+    graph = Graph(mx.sym.Group([*mx.sym.split(mx.sym.Variable("data"), num_outputs=2)]))
+    node = graph.nodes[1]
+    graph.replace(node, Output(Node("negative", "n", [Output(node)])))
+    said = graph.symbol().eval(data=mx.nd.array([[1, 2]]))
+    assert [output.asscalar() for output in said] == [-1, 2]
+
+
 def test_shapes_are_known_as_far_as_the_inputs_determine_them():
     data, other = mx.sym.Variable("data"), mx.sym.Variable("other")
     net = mx.sym.Group([mx.sym.FullyConnected(data, num_hidden=5, name="f"), mx.sym.relu(other)])
