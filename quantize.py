@@ -9,6 +9,7 @@ score.py and stock MXNet (its CPU build) use the new checkpoint like any other.
 
 import argparse
 import os
+import shlex
 import sys
 
 from common import cli
@@ -69,7 +70,7 @@ def main() -> None:
     before, after = (os.path.getsize(path) / 1e6 for path in (source, saved))
     print(f"{source} {before:.1f} MB -> {saved} {after:.1f} MB, calibrated on {count} images")
     flags = f"--model-prefix {args.out_prefix} --load-epoch {args.load_epoch}"
-    records = trained["data_val"] or "X.rec"
+    records = shlex.quote(trained["data_val"] or "X.rec")
     print(f"Score it: {os.path.relpath(sys.executable)} score.py {flags} --data-val {records}")
 
 
