@@ -92,7 +92,8 @@ def main() -> None:
     """Read the files, convert the weights, compare with OpenCV, save."""
     args = parse_args()
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
-    cv2.setLogLevel(0)  # messages of several lines
+    if hasattr(cv2, "setLogLevel"):  # for messages of several lines; OpenCV 4.5.1 lacks it
+        cv2.setLogLevel(0)
     rgb = args.channel_order == "RGB"
     if args.onnx:
         source = onnx_reader.read(args.onnx, rgb)
