@@ -125,7 +125,8 @@ class Imported(NamedTuple):
 def from_opencv(args: argparse.Namespace) -> Imported:
     """Caffe's network or an ONNX one, compared with OpenCV's reading of the files."""
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
-    cv2.setLogLevel(0)  # messages of several lines
+    if hasattr(cv2, "setLogLevel"):  # for messages of several lines; OpenCV 4.5.1 lacks it
+        cv2.setLogLevel(0)
     rgb = args.channel_order == "RGB"
     if args.onnx:
         source = onnx_reader.read(args.onnx, rgb)

@@ -69,6 +69,7 @@ def _check_input(path, model, image_shape, rgb):
 def _load(path):
     """The model with all its weights: on those in a second file, OpenCV divides by zero."""
     import onnx
+    from onnx import numpy_helper
 
     model = onnx.load(path, load_external_data=False)
     folder = os.path.dirname(path)
@@ -78,7 +79,7 @@ def _load(path):
             raise UserError(f"{path}: has its weights in {second}, which is not beside it")
     onnx.load_external_data_for_model(model, folder)
     for tensor in model.graph.initializer:
-        onnx.numpy_helper.to_array(tensor)  # fails where the second file is cut
+        numpy_helper.to_array(tensor)  # fails where the second file is cut
     return model
 
 
