@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace the file at --out")
     args = parser.parse_args()
     args.out = args.out or f"{args.model_prefix}-{args.load_epoch:04d}.onnx"
+    files.check_is_local(args.out, "--out")
     return args
 
 

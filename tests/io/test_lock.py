@@ -173,6 +173,7 @@ def test_a_lock_that_cannot_be_opened_is_one_line_with_a_remedy(tmp_path):
     "command",
     [
         ["train_imagenet.py", "--benchmark", 1, "--model-prefix", "s3://bucket/x"],
+        ["export_onnx.py", "--model-prefix", "x", "--load-epoch", 1, "--out", "s3://bucket/x"],
         ["-m", "data.folder", "FOLDER", "s3://bucket/x"],
         ["-m", "data.imagenet", "--train", "TAR", "s3://bucket/x"],
     ],
