@@ -21,8 +21,6 @@ import os
 import sys
 from typing import Dict, NamedTuple, Sequence, Tuple
 
-import numpy as np
-
 import symbols
 from common import cli
 from common.checkpoint import output
@@ -102,7 +100,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     order, mean, std = _OF_ZOO if args.weights else _OF_CAFFE
     args.channel_order = args.channel_order or order
     args.mean, args.std = args.mean if args.mean is not None else mean, args.std or std
-    if isinstance(args.mean, np.ndarray):
+    if not isinstance(args.mean, list):  # but an array of a file
         args.mean = args.mean[:: 1 if args.channel_order == "RGB" else -1].tolist()
     if len(args.mean) != 3 or len(args.std) != 3:
         raise UserError("--mean and --std: take three numbers, of R, G and B")

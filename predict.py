@@ -15,7 +15,6 @@ import sys
 from collections import Counter
 from typing import Iterable, List, Tuple
 
-import numpy as np
 from tqdm import tqdm
 
 from common import cli
@@ -150,6 +149,8 @@ def write_features(
     args: argparse.Namespace, classifier: Classifier, paths: List[str], changes: List[str]
 ) -> int:
     """Write a layer's outputs to --out; how many pictures were read."""
+    import numpy as np  # here: what lacks numpy is told by common.runtime
+
     answers = classifier.features(paths, args.features, changes=changes)
     with atomic(args.out) as temporary:
         rows = list(_readable(paths, answers, args.batch_size))

@@ -126,10 +126,17 @@ def refuse_import(message: str) -> NoReturn:
     Raises:
         ImportError: another program imports the project as a library.
     """
-    ours = (run, sys.modules[__name__])  # one of them is what each command takes from here
-    if any(value is our for value in vars(sys.modules["__main__"]).values() for our in ours):
+    if _is_ours(getattr(sys.modules["__main__"], "__file__", None)):
         refuse(message)
     raise ImportError(message) from None
+
+
+def _is_ours(script):
+    """Whether ``script`` lies where this project's commands do; None: there is no script."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folder = os.path.dirname(os.path.abspath(script or ""))
+    rooms = ("", "common", "data", "symbols")
+    return script is not None and folder in [os.path.join(root, room).rstrip("/") for room in rooms]
 
 
 def _program():

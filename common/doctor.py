@@ -39,7 +39,6 @@ _INSTRUCTIONS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_
 # Prints each fact at once, on a line of its own: the next step may end the process.
 _TRIAL = """
 import importlib, json
-from common import cli
 def say(**fact):
     print(json.dumps(fact), flush=True)
 from common.runtime.mxnet import mx
@@ -134,7 +133,7 @@ def _try_mxnet() -> Dict[str, Any]:
         facts["fault"] = f"MXNet's process died of signal {number}, {signal.strsignal(number)}"
     elif done.returncode:
         missing = re.match("ModuleNotFoundError: No module named '([^']*)'", said[-1])
-        facts["fault"] = re.sub("^-c: error: ", "", said[-1])
+        facts["fault"] = re.sub("^ImportError: ", "", said[-1])
         if missing:
             facts["fault"] = f"{missing[1]}: not installed; pip install {missing[1]}"
     for line in said:

@@ -77,7 +77,10 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(stock, monkeypatch,
         (["--image-shape", "1,32,32"], "c1_weight is 6x3x5x5, and the graph needs 6x1x5x5"),
         (["--image-shape", "3,4,4"], "images of 3,4,4 do not fit the graph"),
         (["--image-shape", "3,32,32", "--rgb-mean", "1,2"], "2 numbers for images of 3 channels"),
-        (["--image-shape", "3,32,32", "--class-names", __file__], "network has 3 classes"),
+        (
+            ["--image-shape", "3,32,32", "--class-names", "data/imagenet_classes.txt"],
+            "has 3 classes",
+        ),
     ]
     for more, words in wrong:
         with pytest.raises(UserError, match=words):

@@ -454,8 +454,14 @@ def test_the_command_line_is_checked(caffe, tmp_path, monkeypatch):
     (tmp_path / "x.onnx").write_bytes(b"\x08")
     (tmp_path / "x.npy").write_bytes(b"")
     for command, words in [
-        (["--prototxt", caffe.prototxt], "give --prototxt and --caffemodel, or --onnx"),
-        ([*flags(caffe), "--onnx", "x.onnx"], "give --prototxt and --caffemodel, or --onnx"),
+        (
+            ["--prototxt", caffe.prototxt],
+            "give a FILE of weights, or --prototxt and --caffemodel, or --onnx",
+        ),
+        (
+            [*flags(caffe), "--onnx", "x.onnx"],
+            "give a FILE of weights, or --prototxt and --caffemodel, or --onnx",
+        ),
         ([*flags(caffe), "--mean", "123"], "--mean and --std: take three numbers"),
         ([*flags(caffe), "--std", "1,0,1"], "--std: must be above 0"),
         ([*flags(caffe), "--mean", tmp_path / "x.npy"], "--mean .*x.npy: is no mean.binaryproto"),

@@ -29,6 +29,7 @@ from common.evaluate.classifier import Classifier
 from common.records.picture import fault
 
 CLASSES = ["cat", "dog, hot", 'a "quoted" one', "d", "e", "f", "g"]
+CHANGED = "changed: 1 composited on white, 1 reduced from 16 bits to 8\n"  # of ``folder``
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +149,9 @@ def test_a_folder_is_named_in_order_and_what_is_damaged_reported(network, folder
         assert [guess["name"] for guess in line["guesses"]] == row
         assert [guess["probability"] for guess in line["guesses"]] == pytest.approx(values, 1e-4)
     assert result.code == 1
-    ignored, *reported = result.err.splitlines()
+    ignored, *reported, changed = result.err.splitlines()
     assert ignored == "ignored: 1 .txt"  # but not the hidden file
+    assert changed + "\n" == CHANGED
     assert len(reported) == len(folder.bad) and "60000x60000 pixels, more than" in reported[-1]
     for line, path in zip(reported, sorted(folder.bad)):
         assert line.startswith(path + ": ")
@@ -157,7 +159,7 @@ def test_a_folder_is_named_in_order_and_what_is_damaged_reported(network, folder
 
 def test_good_files_alone_are_a_success(folder, run):
     result = run(*folder.good)
-    assert result.code == 0 and result.err == ""
+    assert result.code == 0 and result.err == CHANGED
     lines = result.out.splitlines()
     assert lines[::6] == list(folder.good)  # a path, then five guesses
     shares = [float(line.split("%")[0]) for line in lines[1:6]]
@@ -184,7 +186,7 @@ def test_stdin_names_files_and_folders(folder, run):
     result = run(first, "-", "--format", "jsonl", stdin=lines.encode())
     expected = [first, last, *sorted(path for path in folder.good if path.startswith(below))]
     assert [line["file"] for line in parse_jsonl(result.out)] == expected
-    assert result.err == "no such.jpg: No such file or directory\n" and result.code == 1
+    assert result.err == "no such.jpg: No such file or directory\n" + CHANGED and result.code == 1
     with pytest.raises(cli.UserError, match="-: no pictures there"):
         run("-")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, run_script
 
+import prepare_mxnet
 from common.io import cpus
 from common.runtime import bootstrap
 
@@ -35,13 +36,14 @@ LACKS = {
     "OMP_NUM_THREADS": ("import os; os.environ['OMP_NUM_THREADS'] = 'all'", "OMP_NUM_THREADS"),
     "cv2": ("import sys; sys.modules['cv2'] = None", "cv2: cannot be imported"),
 }
-IMPORTS = "; import common.runtime.mxnet, common.io.opencv"
+IMPORTS = "import common.runtime.mxnet, common.io.opencv"
+COMMAND = "import runpy; runpy.run_path('predict.py', run_name='__main__')"
 
 
 @pytest.mark.parametrize("lacking", LACKS)
 def test_what_a_command_lacks_is_one_line_with_a_remedy(lacking):
     without, words = LACKS[lacking]
-    result = run_script("-c", f"{without}; from common.cli import run{IMPORTS}")
+    result = run_script("-c", f"{without}; {COMMAND}")
     assert_refused(result, words, "" if lacking == "OMP_NUM_THREADS" else "pip install")
     assert "make demo" not in result.stderr
 
@@ -49,15 +51,15 @@ def test_what_a_command_lacks_is_one_line_with_a_remedy(lacking):
 @pytest.mark.parametrize("lacking", LACKS)
 def test_what_a_library_lacks_is_an_import_error(lacking):
     without, words = LACKS[lacking]
-    program = f"{without}\ntry:\n  {IMPORTS[2:]}\nexcept ImportError as error: print(error)"
+    program = f"{without}\ntry:\n  {IMPORTS}\nexcept ImportError as error: print(error)"
     assert run_script("-c", program).stdout.startswith(words)
 
 
 def test_names_that_numpy_removed_mean_what_they_meant(monkeypatch):
     monkeypatch.setattr(np, "trapezoid", sum, raising=False)  # numpy 2's name of trapz
-    for name in (*bootstrap._ALIASES, *bootstrap._RENAMED, "msort"):
+    for name in (*prepare_mxnet._ALIASES, *prepare_mxnet._RENAMED, "msort"):
         monkeypatch.delattr(np, name, raising=False)
-    bootstrap._supply_numpy_names()
+    prepare_mxnet._supply_numpy_names()
     assert np.PINF == np.Inf == -np.NINF == np.inf and np.isnan([np.NAN, np.NaN]).all()
     assert [np.copysign(1, zero) for zero in (np.PZERO, np.NZERO)] == [1, -1]
     assert (np.alltrue([0, 1]), np.sometrue([0, 1]), np.round_(1.6)) == (False, True, 2)
@@ -74,7 +76,7 @@ def test_a_library_of_the_system_that_mxnet_lacks_is_named_with_its_package(libr
         "def refuse(name, *more):\n"
         f"    if name == {library!r}: raise OSError\n"
         "    return load(name, *more)\n"
-        "ctypes.CDLL = refuse\nfrom common import cli\nimport common.runtime.mxnet"
+        f"ctypes.CDLL = refuse\n{COMMAND}"
     )
     words = f"{library}: not found, and MXNet needs it; apt-get install {package}"
     assert_refused(run_script("-c", command), words)

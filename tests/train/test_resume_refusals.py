@@ -48,7 +48,7 @@ ALEXNET += ["--rgb-mean", "90", "--rgb-std", "60", "--pca-noise", 0, "--batch-si
         (["--optimizer", "adam"], ["--optimizer adam", "sgd"]),
         (["--mom", 0], ["--optimizer, --mom"]),
         (["--batch-size", 20], ["--batch-size 20", "16"]),
-        (["--num-examples", 90], ["--num-examples 90", "None"]),
+        (["--num-examples", 90], ["--num-examples 90", "its default"]),
         (["--seed", 1], ["--seed 1", "0"]),
         (["--top-k", 1], ["--top-k 1", "2"]),
         (["--data-train", "images"], ["images.rec", "other records"]),
