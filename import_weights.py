@@ -19,7 +19,7 @@ probabilities that OpenCV computes from the file itself.
 import argparse
 import os
 import sys
-from typing import Dict, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, NamedTuple, Sequence, Tuple
 
 import symbols
 from common import cli
@@ -117,7 +117,7 @@ class Imported(NamedTuple):
     weights: Dict[str, mx.nd.NDArray]
     image_shape: Tuple[int, int, int]
     files: Tuple[str, ...]
-    proof: str  # in which other program, and how exactly
+    prove: Callable[[], str]  # compares it with another program; says with which, how exactly
 
 
 def from_opencv(args: argparse.Namespace) -> Imported:
@@ -132,10 +132,13 @@ def from_opencv(args: argparse.Namespace) -> Imported:
         source = caffe_reader.read(args.prototxt, args.caffemodel)._replace(rgb=rgb)
     symbol = alexnet_import.build(source, symbols.get_symbol)
     weights = alexnet_import.weights(source, symbol)
-    largest = alexnet_import.difference(symbol, weights, source, args.mean, args.std)
-    proof = f"{source.files[-1]} in OpenCV by at most {largest:.1e}"
+
+    def prove():
+        largest = alexnet_import.difference(symbol, weights, source, args.mean, args.std)
+        return f"{source.files[-1]} in OpenCV by at most {largest:.1e}"
+
     return Imported(
-        alexnet_import.NETWORK, symbol, weights, source.image_shape, source.files, proof
+        alexnet_import.NETWORK, symbol, weights, source.image_shape, source.files, prove
     )
 
 
@@ -144,13 +147,16 @@ def from_zoo(args: argparse.Namespace) -> Imported:
     arrays = zoo_import.read(args.weights)
     symbol = symbols.get_symbol(zoo_import.NETWORK, len(arrays["fc3_bias"]))
     zoo_import.check_shapes(args.weights, arrays, symbol)
-    largest = zoo_import.difference(args.weights, arrays, symbol)
-    if args.channel_order == "BGR":
-        arrays["conv1_weight"] = arrays["conv1_weight"][:, ::-1]
+
+    def prove():
+        largest = zoo_import.difference(args.weights, arrays, symbol)
+        return f"its layers in numpy by at most {largest:.1e}"
+
     weights = {name: mx.nd.array(array) for name, array in arrays.items()}
-    proof = f"its layers in numpy by at most {largest:.1e}"
+    if args.channel_order == "BGR":
+        weights["conv1_weight"] = mx.nd.flip(weights["conv1_weight"], axis=1)
     return Imported(
-        zoo_import.NETWORK, symbol, weights, zoo_import.IMAGE_SHAPE, (args.weights,), proof
+        zoo_import.NETWORK, symbol, weights, zoo_import.IMAGE_SHAPE, (args.weights,), prove
     )
 
 
@@ -172,6 +178,7 @@ def main() -> None:
     }
     config = config_entries(settings, names, imported_from=made.files)
     with output.new_checkpoint(args.out_prefix, _EPOCH, args.overwrite) as save:
+        proof = made.prove()
         saved = save((made.symbol, made.weights, {}), config)
 
     shape = ",".join(map(str, made.image_shape))
@@ -181,7 +188,7 @@ def main() -> None:
         f"input: {args.channel_order}; of R, G, B: mean {next(values)}, std {next(values)}"
         " (--channel-order, --mean, --std)"
     )
-    print(f"differs from {made.proof} in a probability")
+    print(f"differs from {proof} in a probability")
     flags = f"--model-prefix {args.out_prefix} --load-epoch {_EPOCH}"
     print(f"Try it: {os.path.relpath(sys.executable)} predict.py {flags} picture.jpg")
 

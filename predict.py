@@ -33,8 +33,8 @@ def parse_args() -> argparse.Namespace:
         "images",
         nargs="+",
         metavar="IMAGE|DIR|-",
-        help="a picture of any format OpenCV reads; a folder, for all pictures in it and below it;"
-        " -, for those that stdin names, one path a line; other files in a folder are ignored",
+        help="a picture file; a folder, searched recursively (other files are ignored); or -, to"
+        " read paths from stdin, one per line",
     )
     store.add_args(parser)
     parser.add_argument("--top-k", type=cli.positive_int, default=5, help="guesses a picture")
@@ -45,17 +45,20 @@ def parse_args() -> argparse.Namespace:
         "--max-pixels",
         type=cli.positive_int,
         default=MAX_PIXELS,
-        help="refuse pictures of more, by their header where the format has one",
+        help="refuse pictures with more, before decoding if the header says so",
     )
     parser.add_argument("--features", metavar="LAYER", help="write a layer's outputs, such as fc2")
     parser.add_argument(
         "--out",
+        type=cli.new_file,
         metavar="X.npz",
         help="of --features: arrays 'files' (N paths) and 'features' (N, ...), for numpy.load",
     )
     args = parser.parse_args()
     if bool(args.features) != bool(args.out):
         raise UserError("--features LAYER and --out X.npz: give both, or neither")
+    if args.features and (args.format, args.top_k) != ("text", 5):
+        raise UserError("--format and --top-k: are not for --features, which prints nothing")
     return args
 
 
@@ -154,6 +157,8 @@ def write_features(
     answers = classifier.features(paths, args.features, changes=changes)
     with atomic(args.out) as temporary:
         rows = list(_readable(paths, answers, args.batch_size))
+        if not rows:
+            raise UserError(f"--out {args.out}: is not written, since no picture could be read")
         with open(temporary, "wb") as file:
             np.savez(file, files=[path for path, _ in rows], features=[row for _, row in rows])
     return len(rows)

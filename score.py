@@ -53,24 +53,16 @@ def parse_args() -> argparse.Namespace:
         metavar="X.csv|X.png",
         help="write which class is taken for which, as a table, a picture or both",
     )
-    add("--json", type=new_file, metavar="X.json", help="write all figures, each class's too")
+    add("--json", type=cli.new_file, metavar="X.json", help="write all figures, each class's too")
     add("--verbose", action="store_true", help="show MXNet's own messages")
     return parser.parse_args()
-
-
-def new_file(path: str) -> str:
-    """An argparse type: a file that can be written once the figures are there."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
-        raise argparse.ArgumentTypeError(f"{path}: there is no folder {folder}; make it first")
-    return path
 
 
 def matrix_file(path: str) -> str:
     """An argparse type: the same, of a format that confusion matrices are written in."""
     if not path.lower().endswith((".csv", ".png")):
         raise argparse.ArgumentTypeError(f"{path}: has to end in .csv or .png")
-    return new_file(path)
+    return cli.new_file(path)
 
 
 def find_int8(prefix: str, epoch: int) -> str:

@@ -48,7 +48,13 @@ def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optiona
     finetune.add_args(choice)
     chosen, _ = choice.parse_known_args()
     source = finetune.source_config(chosen.pretrained) if chosen.pretrained else None
-    network = chosen.network or (source["args"]["network"] if source else None) or "alexnet"
+    own = source["args"]["network"] if source else None
+    if source and not (own or chosen.network):
+        raise UserError(
+            f"--network: needed, since --pretrained {chosen.pretrained} does not say which its is;"
+            " the weights that fit are taken"
+        )
+    network = chosen.network or own or "alexnet"
     recipe = recipes.recipe(network, chosen.dataset)
 
     parser = cli.ArgumentParser(__doc__, parents=[choice])

@@ -45,13 +45,13 @@ def count_classes(
     """How many probabilities the network computes from an image of noise.
 
     Raises:
-        UserError: what it computes are no probabilities.
+        UserError: what it computes are not class probabilities.
     """
     image = np.random.default_rng(0).normal(0, 50, (1, *image_shape)).astype(np.float32)
     said = compare.probabilities(symbol, arg_params, aux_params, image)
     if said.ndim != 2 or said.min() < 0 or not np.allclose(said.sum(), 1, atol=1e-3):
         raise UserError(
-            f"{prefix}-symbol.json: its output is no probabilities of classes; save the network"
+            f"{prefix}-symbol.json: its output is not class probabilities; save the network"
             " with a softmax at its end"
         )
     return said.shape[1]

@@ -105,6 +105,14 @@ def number(
 positive_int = number(int, least=1)
 
 
+def new_file(path: str) -> str:
+    """An argparse type: a file that can be written once the figures are there."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise argparse.ArgumentTypeError(f"{path}: there is no folder {folder}; make it first")
+    return path
+
+
 @contextlib.contextmanager
 def blaming(flag: str) -> Iterator[None]:
     """Turn a ``ValueError`` of the block into a :class:`UserError` that begins with ``flag``."""

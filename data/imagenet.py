@@ -100,7 +100,9 @@ def _parse(argv):
         help="labels for --val: ILSVRC2012_devkit_t12.tar.gz or Kaggle's LOC_val_solution.csv",
     )
     parser.add_argument(
-        "--allow-partial", action="store_true", help="accept archives with fewer images"
+        "--allow-partial",
+        action="store_true",
+        help="accept fewer classes or images than ImageNet has",
     )
     pack.add_args(parser)
     args = parser.parse_args(argv)

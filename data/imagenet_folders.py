@@ -38,6 +38,12 @@ class TrainFolder:
                 " --allow-partial"
             )
         self._files = {wnids.index(name): _pictures(os.path.join(path, name)) for name in found}
+        empty = next((name for name in found if not self._files[wnids.index(name)]), None)
+        if empty:
+            raise UserError(
+                f"{path}: {empty} holds no picture; {self.remedy}, or remove that folder and pass"
+                " --allow-partial"
+            )
         self._labels = {
             f"{wnids[label]}-{_digest(files)}": label for label, files in self._files.items()
         }
@@ -92,8 +98,9 @@ def _pictures(folder) -> List[Tuple[str, str]]:
 
 
 def _digest(files):
-    """Tells the same names from others, so that parts of another folder are not mixed in."""
-    return f"{zlib.crc32('/'.join(name for name, _ in files).encode('utf-8', 'replace')):08x}"
+    """Tells the same files from others by name and size, so that other parts are not mixed in."""
+    listed = "/".join(f"{name}/{os.path.getsize(path)}" for name, path in files)
+    return f"{zlib.crc32(listed.encode('utf-8', 'replace')):08x}"
 
 
 def solution_labels(path: str, wnids: List[str]) -> Dict[str, int]:

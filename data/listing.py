@@ -23,7 +23,7 @@ def read_list(path: str, root: str) -> Tuple[Dict[str, List[str]], bool]:
 
     Raises:
         UserError: no such list, a line of another form, a label that is no class, a picture that
-            has two labels, or the first picture is not there.
+            is listed twice, or the first picture is not there.
     """
     rows = _rows(path)
     first = os.path.join(root, rows[0][1])
@@ -31,11 +31,12 @@ def read_list(path: str, root: str) -> Tuple[Dict[str, List[str]], bool]:
         del rows[0]  # the header
         first = os.path.join(root, rows[0][1])
     if not os.path.isfile(first):
-        raise UserError(f"{path}: there is no {first}; its paths start from --root {root}")
-    labels: Dict[str, str] = {}
-    for number, name, label in rows:
-        if labels.setdefault(name, label) != label:
-            raise UserError(f"{path}: line {number}: {name} has another label on an earlier line")
+        raise UserError(f"{path}: there is no {first}; its paths start from --root {root or '.'}")
+    seen = set()
+    for number, name, _ in rows:
+        if name in seen:
+            raise UserError(f"{path}: line {number}: {name} is on an earlier line already")
+        seen.add(name)
     numbers = _numbers(path, rows)
     names = list(map(str, numbers)) or [label for _, _, label in rows]
     classes = map(str, range(max(numbers) + 1)) if numbers else sorted(set(names))

@@ -93,8 +93,16 @@ def test_a_network_without_softmax_is_refused(stock, monkeypatch):
     inner = symbol.get_internals()
     *_, logits, _ = [name for name in inner.list_outputs() if name.endswith("_output")]
     mx.model.save_checkpoint(stock, 2, inner[logits], arg_params, aux_params)
-    with pytest.raises(UserError, match="its output is no probabilities"):
+    with pytest.raises(UserError, match="its output is not class probabilities"):
         run(monkeypatch, *flags(stock, 2), *PREPARATION)
+
+
+def test_fine_tuning_asks_for_the_network(ours, stock):
+    assert run_script("-m", "common.adopt", *flags(stock), *PREPARATION).returncode == 0
+    tuning = ["--pretrained", stock, "--pretrained-epoch", 1, "--benchmark", 1]
+    assert_refused(
+        run_script("train_imagenet.py", *tuning), f"--network: needed, since --pretrained {stock}"
+    )
 
 
 def test_a_config_that_is_there_stays(ours, monkeypatch):

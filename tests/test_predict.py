@@ -298,6 +298,14 @@ def test_what_is_ignored_in_a_folder_is_counted(tmp_path, run):
         run(tmp_path)
 
 
+def test_features_of_no_picture_leave_the_file_alone(folder, tmp_path, run):
+    out = tmp_path / "x.npz"
+    out.write_text("of before")
+    with pytest.raises(cli.UserError, match="no picture could be read"):
+        run(folder.bad[0], "--features", "f6", "--out", out)
+    assert out.read_text() == "of before" and os.listdir(tmp_path) == ["x.npz"]
+
+
 def test_features_are_a_layers_outputs(network, folder, tmp_path, run):
     out = tmp_path / "x.npz"
     paths = [*folder.good, *folder.bad[:1]]
@@ -320,6 +328,8 @@ def test_features_are_a_layers_outputs(network, folder, tmp_path, run):
     [
         (["--features", "fc9", "--out", "x.npz"], ["layer fc9: is not", "c1", "output, softmax"]),
         (["--features", "f6"], ["--out X.npz: give both"]),
+        (["--features", "f6", "--out", "x.npz", "--top-k", 3], ["are not for --features"]),
+        (["--features", "f6", "--out", "x.npz", "--format", "csv"], ["are not for --features"]),
         (["--features", "f6", "--out", "missing/x.npz"], ["missing"]),
     ],
 )

@@ -26,7 +26,10 @@ class _Named:
 
 
 _REBUILD = _Named("torch._utils", "_rebuild_tensor_v2")
-_STORAGES = {np.dtype("f4"): _Named("torch", "FloatStorage")}
+_STORAGES = {
+    np.dtype("f4"): _Named("torch", "FloatStorage"),
+    np.dtype("V2"): _Named("torch", "BFloat16Storage"),
+}
 _MODULES = {"torch": types.ModuleType("torch"), "torch._utils": types.ModuleType("torch._utils")}
 for one in (_REBUILD, *_STORAGES.values()):
     setattr(_MODULES[one.__module__], one.__qualname__, one)
@@ -67,7 +70,7 @@ def _pickled(saved, legacy):
 
 
 def save(path, arrays, legacy=False, around=lambda state: state):
-    """Write float32 ``arrays`` as a state dict, as torch.save does.
+    """Write ``arrays``, float32 or (as V2) bfloat16, as a state dict, as torch.save does.
 
     Args:
         around: state dict -> what is saved, such as a dict that has it under a key.

@@ -23,6 +23,7 @@ _TYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
+    "BFloat16Storage": "V2",  # the upper half of a float32
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -67,7 +68,10 @@ class _Tensor(NamedTuple):
         dtype = self.storage.dtype
         strides = tuple(dtype.itemsize * step for step in self.stride)
         offset = dtype.itemsize * self.offset
-        return np.ndarray(self.size, dtype, content, offset, strides).copy()
+        values = np.ndarray(self.size, dtype, content, offset, strides).copy()
+        if dtype.kind == "V":
+            return (values.view("<u2").astype("<u4") << 16).view("<f4")
+        return values
 
 
 def _tensor(storage, offset, size, stride, *_):

@@ -77,8 +77,10 @@ def _plain(name):
 def _safetensors(path):
     import safetensors.numpy
 
+    with open(path, "rb") as file:  # of a missing one, the library's error has no name
+        content = file.read()
     try:
-        return safetensors.numpy.load_file(path)
+        return safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError, TypeError):  # bfloat16 is no type of numpy's
         raise UserError(f"{path}: is damaged, or has numbers of a type that numpy does not have")
 

@@ -41,7 +41,11 @@ def _read(path, names: List[str]) -> List[float]:
     for line in lines:
         name, weight = _entry(path, line)
         if name not in names or name in found:
-            what = "stands there twice" if name in found else f"is no class, such as {names[0]}"
+            what = (
+                "is listed twice"
+                if name in found
+                else f"is not one of the classes, such as {names[0]}"
+            )
             raise UserError(f"--class-weights {path}: {name} {what}")
         found[name] = weight
     missing = next((name for name in names if name not in found), None)

@@ -25,8 +25,8 @@ def add_data_args(parser: argparse.ArgumentParser) -> None:
     add(
         "--class-weights",
         metavar="balanced|FILE",
-        help="what an image of each class weighs in the gradient: such that classes count alike, or"
-        " a file with a class and its weight in each line",
+        help="weight of each class in the gradient: balanced, or a file with a class and its weight"
+        " on each line",
     )
     add(
         "--draw",
@@ -68,12 +68,14 @@ def check_data_args(args: argparse.Namespace) -> None:
         UserError: naming the flags.
     """
     check_preparation_args(args)
-    if args.draw == "balanced" and (not args.data_train or args.data_backend == "dali"):
-        raise UserError("--draw balanced: needs --data-train, and --data-backend mxnet")
-    if args.draw == "balanced" and record_files(args.data_train)[1:]:
+    if args.draw == "balanced" and (args.benchmark or args.data_backend == "dali"):
+        raise UserError("--draw balanced: needs record files, and --data-backend mxnet")
+    if args.draw == "balanced" and record_files(args.data_train or "")[1:]:
         raise UserError("--draw balanced: takes one record file as --data-train, not a set")
     if args.draw == "balanced" and args.class_weights:
-        raise UserError("--draw balanced and --class-weights: choose one; both do the same")
+        raise UserError(
+            "--draw balanced and --class-weights: choose one; each makes the classes count alike"
+        )
     augmentation.check_args(args)
     if args.data_backend == "dali":
         dali.check_args(args)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import hashlib
 from typing import Optional, Sequence, Tuple
 
 import numpy as np
@@ -93,8 +94,11 @@ class TrainingData:
 
     @property
     def fingerprint(self) -> Optional[str]:
-        """Of the records, for checkpoints; None for synthetic images."""
-        return self.records and records_fingerprint(self.records.path)
+        """Of the records and class weights, for checkpoints; None for synthetic images."""
+        if self.records is None or self.class_weights is None:
+            return self.records and records_fingerprint(self.records.path)
+        weights = hashlib.sha256(np.float64(self.class_weights).tobytes()).hexdigest()
+        return f"{records_fingerprint(self.records.path)} {weights}"
 
 
 def _count_classes(records, wanted):

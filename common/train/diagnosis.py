@@ -60,6 +60,8 @@ class Standstill:
         """``warmup``: batches with a rising learning rate, which do not count."""
         share = np.bincount(data.records.labels.astype(int)) / len(data.records)
         share = share[share > 0]
+        if data.balanced:
+            share[:] = 1 / len(share)
         # From guessing by the classes' frequencies to guessing as if they were all the same.
         self._low, self._high = -(share * np.log(share)).sum(), np.log(data.num_classes)
         self.batches = warmup + max(200, 2 * data.num_classes)

@@ -60,6 +60,9 @@ def check_args(args: argparse.Namespace) -> None:
     """
     if (args.pretrained is None) != (args.pretrained_epoch is None):
         raise UserError("--pretrained and --pretrained-epoch: one needs the other")
+    same = args.pretrained and args.model_prefix
+    if same and os.path.realpath(args.pretrained) == os.path.realpath(args.model_prefix):
+        raise UserError("--pretrained and --model-prefix: are the same; choose another prefix")
     if args.pretrained is None and (args.freeze or args.new_lr_mult != 1):
         raise UserError("--freeze and --new-lr-mult: need --pretrained")
 
@@ -203,7 +206,8 @@ def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[
         text += f", {len(pretrained.frozen)} of them frozen"
     text += f"; new: {', '.join(pretrained.other) or 'none'}; classes: {pretrained.classes}"
     if source is None:
-        return text + f"; it has no {args.pretrained}-config.json: the preparation is the recipe's"
+        config = config_path(args.pretrained)
+        return text + f"; it has no {config}: the preparation is that of the recipe and the flags"
     text += (
         "; graph: its own"
         if source["network"] == args.network

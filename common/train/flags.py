@@ -64,7 +64,7 @@ def _add_optimizer_args(group):
         "--accumulate",
         type=cli.positive_int,
         default=1,
-        help="batches that make one update: as if --batch-size were so many times larger",
+        help="compute each update from N batches, as if --batch-size were N times larger",
     )
     add("--optimizer", choices=OPTIMIZERS)
     add("--mom", type=number(least=0, below=1), help="momentum, of sgd and nag")

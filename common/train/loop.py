@@ -100,7 +100,8 @@ class Run:
         if self.plateau:
             self.plateau.heed(state.validated)
         warmup = scheduler.warmup_steps if scheduler else 0
-        self.standstill = data.records and Standstill(data, warmup)
+        is_plain = data.records and data.class_weights is None  # else the loss says less
+        self.standstill = is_plain and Standstill(data, warmup)
 
     def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> int:
         """Train all epochs that are left, or until validation stops improving.
@@ -145,8 +146,8 @@ class Run:
         if self.checkpoints.are_kept and not self.checkpoints.of_epoch:
             self._save(epoch, last=True)
         self.log.say(
-            f"ended after epoch {epoch}: validation was best {waited} epochs before; a greater"
-            " --stop-patience continues"
+            f"stopped after epoch {epoch}: no better validation accuracy for {waited} epochs; a"
+            " greater --stop-patience continues"
         )
         return True
 

@@ -27,6 +27,7 @@ _FIXED = (
     "batch_size",
     "accumulate",
     "draw",
+    "lr_patience",
     "num_examples",
     "seed",
     "data_backend",
@@ -160,8 +161,14 @@ def _check(record, path, now, data):
             )
     if record["data"] != data.fingerprint:
         raise UserError(
-            f"{data.name}: {path} was trained on other records; give the same, another"
-            " --model-prefix, or --overwrite in place of --resume"
+            f"{data.name}: {path} was trained on other records or with other --class-weights; give"
+            " the same, another --model-prefix, or --overwrite in place of --resume"
+        )
+    patient = now["lr_schedule"] == "plateau" or now["stop_patience"] is not None
+    if patient and before.get("data_val") != now["data_val"]:
+        raise UserError(
+            f"--data-val {now['data_val']}: {path} was validated on {before.get('data_val')}, and"
+            " --lr-patience and --stop-patience compare all epochs; give that"
         )
 
 

@@ -105,6 +105,21 @@ def test_pytorchs_files_in_both_forms(tmp_path, legacy, old, new):
     assert_same(zoo_import.read(path), renamed(SMALL))
 
 
+def test_bfloat16(tmp_path):
+    upper = {
+        name: (np.ascontiguousarray(array).view("u4") >> 16).astype("u2").view("V2")
+        for name, array in SMALL.items()
+    }
+    torch_files.save(tmp_path / "x.pth", upper)
+    assert_same(zoo_import.read(str(tmp_path / "x.pth")), renamed(SMALL))  # small integers
+
+
+@pytest.mark.parametrize("ending", zoo_import.EXTENSIONS)
+def test_a_file_that_is_not_there_is_named(tmp_path, ending):
+    result = run_script("import_weights.py", f"none{ending}", "--out-prefix", tmp_path / "o")
+    assert_refused(result, f"none{ending}: No such file")
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_safetensors(tmp_path, dtype):
     path = str(tmp_path / "x.safetensors")

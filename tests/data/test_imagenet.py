@@ -308,7 +308,7 @@ def test_kaggles_folders_are_continued_unless_they_changed(kaggle, capsys):
     assert len(scan_records(str(kaggle / "out/train.rec"))) == len(WNIDS) * EACH - 1
 
 
-def test_other_folders_than_kaggles_are_refused(kaggle):
+def test_other_folders_than_kaggles_are_refused(kaggle, tmp_path):
     flags = kaggle_flags(kaggle)
     for more, message in [
         (["--train", str(kaggle)], "train is no class of ImageNet; .*n01440764 to n15075141"),
@@ -322,6 +322,11 @@ def test_other_folders_than_kaggles_are_refused(kaggle):
         imagenet.main(flags)
     (kaggle / "val.csv").write_text("ILSVRC2012_val_00000001,tench\n")
     with pytest.raises(UserError, match="'ILSVRC2012_val_00000001,tench' is no line of LOC"):
+        imagenet.main(flags)
+    folder = kaggle / "train" / WNIDS[0]
+    folder.rename(tmp_path / "away")
+    folder.mkdir()
+    with pytest.raises(UserError, match=f"{WNIDS[0]} holds no picture; unpack it again"):
         imagenet.main(flags)
     flags.remove("--allow-partial")
     with pytest.raises(UserError, match="has 4 classes, not 1000; unpack it again"):

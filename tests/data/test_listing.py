@@ -74,7 +74,8 @@ def test_a_list_is_divided_as_folders_are(tmp_path):
         ("x.csv", "a.jpg,0\nb.jpg,-1\n", "line 2: -1 is no class number"),
         ("x.csv", "a.jpg,0\nb.jpg,0.5\n", "line 2: 0.5 is no class number"),
         ("x.csv", "a.jpg,0\nb.jpg,1e9\n", "line 2: 1e9 is no class number"),
-        ("x.csv", "a.jpg,cat\na.jpg,dog\n", "line 2: a.jpg has another label"),
+        ("x.csv", "a.jpg,cat\na.jpg,dog\n", "line 2: a.jpg is on an earlier line already"),
+        ("x.csv", "a.jpg,cat\na.jpg,cat\n", "line 2: a.jpg is on an earlier line already"),
         (
             "x.csv",
             "none.jpg,cat\na.jpg,dog\n",

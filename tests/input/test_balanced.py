@@ -101,7 +101,7 @@ def test_resume_is_exact(flags, tmp_path):
 def test_what_it_cannot_go_with_is_refused(flags):
     assert_refused(train(*flags, "--class-weights", "balanced"), "choose one")
     own = ["--network", "lenet", "--dataset", "mnist", "--benchmark", 1, "--draw", "balanced"]
-    assert_refused(train(*own), "--draw balanced: needs --data-train")
+    assert_refused(train(*own, "--data-train", "x.rec"), "--draw balanced: needs record files")
 
 
 def test_an_undecodable_picture_is_an_error_that_names_the_users_file(flags, tmp_path):

@@ -121,12 +121,23 @@ def test_resume_is_exact(flags, tmp_path):
     assert_same_arrays(tmp_path / "x-0002.params", tmp_path / "whole-0002.params")
 
 
+def test_a_file_that_has_changed_is_refused_by_resume(flags, tmp_path):
+    weights = tmp_path / "weights.txt"
+    flags = [*flags, "--class-weights", weights, "--model-prefix", tmp_path / "x"]
+    weights.write_text("top 1\nmiddle 2\na bottom 3\n")
+    assert train(*flags).returncode == 0
+    weights.write_text("top 1\nmiddle 2\na bottom 4\n")
+    assert_refused(train(*flags, "--resume"), "with other --class-weights")
+    weights.write_text("a bottom 3\nmiddle 2\ntop 1\n")
+    assert train(*flags, "--resume").returncode == 0
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
         ("top 1\nmiddle 2\n", "a bottom is missing"),
-        ("top 1\nmiddle 2\nbottom 3\n", "bottom is no class, such as top"),
-        ("top 1\ntop 2\n", "top stands there twice"),
+        ("top 1\nmiddle 2\nbottom 3\n", "bottom is not one of the classes, such as top"),
+        ("top 1\ntop 2\n", "top is listed twice"),
         ("top 1\nmiddle two\n", "'middle two' is not a class and a weight"),
         ("top -1\n", "'top -1' is not"),
         ("top nan\n", "'top nan' is not"),

@@ -59,7 +59,8 @@ def test_a_loss_that_stays_at_guessing_is_said_with_the_likely_cause(grey, flags
 def test_guessing_by_the_classes_frequencies_is_guessing_too(tmp_path, answer, seen):
     labels = np.arange(60) % 5 > 0  # a loss of .50 with [.2, .8], where ln 2 is .69
     records = scan_records(write_records(tmp_path / "x", bands(60, seed=1)[0], labels.astype(int)))
-    standstill = Standstill(SimpleNamespace(records=records, num_classes=2), warmup=10)
+    data = SimpleNamespace(records=records, num_classes=2, balanced=False)
+    standstill = Standstill(data, warmup=10)
     said = [
         standstill.is_seen(number, np.tile(answer, (60, 1)), records.labels)
         for number in range(300)
@@ -67,9 +68,20 @@ def test_guessing_by_the_classes_frequencies_is_guessing_too(tmp_path, answer, s
     assert [number for number in range(300) if said[number]] == ([209] if seen else [])
 
 
+def test_with_balanced_draws_guessing_is_that_of_as_many_classes(tmp_path):
+    labels = np.arange(60) % 5 > 0
+    records = scan_records(write_records(tmp_path / "x", bands(60, seed=1)[0], labels.astype(int)))
+    answer = np.tile([0.2, 0.8], (60, 1))  # a loss of .50
+    for balanced in (False, True):
+        data = SimpleNamespace(records=records, num_classes=2, balanced=balanced)
+        standstill = Standstill(data)
+        said = [standstill.is_seen(number, answer, records.labels) for number in range(300)]
+        assert any(said) != balanced
+
+
 def test_a_network_that_knows_something_is_not_told_so(tmp_path):
     records = scan_records(write_records(tmp_path / "x", *bands(60, seed=1)))
-    standstill = Standstill(SimpleNamespace(records=records, num_classes=3))
+    standstill = Standstill(SimpleNamespace(records=records, num_classes=3, balanced=False))
     better = 0.3 + 0.1 * np.eye(3)[records.labels.astype(int)]
     assert not any(standstill.is_seen(number, better, records.labels) for number in range(300))
 

@@ -161,7 +161,10 @@ def test_a_source_without_a_config_is_prepared_by_the_recipe_and_the_run_says_so
     source, grey, tmp_path
 ):
     result = tune(source, 2, grey.train, tmp_path / "tuned", *LENET)
-    assert "it has no" in result.stdout and "the preparation is the recipe's" in result.stdout
+    assert (
+        "it has no" in result.stdout
+        and "the preparation is that of the recipe and" in result.stdout
+    )
 
 
 def test_the_source_is_not_replaced_even_if_its_number_is_0(imported, coloured):

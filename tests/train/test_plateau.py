@@ -136,18 +136,25 @@ def test_load_epoch_forgets_what_came_later(flags, whole):
     assert rates == [4, 6, 4, 6]
 
 
+def test_epochs_judged_otherwise_are_refused(flags, whole, small):
+    again = [*flags, "--model-prefix", whole, "--resume"]
+    other = ["--data-val", small.train]
+    assert_refused(train(*again, *other), f"--data-val {small.train}", "compare all epochs")
+    assert_refused(train(*again, "--lr-patience", 7), "--lr-patience 7", "trained with")
+
+
 def test_stop_patience_ends_the_run_with_a_numbered_checkpoint(flags, tmp_path):
     prefix = str(tmp_path / "x")
     flags = [*flags, "--save-period", 3, "--model-prefix", prefix]
     result = train(*flags, "--stop-patience", 3)
     assert result.returncode == 0, result.stderr
-    assert "ended after epoch 5: validation was best 3 epochs before" in result.stdout
+    assert "stopped after epoch 5: no better validation accuracy for 3 epochs" in result.stdout
     assert f"--model-prefix {prefix} --load-epoch 5 PICTURE" in result.stdout
     assert store.numbers(prefix) == [3, 5] and store.numbers(store.partial(prefix)) == []
 
     with mock.patch.object(Run, "_step", side_effect=AssertionError):
         again = train(*flags, "--stop-patience", 3, "--resume")
-    assert again.returncode == 0 and "ended after epoch 5" in again.stdout
+    assert again.returncode == 0 and "stopped after epoch 5" in again.stdout
     longer = train(*flags, "--stop-patience", 5, "--resume")
     assert longer.returncode == 0 and "ended" not in longer.stdout
     assert store.numbers(prefix) == [3, 5, 6]
