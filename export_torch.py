@@ -26,7 +26,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace the files at --out")
     args = parser.parse_args()
     folder, name = os.path.split(f"{args.model_prefix}_{args.load_epoch:04d}")
-    args.out = args.out or os.path.join(folder, re.sub(r"\W", "_", name))  # Python imports it
+    out = args.out or os.path.join(folder, re.sub(r"\W", "_", name))  # Python can import that
+    args.out = re.sub(r"\.(py|safetensors)$", "", out)
     files.check_is_local(args.out, "--out")
     return args
 

@@ -110,7 +110,7 @@ def test_files_that_are_there_are_lost_only_with_overwrite(tmp_path, monkeypatch
     with pytest.raises(UserError, match="--out .*y.safetensors: already exists"):
         run(monkeypatch, prefix, "--out", out)
     assert os.listdir(out.parent) == ["y.safetensors"] and weights.read_text() == "earlier"
-    run(monkeypatch, prefix, "--out", out, "--overwrite")
+    run(monkeypatch, prefix, "--out", f"{out}.py", "--overwrite")
     assert sorted(os.listdir(out.parent)) == ["y.py", "y.safetensors"]
 
 
@@ -175,6 +175,52 @@ def test_each_network_has_a_form_and_a_line_a_layer(network):
         named = [name for name in weights if name not in ("data", "softmax_label")]
         keys = [".".join(name.rsplit("_", 1)) for name in named]
     assert list(source.weights) == keys
+
+
+def forward(symbol, shape):
+    return list(converted(symbol, arrays_of(symbol, shape)).forward)
+
+
+def test_switches_change_their_lines_alone():
+    switches = {"knorm": 1, "pooling_convention": "full", "dropout": 0.3, "activation": "rrelu"}
+    symbol = symbols.get_symbol("alexnet2012", 4, normalization="lrn-by-column", **switches)
+    lines = forward(symbol, (1, 3, 68, 68))
+    rrelu = "x = F.rrelu(x, 0.125, 0.3333333333333333, self.training)"
+    lrn = "F.local_response_norm({0}, 5, alpha=0.0001, beta=0.75, k=1)"
+    assert lines[:8] == [
+        "x = self.conv1(x)  # 96 x 15 x 15",
+        rrelu,
+        "x, y = x.chunk(2, 1)",
+        f"x = {lrn.format('x')}",
+        f"y = {lrn.format('y')}",
+        "x = torch.cat([x, y], 1)  # 96 x 15 x 15",
+        "x = F.max_pool2d(x, 3, stride=2, ceil_mode=True)  # 96 x 7 x 7",
+        "x = self.conv2(x)  # 256 x 7 x 7",
+    ]
+    assert lines[-3:] == [
+        "x = F.dropout(x, 0.3, self.training)",
+        "x = self.fc3(x)  # 4",
+        "return x",
+    ]
+
+    deployed = forward(compare.without_training(symbol), (1, 3, 68, 68))  # as export_mxnet.py does
+    mean = f"x = F.leaky_relu(x, {11 / 48})"
+    kept = [mean if line == rrelu else line for line in lines if "dropout" not in line]
+    assert deployed == kept
+
+
+def test_layers_without_bias_and_names_that_python_does_not_take():
+    kernel = {"kernel": (3, 1), "dilate": (2, 2), "no_bias": True}
+    net = mx.sym.Convolution(DATA, name="1/conv", num_filter=4, **kernel)
+    net = mx.sym.FullyConnected(net, name="class", num_hidden=2, no_bias=True)
+    net = mx.sym.SoftmaxOutput(net, name="softmax")
+    source = converted(net, arrays_of(net, (1, 3, 8, 8)))
+    assert list(source.layers) == [
+        "self.layer_1_conv = nn.Conv2d(3, 4, (3, 1), dilation=2, bias=False)",
+        "self.layer_class = nn.Linear(128, 2, bias=False)",
+    ]
+    assert list(source.weights) == ["layer_1_conv.weight", "layer_class.weight"]
+    assert source.forward[1] == "x = self.layer_class(x.flatten(1))  # 2"
 
 
 # In PyTorch, in float64, where it computes MXNet's values and right gradients
