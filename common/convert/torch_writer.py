@@ -24,6 +24,7 @@ from common.runtime.mxnet import mx
 from . import compare, torch_forms, zoo_import
 
 _VARIABLES = "xyzuvw"
+_ELSE = "export_onnx.py may have one"
 
 
 class Source(NamedTuple):
@@ -50,14 +51,16 @@ def convert(
     graph = Graph(symbol)
     last = graph.outputs[0].node
     if last.op not in torch_forms.SOFTMAX or len(graph.outputs) > 1:
-        raise UserError("the network does not end in a softmax, so it has no form in PyTorch here")
+        raise UserError(f"the network does not end in a softmax, so has no form here; {_ELSE}")
     writer = _Writer(graph, weights, graph.shapes(data=(1, *image_shape)))
     for node in graph.nodes:
         try:
             if not node.is_variable:
                 writer.add(node, node is last)
         except (ValueError, KeyError) as cause:
-            raise UserError(f"{node.op} {node.name}: has no form in PyTorch here ({cause})")
+            raise UserError(
+                f"{node.op} {node.name}: has no form in PyTorch here ({cause}); {_ELSE}"
+            )
     return writer.source
 
 
