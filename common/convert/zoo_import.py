@@ -29,8 +29,9 @@ STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
 EXTENSIONS = (".pth", ".pt", ".tar", ".safetensors", ".params")
 
 # The layers with weights, in order, by the names of each zoo.
+TORCHVISION = [f"features.{i}" for i in (0, 3, 6, 8, 10)] + [f"classifier.{i}" for i in (1, 4, 6)]
 _SPELLINGS = (
-    [f"features.{i}" for i in (0, 3, 6, 8, 10)] + [f"classifier.{i}" for i in (1, 4, 6)],
+    TORCHVISION,
     [f"features.{i}" for i in (0, 2, 4, 5, 6, 9, 11)] + ["output"],  # Gluon's save_parameters
     [f"conv{i}" for i in range(5)] + [f"dense{i}" for i in range(3)],  # Gluon's export
 )

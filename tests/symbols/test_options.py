@@ -13,6 +13,7 @@ from conftest import assert_refused, assert_same_arrays, bands, run_here, train,
 
 import export_mxnet
 import export_onnx
+import export_torch
 import quantize
 import score
 import symbols
@@ -83,7 +84,7 @@ def test_an_option_goes_from_training_to_int8(option, data, small, tmp_path):
 
     where = ["--model-prefix", prefix, "--load-epoch", 2]
     of_float32 = top1(prefix, 2, data)
-    for export in (export_onnx, export_mxnet):
+    for export in (export_onnx, export_mxnet, export_torch):
         said(run_here(export.main, *where, "--data-val", data.val))  # each compares with the source
     said(run_here(quantize.main, *where, "--data-calib", data.train))
     of_int8 = top1(f"{prefix}-int8", 2, data)
