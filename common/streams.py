@@ -77,6 +77,8 @@ def install() -> None:
     _open_standard_descriptors()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_ERRORS)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(line_buffering=True)  # as it is from Python 3.9 on
     if not isinstance(sys.stdout, Stream):
         sys.stdout = Stream(sys.stdout, ends_on_broken_pipe=True)
     if not isinstance(sys.stderr, Stream):
