@@ -89,14 +89,31 @@ def main(argv: Optional[Sequence[str]] = None, known: Dict[str, Weights] = KNOWN
         print("\n".join(line for name in known for line in _described(name, known[name])))
         return 0
     weights, prefix = known[args.name], args.out_prefix or f"checkpoints/{args.name}"
+    check_is_local(prefix, "--out-prefix")
+    code, there = 0, glob.glob(f"{glob.escape(prefix)}-[0-9][0-9][0-9][0-9].params")
+    if args.overwrite or not there:
+        code = _convert(weights, _files(args, weights), prefix, args.overwrite)
+    elif not args.check:
+        raise UserError(
+            f"--out-prefix {prefix}: {there[0]} exists; choose another prefix, or pass --overwrite"
+            " to lose it"
+        )
+    if args.check and not code:
+        model = "--model-prefix", prefix, "--load-epoch", "0"
+        code = _run("score.py", *model, "--data-val", args.check)
+        if not code:
+            print(f"published: top-1 / top-5 {weights.accuracy}")
+    return code
+
+
+def _files(args, weights):
+    """The paths of the files, whole."""
     names = " ".join(file.name for file in weights.files)
     sources = args.source or [None] * len(weights.files)
     if len(sources) != len(weights.files):
         raise UserError(f"--source: {args.name} takes, in this order: {names}")
-    _check_free(prefix, args.overwrite)
     remedy = f"try again, or get it elsewhere and pass --source {names}"
-    paths = [get(file, args.root, remedy, source) for file, source in zip(weights.files, sources)]
-    return _convert(weights, paths, prefix, args.overwrite)
+    return [get(file, args.root, remedy, source) for file, source in zip(weights.files, sources)]
 
 
 def _parse_args(argv, known) -> argparse.Namespace:
@@ -118,9 +135,20 @@ def _parse_args(argv, known) -> argparse.Namespace:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the checkpoints at --out-prefix"
     )
+    parser.add_argument(
+        "--check",
+        nargs="?",
+        const="datasets/imagenet/val.rec",
+        metavar="X.rec",
+        help="then score the checkpoint on ImageNet's validation images, datasets/imagenet/val.rec,"
+        " beside the published accuracy; one that is there already is not made again",
+    )
     args = parser.parse_args(argv)
-    if args.source and args.name is None:
-        parser.error("--source: give the name of the weights before it")
+    if args.name is None and (args.source or args.check):
+        parser.error("give the name of the weights first, before --source and --check")
+    for path in (args.check or "").split(";"):
+        if path and not os.path.exists(path):
+            parser.error(f"--check {path}: no such file; data/README.md says how to make it")
     return args
 
 
@@ -131,24 +159,18 @@ def _described(name, weights):
         yield f"  {file.address}{size}"
 
 
-def _check_free(prefix, overwrite):
-    """Refuse before the download what import_weights.py would refuse after it."""
-    check_is_local(prefix, "--out-prefix")
-    there = glob.glob(f"{glob.escape(prefix)}-[0-9][0-9][0-9][0-9].params")
-    if there and not overwrite:
-        raise UserError(
-            f"--out-prefix {prefix}: {there[0]} exists; choose another prefix, or pass --overwrite"
-            " to lose it"
-        )
-
-
 def _convert(weights, paths, prefix, overwrite):
-    """Run import_weights.py, which needs MXNet, as a program of its own; its exit code."""
-    command = [sys.executable, os.path.join(os.path.dirname(_HERE), "import_weights.py")]
-    command += [word for pair in zip(weights.flags, paths) for word in pair if word]
-    command += ["--out-prefix", prefix]
-    command += ["--class-names", os.path.join(_HERE, "imagenet_classes.txt")]
-    return subprocess.run(command + ["--overwrite"] * overwrite).returncode
+    files = [word for pair in zip(weights.flags, paths) for word in pair if word]
+    names = "--class-names", os.path.join(_HERE, "imagenet_classes.txt")
+    more = ["--overwrite"] * overwrite
+    return _run("import_weights.py", *files, "--out-prefix", prefix, *names, *more)
+
+
+def _run(script, *flags):
+    """Run a script that needs MXNet as a program of its own; its exit code."""
+    path = os.path.join(os.path.dirname(_HERE), script)
+    sys.stdout.flush()
+    return subprocess.run([sys.executable, path, *flags]).returncode
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ import zipfile
 import bvlc_alexnet
 import numpy as np
 import pytest
-from conftest import ROOT, assert_refused, run_here, run_script
+from conftest import ROOT, assert_refused, run_here, run_script, write_records
 
 from common.cli import UserError
 from common.evaluate.classifier import Classifier
+from common.records.class_names import read_names
 from data import download, weights
 
 CONTENT = np.random.RandomState(5).bytes(300_000)
@@ -114,6 +115,16 @@ def test_a_cut_connection_is_made_again_where_it_was_cut(server, tmp_path):
     assert_here(tmp_path)
 
 
+def test_a_terminal_has_a_bar_that_goes_on_where_the_cut_was(server, tmp_path, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    server.cuts = [120_000]
+    download.get(described(server.address()), str(tmp_path), REMEDY)
+    bars = [bar for bar in terminal.getvalue().split("\r") if bar.strip()]
+    assert bars[0].startswith("x.pth:   0%") and any("120k/300k" in bar for bar in bars)
+
+
 def test_what_came_before_the_line_went_dead_is_kept_for_the_next_run(server, tmp_path):
     server.cuts = [120_000, 0]
     assert "cut after 120,000 of 300,000 bytes" in refused(described(server.address()), tmp_path)
@@ -162,8 +173,10 @@ def test_a_missing_file_is_a_line_and_leaves_nothing(server, tmp_path):
 
 def test_a_server_that_says_nothing_counts_as_cut(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "_SILENCE", 0.2)
-    server.cuts, server.silence = [120_000, 0], 2
+    server.cuts, server.silence = [120_000, 0], 5
+    start = time.monotonic()
     assert "cut after 120,000 of 300,000 bytes" in refused(described(server.address()), tmp_path)
+    assert time.monotonic() - start < 4
 
 
 def test_a_full_disk_is_a_line(server, tmp_path):
@@ -237,7 +250,9 @@ def caffe():
     }
 
 
-def test_what_was_downloaded_becomes_a_checkpoint_with_imagenets_classes(caffe, server, tmp_path):
+def test_a_download_becomes_a_checkpoint_with_imagenets_classes_and_is_scored(
+    caffe, server, tmp_path, capfd
+):
     server.files, server.cuts = caffe, [1_000_000]
     model, prototxt = (described(server.address(n[1:]), caffe[n]) for n in sorted(caffe)[::-1])
     known = toy(model, prototxt, flags=("--caffemodel", "--prototxt"))
@@ -251,6 +266,11 @@ def test_what_was_downloaded_becomes_a_checkpoint_with_imagenets_classes(caffe, 
     before = len(server.starts)
     again = run(known, "toy", "--root", root, "--out-prefix", prefix)
     assert_refused(again, "toy-0000.params exists", "--overwrite")
+    best = read_names(os.path.join(ROOT, "data/imagenet_classes.txt"), 1000).index(names[0][0])
+    records = write_records(tmp_path / "val", [np.zeros((64, 64, 3), np.uint8)], [best])
+    scored = run(known, "toy", "--check", records, "--out-prefix", prefix)
+    assert scored.returncode == 0 and scored.stdout == "published: top-1 / top-5 1% / 2%\n"
+    assert "top-1 100.00%" in capfd.readouterr().out
     assert len(server.starts) == before
 
 
@@ -297,6 +317,7 @@ def test_the_list_names_every_file_with_its_licence_and_accuracy():
 
 
 def test_flags_that_do_not_fit_are_refused():
-    assert_refused(run(weights.KNOWN, "--source", "x.pth"), "--source")
+    assert_refused(run(weights.KNOWN, "--source", "x.pth"), "the name of the weights first")
+    assert_refused(run(weights.KNOWN, "gluon", "--check", "no.rec"), "no.rec: no such file")
     result = run(weights.KNOWN, "bvlc_alexnet", "--source", "x.caffemodel")
     assert_refused(result, "in this order: bvlc_alexnet.caffemodel deploy.prototxt")
