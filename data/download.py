@@ -145,7 +145,8 @@ def _response(address, start, remedy):
         reason = f"HTTP status {error.code}, {error.reason}"
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-    raise UserError(f"{address}: cannot be fetched ({reason}); {remedy}")
+    said = " ".join(str(reason).split())  # urllib's word for a loop of redirects has three lines
+    raise UserError(f"{address}: cannot be fetched ({said}); {remedy}")
 
 
 def _blocks(response):
