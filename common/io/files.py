@@ -115,11 +115,16 @@ def check_is_local(path: str, flag: str) -> None:
 
 def sha256(path: str) -> str:
     """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
+    return digest(path, "sha256")
+
+
+def digest(path: str, algorithm: str) -> str:
+    """What one of hashlib's algorithms makes of a file, in hex."""
+    hasher = hashlib.new(algorithm)
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+            hasher.update(block)
+    return hasher.hexdigest()
 
 
 def write_json(path: str, entries: dict) -> None:
