@@ -167,10 +167,11 @@ def test_a_source_without_a_config_is_prepared_by_the_recipe_and_the_run_says_so
     )
 
 
-def test_the_source_is_not_replaced_even_if_its_number_is_0(imported, coloured):
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_the_source_is_not_replaced_even_if_its_number_is_0(imported, coloured, flags):
     files = {path: path.read_bytes() for path in Path(imported).parent.iterdir()}
-    result = tune(imported, 0, coloured, imported)
-    assert_refused(result, "caffe-0000.params exists from an earlier run", "--overwrite")
+    result = tune(imported, 0, coloured, imported, *flags)
+    assert_refused(result, "--pretrained and --model-prefix: are the same")
     assert {path: path.read_bytes() for path in Path(imported).parent.iterdir()} == files
 
 
