@@ -274,7 +274,7 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
         check_arrays(params_path(prefix, number))
         symbol, *weights = mx.model.load_checkpoint(prefix, number)
         check_graph(symbol)
-    except (mx.base.MXNetError, ValueError, KeyError, struct.error) as error:
+    except (mx.base.MXNetError, ValueError, LookupError, struct.error) as error:
         if "is not registered" in str(error):
             raise UserError(
                 f"{prefix}-symbol.json: has an operator that this MXNet lacks; int8 checkpoints"
