@@ -9,8 +9,6 @@ import argparse
 import os
 
 from common import cli
-from common.checkpoint import store
-from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.convert import compare, onnx_writer, quantization
 from common.io import files
@@ -41,13 +39,9 @@ def main() -> None:
     onnx_writer.check_packages()
     if os.path.exists(args.out) and not args.overwrite:
         raise UserError(f"--out {args.out}: already exists; choose another, or pass --overwrite")
-    config = load_config(args.model_prefix)
-    symbol, *weights = store.load(args.model_prefix, args.load_epoch)
-    if quantization.is_quantized(symbol):
-        raise UserError(
-            f"--model-prefix {args.model_prefix}: is int8, which has no ONNX form; give the"
-            " float32 one"
-        )
+    where = args.model_prefix, args.load_epoch
+    config, network = quantization.load_float32(*where, ", which has no ONNX form")
+    symbol, *weights = network
     images = compare.real_images(args, config)
 
     model = onnx_writer.convert(

@@ -12,7 +12,6 @@ import re
 
 from common import cli
 from common.checkpoint import store
-from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.convert import compare, quantization, torch_writer
 from common.io import files
@@ -39,18 +38,14 @@ def main() -> None:
     for path in paths:
         if os.path.exists(path) and not args.overwrite:
             raise UserError(f"--out {path}: already exists; choose another, or pass --overwrite")
-    config = load_config(args.model_prefix)
-    symbol, *weights = store.load(args.model_prefix, args.load_epoch)
-    if quantization.is_quantized(symbol):
-        raise UserError(
-            f"--model-prefix {args.model_prefix}: is int8, which has no PyTorch form here; give the"
-            " float32 one"
-        )
+    where = args.model_prefix, args.load_epoch
+    config, network = quantization.load_float32(*where, ", which has no PyTorch form here")
+    symbol, *weights = network
     arrays = {name: array for group in weights for name, array in group.items()}
     source = torch_writer.convert(symbol, arrays, config["args"]["image_shape"])
-    origin = os.path.basename(store.params_path(args.model_prefix, args.load_epoch))
+    origin = os.path.basename(store.params_path(*where))
     text = torch_writer.module(source, config, origin)
-    compared = _compare(args, config, (symbol, *weights), text, source.weights)
+    compared = _compare(args, config, network, text, source.weights)
     os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
     with files.atomic(*paths, instead_of=paths[:1]) as temporary:
         torch_writer.write(text, source.weights, *temporary)

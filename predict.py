@@ -76,7 +76,7 @@ def find(names: Iterable[str]) -> Tuple[List[str], Counter]:
         for path in _paths_on_stdin() if name == "-" else [name]:
             paths += sorted(_pictures_below(path, ignored)) if os.path.isdir(path) else [path]
     if not paths:
-        found = f"; ignored: {_counted(ignored)}" if ignored else ""
+        found = f"; ignored: {cli.counted(ignored)}" if ignored else ""
         expected = " ".join(sorted(EXTENSIONS))
         raise UserError(f"{' '.join(names)}: no pictures there ({expected}{found})")
     return paths, ignored
@@ -99,11 +99,6 @@ def _pictures_below(folder, ignored):
             else:
                 ignored[extension or "without extension"] += 1
     yield from unreadable
-
-
-def _counted(kinds):
-    """'3 .heic, 1 .txt'"""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def as_text(path: str, guesses: List[Guess]) -> str:
@@ -186,14 +181,14 @@ def main() -> int:
     )
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     if ignored:
-        print(f"ignored: {_counted(ignored)}", file=sys.stderr)
+        print(f"ignored: {cli.counted(ignored)}", file=sys.stderr)
     changes: List[str] = []
     if args.features:
         done = write_features(args, classifier, paths, changes)
     else:
         done = print_guesses(args, classifier, paths, changes)
     if changes:
-        print(f"changed: {_counted(Counter(changes))}", file=sys.stderr)
+        print(f"changed: {cli.counted(Counter(changes))}", file=sys.stderr)
     return int(done < len(paths))
 
 

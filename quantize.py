@@ -14,8 +14,7 @@ import sys
 
 from common import cli
 from common.checkpoint import output, store
-from common.checkpoint.config import config_entries, load_config
-from common.cli import UserError
+from common.checkpoint.config import config_entries
 from common.convert import quantization
 from common.input import pipeline
 from common.input.preparation import Preparation, sample_images
@@ -51,12 +50,8 @@ def main() -> None:
     """Check everything, quantise, save, compare the sizes."""
     args = parse_args()
     quantization.check_build()
-    config = load_config(args.model_prefix)
-    network = store.load(args.model_prefix, args.load_epoch)
-    if quantization.is_quantized(network[0]):
-        raise UserError(
-            f"--model-prefix {args.model_prefix}: is int8 already; give the float32 one"
-        )
+    where = args.model_prefix, args.load_epoch
+    config, network = quantization.load_float32(*where, " already")
     trained, classes = config["args"], config["classes"]
     found = pipeline.checked_records(args.data_calib, trained["num_classes"], classes=classes)
     count = min(args.num_calib_examples, len(found))

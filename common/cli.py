@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import sys
-from typing import Callable, Iterator, List, NoReturn, Optional, Tuple
+from typing import Callable, Counter, Iterator, List, NoReturn, Optional, Tuple
 
 from common import streams
 
@@ -111,6 +111,11 @@ def new_file(path: str) -> str:
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"{path}: there is no folder {folder}; make it first")
     return path
+
+
+def counted(kinds: Counter[str]) -> str:
+    """'3 .heic, 1 .txt'"""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 @contextlib.contextmanager

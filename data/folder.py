@@ -22,7 +22,7 @@ import sys
 import unicodedata
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from common.cli import ArgumentParser, UserError, run
+from common.cli import ArgumentParser, UserError, counted, run
 from common.records.picture import EXTENSIONS
 from common.records.writer import create_records
 from data import pack
@@ -121,11 +121,6 @@ def _is_unicode(name):
         return bool(name.encode())
     except UnicodeEncodeError:  # bytes that are not UTF-8 come as lone surrogates
         return False
-
-
-def counted(kinds: collections.Counter) -> str:
-    """'3 .heic, 1 .txt'"""
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _some(names):

@@ -28,7 +28,7 @@ from common.cli import ArgumentParser, UserError, run
 from common.io.files import check_is_local
 from common.io.lock import lock
 from data import pack, parts
-from data.imagenet_folders import TrainFolder, ValFolder, solution_labels
+from data.imagenet_folders import VAL_PART, TrainFolder, ValFolder, solution_labels
 
 MD5 = {  # as image-net.org and torchvision give them
     "train": "1d675b47d978889d74fa0da5fadfb00e",
@@ -40,7 +40,6 @@ _REMEDIES = {
 }
 _PARTIAL = "or pass --allow-partial for images of your own"
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-_VAL_PART = 1000  # images
 # The end of a tar: two blocks of zeros, then zeros up to a multiple of 20 blocks.
 _TAR_BLOCK = 512  # bytes
 _TAR_END = (2 + 20) * _TAR_BLOCK  # at most
@@ -218,7 +217,7 @@ class ValTar:
         size = os.path.getsize(self.path)
         with open(self.path, "rb") as file, _tar(self.path, file, self.split) as archive:
             for i, member in enumerate(_files(archive)):
-                name, number = os.path.basename(member.name), i // _VAL_PART
+                name, number = os.path.basename(member.name), i // VAL_PART
                 if name not in self._labels:
                     raise UserError(f"{self.path}: the development kit has no label for {name}")
                 self.parts[number] = f"{number:02d}-{size}"

@@ -13,7 +13,7 @@ from common.cli import UserError
 from common.records.picture import EXTENSIONS
 from data import pack
 
-_VAL_PART = 1000  # images
+VAL_PART = 1000  # images
 
 
 class TrainFolder:
@@ -76,14 +76,14 @@ class ValFolder:
             if name not in labels:
                 raise UserError(f"{path}: --devkit has no label for {name}")
         digest = _digest(self._files)
-        parts = range(-(-len(self._files) // _VAL_PART))
+        parts = range(-(-len(self._files) // VAL_PART))
         self.parts = {number: f"{number:02d}-{digest}" for number in parts}
 
     def items(self, done: Container[str]) -> Iterator[pack.Item]:
         """Yield (image name, part number, path) of each image whose part is not in ``done``."""
         for i, (name, path) in enumerate(self._files):
-            if self.parts[i // _VAL_PART] not in done:
-                yield name, i // _VAL_PART, path
+            if self.parts[i // VAL_PART] not in done:
+                yield name, i // VAL_PART, path
 
     def label(self, part: str, image: str) -> int:
         """The label of the image with this file name."""

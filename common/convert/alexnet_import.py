@@ -17,6 +17,7 @@ from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 
 from . import compare
+from .compare import by
 
 NETWORK = "alexnet2012"
 
@@ -135,8 +136,8 @@ def weights(source: SourceNetwork, symbol: mx.sym.Symbol) -> Dict[str, mx.nd.NDA
     for (name, array), owner in zip(_outputs_first(arrays, shapes).items(), owners):
         if np.squeeze(array).shape != tuple(n for n in shapes[name] if n != 1):
             raise UserError(
-                f"{path}: layer {owner} has weights of {_by(array.shape)}, which on"
-                f" images of {_by(source.image_shape)} would be {_by(shapes[name])}"
+                f"{path}: layer {owner} has weights of {by(array.shape)}, which on"
+                f" images of {by(source.image_shape)} would be {by(shapes[name])}"
             )
         arrays[name] = array.reshape(shapes[name])
     if not source.rgb:
@@ -157,7 +158,7 @@ def _shapes(source, symbol):
     except mx.MXNetError:
         shapes = {"data": ()}
     if not all(shape and min(shape) > 0 for shape in shapes.values()):
-        raise UserError(f"{source.files[0]}: images of {_by(source.image_shape)} are too small")
+        raise UserError(f"{source.files[0]}: images of {by(source.image_shape)} are too small")
     return shapes
 
 
@@ -170,10 +171,6 @@ def _outputs_first(arrays, shapes):
     if any(arrays[name].shape == shapes[name][::-1] != shapes[name] for name in dense):
         return {**arrays, **{name: arrays[name].T for name in dense}}
     return arrays
-
-
-def _by(shape):
-    return "x".join(map(str, shape))
 
 
 def difference(
@@ -205,11 +202,11 @@ def difference(
         theirs = images if source.rgb else np.ascontiguousarray(images[:, ::-1])
         said = compare.in_batches(run, theirs, 1)
     except cv2.error:
-        shape = _by(source.image_shape)
+        shape = by(source.image_shape)
         raise UserError(f"{path}: OpenCV cannot run it on images of {shape}; its layers do not fit")
     expected = compare.probabilities(symbol, arg_params, {}, images)
     if said.shape != expected.shape:
-        raise UserError(f"{path}: OpenCV's output is {_by(said.shape)}, not {_by(expected.shape)}")
+        raise UserError(f"{path}: OpenCV's output is {by(said.shape)}, not {by(expected.shape)}")
     if not _has_softmax(source):
         powers = np.exp(said - said.max(axis=1, keepdims=True))
         said = powers / powers.sum(axis=1, keepdims=True)

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -72,6 +72,11 @@ def real_images(args: argparse.Namespace, config: dict) -> np.ndarray:
         )
     found = pipeline.checked_records(path, trained["num_classes"], classes=config["classes"])
     return np.stack(list(sample_images(found, _IMAGES, preparation)))
+
+
+def by(shape: Sequence[int]) -> str:
+    """A shape as text, such as 64x3x11x11."""
+    return "x".join(map(str, shape))
 
 
 def pictures(channels: int, height: int, width: int) -> np.ndarray:

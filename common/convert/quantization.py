@@ -13,6 +13,8 @@ from typing import Iterable, Sequence, Tuple
 
 import numpy as np
 
+from common.checkpoint import store
+from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.graph.graph import Graph
 from common.runtime import native
@@ -29,6 +31,18 @@ def check_build() -> None:
         raise UserError("int8: this MXNet is built without MKL-DNN; install mxnet==1.9.1 from PyPI")
     if os.environ.get("MXNET_MKLDNN_ENABLED", "1") == "0":
         raise UserError("MXNET_MKLDNN_ENABLED=0: switches off what int8 needs; unset it")
+
+
+def load_float32(prefix: str, epoch: int, remark: str) -> Tuple[dict, tuple]:
+    """The config of a float32 checkpoint, and its symbol, arg_params and aux_params.
+
+    Raises:
+        UserError: a file is missing or damaged, or it is int8; ``remark`` says why that matters.
+    """
+    config, network = load_config(prefix), store.load(prefix, epoch)
+    if is_quantized(network[0]):
+        raise UserError(f"--model-prefix {prefix}: is int8{remark}; give the float32 one")
+    return config, network
 
 
 def is_quantized(symbol: mx.sym.Symbol) -> bool:

@@ -104,8 +104,8 @@ def check_shapes(path: str, weights: Dict[str, np.ndarray], symbol: mx.sym.Symbo
     for name, array in weights.items():
         if array.shape != shapes[name]:
             raise UserError(
-                f"{path}: {name} would be of {_by(array.shape)}, where {NETWORK} has"
-                f" {_by(shapes[name])}; it is another network"
+                f"{path}: {name} would be of {compare.by(array.shape)}, where {NETWORK} has"
+                f" {compare.by(shapes[name])}; it is another network"
             )
 
 
@@ -143,7 +143,3 @@ def _probabilities(weights, images):
 def _windows(maps, side, stride):
     """(N, C, H, W) -> (N, C, rows, columns, side, side)."""
     return sliding_window_view(maps, (side, side), (2, 3))[:, :, ::stride, ::stride]
-
-
-def _by(shape):
-    return "x".join(map(str, shape))
