@@ -68,11 +68,16 @@ def remove_left_over(prefix: str) -> None:
     """Delete what a run that was killed while it saved has left: temporary files, half a set."""
     folder = os.path.dirname(prefix)
     for name in (prefix, partial(prefix)):
-        for match in _matches(name, r"-(\d{4,})\.json" + TEMPORARY):
-            if not os.path.exists(record_path(name, int(match[1]))):
-                _remove_set(name, int(match[1]))
+        for number in _unfinished(name):
+            _remove_set(name, number)
         for match in _matches(name, r"-(\d{4,}(-optimizer)?|symbol|config)\.\w+" + TEMPORARY):
             os.unlink(os.path.join(folder, match[0]))
+
+
+def _unfinished(prefix):
+    """The numbers of the sets that a kill cut off: their records still have a temporary name."""
+    found = {int(match[1]) for match in _matches(prefix, r"-(\d{4,})\.json" + TEMPORARY)}
+    return {number for number in found if not os.path.exists(record_path(prefix, number))}
 
 
 def numbers(prefix: str) -> List[int]:
@@ -100,8 +105,12 @@ def check_free(prefix: str, overwrite: bool, flag: str = "--model-prefix", after
     Raises:
         UserError: there are some, and ``overwrite`` is false.
     """
-    there = [params_path(prefix, number) for number in numbers(prefix) if number > after]
-    there += [params_path(partial(prefix), number) for number in numbers(partial(prefix))]
+    there = [
+        params_path(name, number)
+        for name, last in ((prefix, after), (partial(prefix), -1))
+        for number in numbers(name)
+        if number > last and number not in _unfinished(name)
+    ]
     if overwrite or not there:
         return
     remedy = "choose another prefix, or pass --overwrite to lose it"

@@ -21,8 +21,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.records.identity import check_command, record_files
-from common.records.index import index_path
-from common.records.scan import joint_index
+from common.records.scan import index_of
 from common.runtime import native
 
 from . import augmentation, prefetch
@@ -92,7 +91,7 @@ def _pipeline(data, gpu, epoch):
     options = dict(num_threads=data.threads, device_id=gpu, batch_size=data.batch_size)
     options.update(seed=data.augmentation.epoch_seed(epoch))
     paths = record_files(data.records.path)
-    index, file = joint_index(data.records) if paths[1:] else (index_path(paths[0]), None)
+    index, file = index_of(data.records)
     pipeline = graph(data, gpu, paths, index, **options)
     pipeline.build()
     pipeline.index = file  # it stays open as long as the pipeline lives

@@ -6,6 +6,8 @@ Training images are shuffled and augmented. Evaluation sees the centre crop of e
 import contextlib
 import functools
 import itertools
+import os
+import tempfile
 from typing import Iterator, Optional, Tuple
 
 import numpy as np
@@ -13,8 +15,7 @@ import numpy as np
 from common.cli import UserError
 from common.records.classes import is_class
 from common.records.identity import check_command, record_files
-from common.records.index import index_path
-from common.records.scan import Records, joint_index, scan_records
+from common.records.scan import Records, index_of, scan_records
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -206,12 +207,13 @@ def _record_iterator(records, preparation, threads, drawn=None, verbose=False, *
         options[f"mean_{name}"], options[f"std_{name}"] = mean, std
     if preparation.resize is not None:
         options["resize"] = preparation.resize
-    names = [(name, None) for name in drawn] if drawn else _names(records)
+    index, opened = (drawn[1], None) if drawn else index_of(records)
+    folder, links = _linked(drawn[:1] if drawn else record_files(records.path), index)
     options.update(
         ctx="cpu",  # decodes with every core; without it, each iterator leaks 23 MB
         device_id=-1,
-        path_imgrec=";".join(name for name, _ in names[:-1]),
-        path_imgidx=names[-1][0],
+        path_imgrec=";".join(links[:-1]),
+        path_imgidx=links[-1],
         data_shape=preparation.image_shape,
         verbose=verbose,
     )
@@ -222,26 +224,29 @@ def _record_iterator(records, preparation, threads, drawn=None, verbose=False, *
     native.drop_lines([] if verbose else native.MXNET_NOISE)
     with _decoding(records.path), _openmp_threads(threads):
         batches = mx.io.ImageRecordIter(**options)
-    batches.files = names  # they stay open as long as it lives
+    batches.files = folder, opened  # they stay as long as it lives
     return batches
 
 
-def _names(records):
-    """For MXNet, the names of the record files and, last, of their index, with open files."""
-    paths = record_files(records.path)
-    index = joint_index(records) if paths[1:] else _unambiguous(index_path(paths[0]))
-    return [*map(_unambiguous, paths), index]
+def _linked(paths, index):
+    """A folder, removed when it is dropped, and its links to the files and their index, for MXNet.
 
+    MXNet reads ``a;b`` as two files, and what follows ``?`` and ``#`` as options. It also looks at
+    every file beside the one that it opens, and fails if a file, such as another program's
+    temporary one, disappears meanwhile.
 
-def _unambiguous(path):
-    """A name of the file that MXNet takes for a path, and the open file behind it, if any.
-
-    MXNet reads ``a;b`` as two files, and what follows ``?`` and ``#`` as options.
+    Raises:
+        UserError: there is no room for temporary files.
     """
-    if not set(path) & set(";?#"):
-        return path, None
-    file = open(path, "rb")  # noqa: SIM115
-    return f"/proc/self/fd/{file.fileno()}", file
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="alexnet-mxnet-")
+        links = [os.path.join(folder.name, f"{number}.rec") for number in range(len(paths))]
+        links.append(os.path.join(folder.name, "idx"))
+        for path, link in zip([*paths, index], links):
+            os.symlink(os.path.abspath(path), link)
+    except OSError as error:
+        raise UserError(f"TMPDIR: no folder for temporary files can be made: {error.strerror}")
+    return folder, links
 
 
 @contextlib.contextmanager

@@ -73,8 +73,11 @@ def _joined(path, parts):
     return Records(path, np.concatenate(offsets), np.concatenate(labels), parts[0].classes)
 
 
-def joint_index(records: Records) -> Tuple[str, IO]:
-    """A name of an index of all files of a set, and the open file, in no folder, behind it."""
+def index_of(records: Records) -> Tuple[str, Optional[IO]]:
+    """A name of the index and, for a set of files, the open file, in no folder, behind it."""
+    paths = record_files(records.path)
+    if len(paths) == 1:
+        return index_path(paths[0]), None
     file = tempfile.TemporaryFile("w")  # noqa: SIM115
     file.writelines(f"{i}\t{at}\n" for i, at in enumerate(records.offsets.tolist()))
     file.flush()

@@ -2,6 +2,8 @@
 
 import itertools
 import shutil
+import subprocess
+import sys
 
 import mxnet as mx
 import numpy as np
@@ -289,6 +291,20 @@ def test_several_files_train_to_the_last_bit_as_one_that_holds_them_all(numbered
             expected, found = next(one), next(several)
             assert np.array_equal(expected.data[0].asnumpy(), found.data[0].asnumpy())
             assert np.array_equal(expected.label[0].asnumpy(), found.label[0].asnumpy())
+
+
+def test_files_that_come_and_go_beside_the_records_are_no_fault(numbered, tmp_path):
+    for ending in (".rec", ".idx"):
+        shutil.copy(numbered.replace(".rec", ending), tmp_path / f"n{ending}")
+    preparation = Preparation((3, 24, 24), None, (0, 0, 0), (1, 1, 1))
+    beside = "import os\nwhile True: open('x', 'w').close(); os.unlink('x')"
+    with subprocess.Popen([sys.executable, "-c", beside], cwd=tmp_path) as busy:
+        try:
+            found = pipeline.checked_records(str(tmp_path / "n.rec"))
+            for _ in range(50):
+                next(pipeline.evaluation_batches(found, preparation, 13, 1))
+        finally:
+            busy.kill()
 
 
 def test_several_files_are_evaluated_as_one(numbered, parts):
