@@ -10,7 +10,8 @@ torchvision's and Gluon's AlexNet becomes ``alexnet_owt``. The file may be .pth,
 .safetensors or Gluon's .params. No pickle in it is executed, and PyTorch is not needed. Before the
 checkpoint is written, MXNet has to compute the probabilities that numpy computes in float64.
 
-Caffe's bvlc_alexnet becomes ``alexnet2012``. LRN's k, the rounding of map sizes and the size of the
+Caffe's bvlc_alexnet becomes ``alexnet2012``, its CaffeNet ``caffenet``. The prototxt may also be
+train_val.prototxt. LRN's k, the rounding of map sizes and the size of the
 images are those of the file. The checkpoint takes R, G, B, as all do here, whatever the file takes;
 a softmax is added where the file has none. Before it is written, MXNet has to compute from it the
 probabilities that OpenCV computes from the file itself.
@@ -47,7 +48,7 @@ def parse_args() -> argparse.Namespace:
         metavar="FILE",
         help=f"torchvision's or Gluon's AlexNet: {', '.join(zoo_import.EXTENSIONS)}",
     )
-    parser.add_argument("--prototxt", help="Caffe's network for inference: deploy.prototxt")
+    parser.add_argument("--prototxt", help="Caffe's network: deploy.prototxt or train_val.prototxt")
     parser.add_argument("--caffemodel", help="its weights")
     parser.add_argument("--onnx", metavar="X.onnx", help="network and weights as one ONNX file")
     output.add_args(parser)
@@ -137,9 +138,8 @@ def from_opencv(args: argparse.Namespace) -> Imported:
         largest = alexnet_import.difference(symbol, weights, source, args.mean, args.std)
         return f"{source.files[-1]} in OpenCV by at most {largest:.1e}"
 
-    return Imported(
-        alexnet_import.NETWORK, symbol, weights, source.image_shape, source.files, prove
-    )
+    network = alexnet_import.network(source)
+    return Imported(network, symbol, weights, source.image_shape, source.files, prove)
 
 
 def from_zoo(args: argparse.Namespace) -> Imported:

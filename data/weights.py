@@ -29,8 +29,8 @@ class Weights(NamedTuple):
 
 
 # torchvision: models/alexnet.py has address and accuracy; the name ends in the checksum's first
-# digits. gluon: MXNet 1.9.1's gluon/model_zoo/model_store.py. bvlc_alexnet: Caffe's
-# models/bvlc_alexnet/readme.md; sizes and checksums are those of OpenVINO's open_model_zoo.
+# digits. gluon: MXNet 1.9.1's gluon/model_zoo/model_store.py. bvlc_*: Caffe's
+# models/*/readme.md; sizes and checksums are those of OpenVINO's open_model_zoo.
 KNOWN: Dict[str, Weights] = {
     "torchvision": Weights(
         (
@@ -74,6 +74,25 @@ KNOWN: Dict[str, Weights] = {
         ("--caffemodel", "--prototxt"),
         "for unrestricted use",
         "57.1% / 80.2%",
+    ),
+    "bvlc_reference_caffenet": Weights(
+        (
+            File(
+                "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
+                "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
+                243862418,
+            ),
+            File(
+                "https://raw.githubusercontent.com/BVLC/caffe/"
+                "88c96189bcbf3853b93e2b65c7b5e4948f9d5f67/models/bvlc_reference_caffenet/"
+                "deploy.prototxt",
+                "sha256:922248a4d2f6aac1cc8e7e5dbd996cc2ecd3356480d67c198f6cf96b12311a04",
+                2878,
+            ),
+        ),
+        ("--caffemodel", "--prototxt"),
+        "for unrestricted use",
+        "57.4% / 80.4%",
     ),
 }
 

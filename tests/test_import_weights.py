@@ -235,6 +235,48 @@ def test_an_open_size_is_refused_with_a_remedy_that_works(caffe, imported, tmp_p
     assert_same(imported[0], onnx_reader.read(str(tmp_path / "fixed.onnx")))
 
 
+@pytest.fixture(scope="module")
+def caffenet(caffe, tmp_path_factory):
+    """The prefix of CaffeNet with the weights of ``caffe``, and the files that it was made of."""
+    folder = tmp_path_factory.mktemp("caffenet")
+    (folder / "deploy.prototxt").write_text(bvlc_alexnet.prototxt(CLASSES, SIDE, caffenet=True))
+    prefix = str(folder / "caffenet")
+    command = flags(caffe, folder / "deploy.prototxt")
+    more = ["--mean", MEAN, "--resize", SIDE]
+    result = run_script("import_weights.py", *command, "--out-prefix", prefix, *more)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    return prefix, command
+
+
+def test_caffenet_is_a_network_of_its_own_with_the_probabilities_of_caffe(caffe, caffenet):
+    prefix, (_, prototxt, *_) = caffenet
+    symbol, _, _ = store.load(prefix, 0)
+    assert symbol.tojson() == symbols.get_symbol("caffenet", CLASSES).tojson()
+    assert load_config(prefix)["args"]["network"] == "caffenet"
+    picture = cv2.imread(str(caffe.picture))
+    network = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffe.model))
+    network.setInput(cv2.dnn.blobFromImage(picture, mean=(104, 117, 123)))
+    expected, found = network.forward()[0], guesses(prefix, picture)
+    said = [found[str(i)] for i in range(CLASSES)]
+    assert np.abs(said - expected).max() < 1e-5 and max(expected) > 0.2
+
+
+@pytest.mark.parametrize("opset", [3, 12])
+def test_caffenets_onnx_gives_the_same_weights(opset, caffe, caffenet, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, opset, caffenet=True)
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    assert_same(caffenet[0], onnx_reader.read(str(tmp_path / "x.onnx")))
+
+
+def test_the_file_of_training_gives_the_same_weights(caffe, imported, caffenet, tmp_path):
+    for prefix, is_caffenet in ((imported[0], False), (caffenet[0], True)):
+        text = bvlc_alexnet.prototxt(CLASSES, SIDE, caffenet=is_caffenet)
+        path = tmp_path / "train_val.prototxt"
+        path.write_text(bvlc_alexnet.as_train_val(text, SIDE))
+        assert_same(prefix, caffe_reader.read(str(path), str(caffe.model)))
+
+
 def assert_same(prefix, source):
     """The checkpoint is what ``source`` gives, to the bit, and OpenCV's reading of it agrees."""
     symbol, weights, _ = store.load(prefix, 0)
@@ -354,11 +396,11 @@ def test_bytes_that_only_comments_hold_do_not_matter(caffe, imported, tmp_path):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_weights_of_caffenet_are_not_taken_for_alexnets(legacy, caffe, tmp_path, monkeypatch):
     path = tmp_path / "x.caffemodel"
-    text = caffe.prototxt.read_text()
-    for prototxt, words in (
-        (text, None),
-        (as_caffenet(text), "x.caffemodel: has pool1 where .*deploy.prototxt has norm1"),
+    for caffenet, words in (
+        (False, None),
+        (True, "x.caffemodel: has pool1 where .*deploy.prototxt has norm1"),
     ):
+        prototxt = bvlc_alexnet.prototxt(CLASSES, SIDE, caffenet=caffenet)
         names = re.findall(r'name: "(\w+\d|prob)"\s+type', prototxt)
         path.write_bytes(bvlc_alexnet.caffemodel(caffe.arrays, legacy, names))
         if words:
@@ -381,27 +423,12 @@ def test_the_mean_may_be_caffes_file(caffe, tmp_path, monkeypatch):
             assert import_weights.parse_args().mean == pytest.approx(expected)
 
 
-def as_caffenet(text):
-    """The prototxt with each LRN after its pooling, as CaffeNet has them."""
-    for i in (1, 2):
-        start = text.index(f'layer {{\n  name: "norm{i}"')
-        between = text.index(f'layer {{\n  name: "pool{i}"')
-        end = text.index("layer {", between + 1)
-        lrn, pooling = text[start:between], text[between:end]
-        pooling = pooling.replace(f'bottom: "norm{i}"', f'bottom: "conv{i}"')
-        lrn = lrn.replace(f'bottom: "conv{i}"', f'bottom: "pool{i}"')
-        rest = text[end:].replace(f'bottom: "pool{i}"', f'bottom: "norm{i}"', 1)
-        text = text[:start] + pooling + lrn + rest
-    return text
-
-
-def test_caffenet_and_networks_with_layers_more_or_less_are_refused(caffe, tmp_path, monkeypatch):
+def test_networks_with_layers_more_or_less_are_refused(caffe, tmp_path, monkeypatch):
     text = caffe.prototxt.read_text()
     soft = text.index('layer {\n  name: "prob"')
     again = text[soft:].replace('bottom: "fc8"', 'bottom: "prob"').replace('"prob"', '"again"')
     again = again.replace('bottom: "again"', 'bottom: "prob"')
     for changed, words in [
-        (as_caffenet(text), "layer pool1 is Pooling where alexnet2012 has LRN"),
         (
             text[: text.index('layer {\n  name: "fc8"')],
             "the file ends where alexnet2012 has FullyConnected",

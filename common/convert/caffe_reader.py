@@ -21,10 +21,13 @@ _LRN = {
     "beta": ("beta", 0.75),
     "k": ("knorm", 1),
 }
+_LAYER = re.compile(r"\blayers?\s*:?\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}")
+_ONLY_IN_TRAINING = re.compile(r"\btype\s*:\s*[\"']?\w*(DATA|ACCURACY)\b", re.IGNORECASE)
+_LOSS = re.compile(r"\b(type\s*:\s*)([\"']?)(?:SoftmaxWithLoss|SOFTMAX_LOSS)\b")
 
 
 def read(prototxt: str, caffemodel: str) -> SourceNetwork:
-    """The network of a deploy.prototxt and its caffemodel.
+    """The network of a deploy.prototxt or train_val.prototxt, and its caffemodel.
 
     Raises:
         UserError: a file is damaged, or has what OpenCV cannot read or check.
@@ -55,16 +58,37 @@ def read(prototxt: str, caffemodel: str) -> SourceNetwork:
 
 
 def _text(path):
-    """The prototxt without its comments, which may be in any encoding, and its byte order mark."""
+    """The prototxt for inference, without its comments, which may be in any encoding."""
     message = f"{path}: is not a prototxt, or is cut"
     with open(path, "rb") as file:
         content = re.sub(rb'("[^"\n]*")|#.*', rb"\1", file.read())
     try:
-        text = content.decode("utf-8-sig")
+        text = _for_inference(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(message)
     _open(message, text.encode())
     return text
+
+
+def _for_inference(text):
+    """A train_val.prototxt as deploy.prototxt has it; other text as it is."""
+    crop = re.search(r"\bcrop_size\s*:\s*(\d+)", text)
+    if not crop:
+        return text
+    sizes = "".join(f"input_dim: {size} " for size in (1, 3, crop[1], crop[1]))
+    return f'input: "data" {sizes}\n' + _LAYER.sub(_layer_for_inference, text)
+
+
+def _layer_for_inference(found):
+    layer = found.group()
+    if _ONLY_IN_TRAINING.search(layer):
+        return ""
+    if not _LOSS.search(layer):
+        return layer
+    softmax = "SOFTMAX" if layer.startswith("layers") else "Softmax"
+    scores, _, labels = layer.partition("bottom")
+    labels = re.sub(r"\bbottom\s*:\s*[\"'][^\"']*[\"']", "", labels)
+    return _LOSS.sub(rf"\1\2{softmax}", f"{scores}bottom{labels}")
 
 
 def _open(message, *contents):

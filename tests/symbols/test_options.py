@@ -34,6 +34,7 @@ OPTIONS = [  # new weights, auxiliary states, random numbers, operators with two
     "--normalization bn-after --cpus 2",
     "--network alexnet2012 --normalization lrn-by-column --dropout 0.3",
     "--network alexnet145",
+    "--network caffenet",
     *(pytest.param(option, marks=pytest.mark.slow) for option in _SIMPLE),
 ]
 
