@@ -23,7 +23,6 @@ class Weights(NamedTuple):
     """Weights of an AlexNet for ImageNet's 1,000 classes."""
 
     files: Tuple[File, ...]
-    flags: Tuple[str, ...]  # import_weights.py's flag for each file; "": it takes none
     licence: str
     accuracy: str  # published by the makers: top-1 / top-5 of ImageNet's validation images
 
@@ -40,7 +39,6 @@ KNOWN: Dict[str, Weights] = {
                 244408911,
             ),
         ),
-        ("",),
         "torchvision's, BSD-3-Clause",
         "56.522% / 79.066%",
     ),
@@ -53,7 +51,6 @@ KNOWN: Dict[str, Weights] = {
                 member="alexnet-44335d1f.params",
             ),
         ),
-        ("",),
         "MXNet's, Apache-2.0",
         "54.92% / 78.03%",
     ),
@@ -71,7 +68,6 @@ KNOWN: Dict[str, Weights] = {
                 3629,
             ),
         ),
-        ("--caffemodel", "--prototxt"),
         "for unrestricted use",
         "57.1% / 80.2%",
     ),
@@ -90,7 +86,6 @@ KNOWN: Dict[str, Weights] = {
                 2878,
             ),
         ),
-        ("--caffemodel", "--prototxt"),
         "for unrestricted use",
         "57.4% / 80.4%",
     ),
@@ -111,7 +106,7 @@ def main(argv: Optional[Sequence[str]] = None, known: Dict[str, Weights] = KNOWN
     check_is_local(prefix, "--out-prefix")
     code, there = 0, glob.glob(f"{glob.escape(prefix)}-[0-9][0-9][0-9][0-9].params")
     if args.overwrite or not there:
-        code = _convert(weights, _files(args, weights), prefix, args.overwrite)
+        code = _convert(_files(args, weights), prefix, args.overwrite)
     elif not args.check:
         raise UserError(
             f"--out-prefix {prefix}: {there[0]} exists; choose another prefix, or pass --overwrite"
@@ -178,11 +173,10 @@ def _described(name, weights):
         yield f"  {file.address}{size}"
 
 
-def _convert(weights, paths, prefix, overwrite):
-    files = [word for pair in zip(weights.flags, paths) for word in pair if word]
+def _convert(paths, prefix, overwrite):
     names = "--class-names", os.path.join(_HERE, "imagenet_classes.txt")
     more = ["--overwrite"] * overwrite
-    return _run("import_weights.py", *files, "--out-prefix", prefix, *names, *more)
+    return _run("import_weights.py", *paths, "--out-prefix", prefix, *names, *more)
 
 
 def _run(script, *flags):

@@ -188,6 +188,50 @@ def onnx_model(arrays, side, opset, caffenet=False):
     )
 
 
+def torchvisions_onnx(arrays, side, exporter):
+    """A network of torchvision's layers as torch.onnx writes it; ``exporter``: 'old' or 'new'.
+
+    Args:
+        arrays: weight and bias of each layer with weights, in order.
+    """
+    from onnx import helper
+
+    nodes, tensors, top, left = [], [], "input.1", iter(arrays)
+
+    def add(op, *inputs, **attrs):
+        nonlocal top
+        nodes.append(helper.make_node(op, [top, *inputs], [f"{op}_{len(nodes)}"], **attrs))
+        top = nodes[-1].output[0]
+
+    def weighted(op, **attrs):
+        names = [f"{op}.{len(nodes)}.{kind}" for kind in ("weight", "bias")]
+        tensors.extend(map(_tensor, names, next(left)))
+        if op == "Conv":
+            attrs["kernel_shape"] = tensors[-2].dims[2:]
+        add(op, *names, **attrs)
+
+    more = {} if exporter == "old" else {"auto_pad": "NOTSET", "pads": [0] * 4, "ceil_mode": 0}
+    for stride, pad, pooled in ((4, 2, 1), (1, 2, 1), (1, 1, 0), (1, 1, 0), (1, 1, 1)):
+        weighted("Conv", strides=[stride] * 2, pads=[pad] * 4)
+        add("Relu")
+        if pooled:
+            add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], **more)
+    add("AveragePool", kernel_shape=[1, 1], strides=[1, 1], **more)
+    if exporter == "old":
+        add("Flatten", axis=1)
+    else:
+        tensors.append(_tensor("shape", np.array([1, arrays[5][0].shape[1]])))
+        add("Reshape", "shape", allowzero=1)
+    for i in range(3):
+        weighted("Gemm", transB=1)
+        if i < 2:
+            add("Relu")
+    images = helper.make_tensor_value_info("input.1", 1, [1, 3, side, side])
+    scores = helper.make_tensor_value_info(top, 1, [1, len(arrays[-1][1])])
+    graph = helper.make_graph(nodes, "main_graph", [images], [scores], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
 def _tensor(name, array):
     from onnx import numpy_helper
 

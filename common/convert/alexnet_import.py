@@ -68,9 +68,11 @@ def layers_of(net: "cv2.dnn.Net", path: str) -> List["cv2.dnn.Layer"]:
 
 
 def network(source: SourceNetwork) -> str:
-    """Which of our networks ``source`` should be: what comes first, pooling or LRN, tells it."""
-    first = next((one.type for one in source.layers if one.type in ("LRN", "Pooling")), None)
-    return "caffenet" if first == "Pooling" else "alexnet2012"
+    """Which of our networks ``source`` should be: its LRN, and what is before it, tell."""
+    kinds = [layer.type for layer in source.layers]
+    if "LRN" not in kinds:
+        return "alexnet_owt"
+    return "caffenet" if "Pooling" in kinds[: kinds.index("LRN")] else "alexnet2012"
 
 
 def build(source: SourceNetwork, get_symbol: Callable[..., mx.sym.Symbol]) -> mx.sym.Symbol:

@@ -26,8 +26,8 @@ _ONLY_IN_TRAINING = re.compile(r"\btype\s*:\s*[\"']?\w*(DATA|ACCURACY)\b", re.IG
 _LOSS = re.compile(r"\b(type\s*:\s*)([\"']?)(?:SoftmaxWithLoss|SOFTMAX_LOSS)\b")
 
 
-def read(prototxt: str, caffemodel: str) -> SourceNetwork:
-    """The network of a deploy.prototxt or train_val.prototxt, and its caffemodel.
+def read(*files: str) -> SourceNetwork:
+    """The network of a deploy.prototxt or train_val.prototxt, and its caffemodel, in any order.
 
     Raises:
         UserError: a file is damaged, or has what OpenCV cannot read or check.
@@ -38,6 +38,7 @@ def read(prototxt: str, caffemodel: str) -> SourceNetwork:
             f"OpenCV {cv2.__version__}: reads no Caffe models, as 4 does; pip install"
             " 'opencv-python-headless<5'"
         )
+    prototxt, caffemodel = sorted(files, key=_is_binary)
     text = _text(prototxt)
     with open(caffemodel, "rb") as file:
         weights = file.read()
@@ -55,6 +56,11 @@ def read(prototxt: str, caffemodel: str) -> SourceNetwork:
     _check_order(net, prototxt, caffemodel, weights)
     poolings = ["full"] * len(layers)  # Caffe rounds map sizes up
     return SourceNetwork((prototxt, caffemodel), image_shape, net, layers, lrn, poolings)
+
+
+def _is_binary(path):
+    with open(path, "rb") as file:
+        return path.endswith(".caffemodel") or b"\0" in file.read(2**16)
 
 
 def _text(path):
