@@ -80,7 +80,7 @@ def as_train_val(text, side):
     return f"{text[:start]}{data % 'TRAIN'}\n{data % 'TEST'}\n{layers}{accuracy}{loss}"
 
 
-def weights(classes, features, seed=0):
+def weights(classes, features, seed=0, hidden=4096):
     """Name -> weight and bias, at random, scaled so that no layer's values fade.
 
     Args:
@@ -92,9 +92,9 @@ def weights(classes, features, seed=0):
         "conv3": (384, 256, 3, 3),
         "conv4": (384, 192, 3, 3),
         "conv5": (256, 192, 3, 3),
-        "fc6": (4096, features),
-        "fc7": (4096, 4096),
-        "fc8": (classes, 4096),
+        "fc6": (hidden, features),
+        "fc7": (hidden, hidden),
+        "fc8": (classes, hidden),
     }
     rng = np.random.default_rng(seed)
     made = {}
