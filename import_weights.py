@@ -2,18 +2,19 @@
 
     python import_weights.py alexnet-owt-7be5be79.pth --out-prefix checkpoints/torchvision \
         --class-names data/imagenet_classes.txt
-    python import_weights.py --prototxt deploy.prototxt --caffemodel bvlc_alexnet.caffemodel \
+    python import_weights.py deploy.prototxt bvlc_alexnet.caffemodel \
         --out-prefix checkpoints/bvlc --class-names data/imagenet_classes.txt
-    python import_weights.py --onnx bvlc_alexnet.onnx --out-prefix checkpoints/bvlc
+    python import_weights.py bvlcalexnet-12.onnx --out-prefix checkpoints/bvlc
 
 torchvision's and Gluon's AlexNet becomes ``alexnet_owt``. The file may be .pth, .pth.tar,
-.safetensors or Gluon's .params. No pickle in it is executed, and PyTorch is not needed. Before the
-checkpoint is written, MXNet has to compute the probabilities that numpy computes in float64.
+.safetensors, Gluon's .params, or .onnx as torch.onnx writes it. No pickle in it is executed, and
+PyTorch is not needed. Caffe's bvlc_alexnet becomes ``alexnet2012``, its CaffeNet ``caffenet``, from
+Caffe's two files or from ONNX. LRN's k, the rounding of map sizes and the size of the images are
+those of the file. The checkpoint takes R, G, B, as all do here, whatever the file takes; a softmax
+is added where the file has none.
 
-Caffe's bvlc_alexnet becomes ``alexnet2012``. LRN's k, the rounding of map sizes and the size of the
-images are those of the file. The checkpoint takes R, G, B, as all do here, whatever the file takes;
-a softmax is added where the file has none. Before it is written, MXNet has to compute from it the
-probabilities that OpenCV computes from the file itself.
+Before the checkpoint is written, MXNet has to compute from it the probabilities that OpenCV
+computes from the file itself or, where a file has weights alone, that numpy computes in float64.
 """
 
 import argparse
@@ -42,14 +43,12 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument(
-        "weights",
-        nargs="?",
+        "files",
+        nargs="+",
         metavar="FILE",
-        help=f"torchvision's or Gluon's AlexNet: {', '.join(zoo_import.EXTENSIONS)}",
+        help=f"weights of torchvision's or Gluon's AlexNet ({', '.join(zoo_import.EXTENSIONS)});"
+        " an .onnx file; or Caffe's deploy.prototxt or train_val.prototxt, and its caffemodel",
     )
-    parser.add_argument("--prototxt", help="Caffe's network for inference: deploy.prototxt")
-    parser.add_argument("--caffemodel", help="its weights")
-    parser.add_argument("--onnx", metavar="X.onnx", help="network and weights as one ONNX file")
     output.add_args(parser)
     parser.add_argument(
         "--class-names",
@@ -60,7 +59,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--channel-order",
         choices=["BGR", "RGB"],
-        help="of the file's own input; default: RGB of a FILE, BGR of Caffe's and ONNX's",
+        help="of the file's own input; default: RGB of torchvision's and Gluon's AlexNet, BGR of"
+        " Caffe's",
     )
     parser.add_argument(
         "--mean",
@@ -77,7 +77,7 @@ def parse_args() -> argparse.Namespace:
         default=256,
         help="short side of pictures before the crop",
     )
-    return checked(parser.parse_args())
+    return parser.parse_args()
 
 
 def mean(text: str) -> Sequence[float]:
@@ -87,17 +87,13 @@ def mean(text: str) -> Sequence[float]:
     return cli.numbers(text)
 
 
-def checked(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments with their defaults; --mean as three numbers of R, G, B.
+def resolve(args: argparse.Namespace, network: str) -> None:
+    """Set what flags leave open as ``network``'s makers have it; --mean as numbers of R, G, B.
 
     Raises:
-        UserError: flags are missing or do not fit each other.
+        UserError: flags do not fit each other.
     """
-    caffe = args.prototxt, args.caffemodel
-    given = [any(caffe), bool(args.onnx), bool(args.weights)]
-    if given.count(True) != 1 or any(caffe) != all(caffe):
-        raise UserError("give a FILE of weights, or --prototxt and --caffemodel, or --onnx")
-    order, mean, std = _OF_ZOO if args.weights else _OF_CAFFE
+    order, mean, std = _OF_ZOO if network == zoo_import.NETWORK else _OF_CAFFE
     args.channel_order = args.channel_order or order
     args.mean, args.std = args.mean if args.mean is not None else mean, args.std or std
     if not isinstance(args.mean, list):  # but an array of a file
@@ -106,7 +102,6 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UserError("--mean and --std: take three numbers, of R, G and B")
     if min(args.std) <= 0:
         raise UserError("--std: must be above 0")
-    return args
 
 
 class Imported(NamedTuple):
@@ -120,16 +115,30 @@ class Imported(NamedTuple):
     prove: Callable[[], str]  # compares it with another program; says with which, how exactly
 
 
+def imported(args: argparse.Namespace) -> Imported:
+    """The network of the files.
+
+    Raises:
+        UserError: they are too many or too few, damaged, or no AlexNet.
+    """
+    first, *more = args.files
+    if len(more) > 1 or not more and first.endswith((".prototxt", ".caffemodel")):
+        raise UserError("give one FILE, or Caffe's two: deploy.prototxt and a caffemodel")
+    return from_opencv(args) if more or first.endswith(".onnx") else from_zoo(args)
+
+
 def from_opencv(args: argparse.Namespace) -> Imported:
     """Caffe's network or an ONNX one, compared with OpenCV's reading of the files."""
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     if hasattr(cv2, "setLogLevel"):  # for messages of several lines; OpenCV 4.5.1 lacks it
         cv2.setLogLevel(0)
-    rgb = args.channel_order == "RGB"
-    if args.onnx:
-        source = onnx_reader.read(args.onnx, rgb)
+    if len(args.files) == 2:
+        source = caffe_reader.read(*args.files)
     else:
-        source = caffe_reader.read(args.prototxt, args.caffemodel)._replace(rgb=rgb)
+        source = onnx_reader.read(*args.files, rgb=args.channel_order == "RGB")
+    network = alexnet_import.network(source)
+    resolve(args, network)
+    source = source._replace(rgb=args.channel_order == "RGB")
     symbol = alexnet_import.build(source, symbols.get_symbol)
     weights = alexnet_import.weights(source, symbol)
 
@@ -137,33 +146,31 @@ def from_opencv(args: argparse.Namespace) -> Imported:
         largest = alexnet_import.difference(symbol, weights, source, args.mean, args.std)
         return f"{source.files[-1]} in OpenCV by at most {largest:.1e}"
 
-    return Imported(
-        alexnet_import.NETWORK, symbol, weights, source.image_shape, source.files, prove
-    )
+    return Imported(network, symbol, weights, source.image_shape, source.files, prove)
 
 
 def from_zoo(args: argparse.Namespace) -> Imported:
     """torchvision's or Gluon's network, compared with numpy in float64."""
-    arrays = zoo_import.read(args.weights)
+    (path,) = args.files
+    resolve(args, zoo_import.NETWORK)
+    arrays = zoo_import.read(path)
     symbol = symbols.get_symbol(zoo_import.NETWORK, len(arrays["fc3_bias"]))
-    zoo_import.check_shapes(args.weights, arrays, symbol)
+    zoo_import.check_shapes(path, arrays, symbol)
 
     def prove():
-        largest = zoo_import.difference(args.weights, arrays, symbol)
+        largest = zoo_import.difference(path, arrays, symbol)
         return f"its layers in numpy by at most {largest:.1e}"
 
     weights = {name: mx.nd.array(array) for name, array in arrays.items()}
     if args.channel_order == "BGR":
         weights["conv1_weight"] = mx.nd.flip(weights["conv1_weight"], axis=1)
-    return Imported(
-        zoo_import.NETWORK, symbol, weights, zoo_import.IMAGE_SHAPE, (args.weights,), prove
-    )
+    return Imported(zoo_import.NETWORK, symbol, weights, zoo_import.IMAGE_SHAPE, (path,), prove)
 
 
 def main() -> None:
     """Read the files, convert the weights, compare with another program, save."""
     args = parse_args()
-    made = from_zoo(args) if args.weights else from_opencv(args)
+    made = imported(args)
     classes = len(made.weights["fc3_bias"])
     names = read_names(args.class_names, classes) if args.class_names else None
 

@@ -23,14 +23,13 @@ class Weights(NamedTuple):
     """Weights of an AlexNet for ImageNet's 1,000 classes."""
 
     files: Tuple[File, ...]
-    flags: Tuple[str, ...]  # import_weights.py's flag for each file; "": it takes none
     licence: str
     accuracy: str  # published by the makers: top-1 / top-5 of ImageNet's validation images
 
 
 # torchvision: models/alexnet.py has address and accuracy; the name ends in the checksum's first
-# digits. gluon: MXNet 1.9.1's gluon/model_zoo/model_store.py. bvlc_alexnet: Caffe's
-# models/bvlc_alexnet/readme.md; sizes and checksums are those of OpenVINO's open_model_zoo.
+# digits. gluon: MXNet 1.9.1's gluon/model_zoo/model_store.py. bvlc_*: Caffe's
+# models/*/readme.md; sizes and checksums are those of OpenVINO's open_model_zoo.
 KNOWN: Dict[str, Weights] = {
     "torchvision": Weights(
         (
@@ -40,7 +39,6 @@ KNOWN: Dict[str, Weights] = {
                 244408911,
             ),
         ),
-        ("",),
         "torchvision's, BSD-3-Clause",
         "56.522% / 79.066%",
     ),
@@ -53,7 +51,6 @@ KNOWN: Dict[str, Weights] = {
                 member="alexnet-44335d1f.params",
             ),
         ),
-        ("",),
         "MXNet's, Apache-2.0",
         "54.92% / 78.03%",
     ),
@@ -71,9 +68,26 @@ KNOWN: Dict[str, Weights] = {
                 3629,
             ),
         ),
-        ("--caffemodel", "--prototxt"),
         "for unrestricted use",
         "57.1% / 80.2%",
+    ),
+    "bvlc_reference_caffenet": Weights(
+        (
+            File(
+                "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
+                "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
+                243862418,
+            ),
+            File(
+                "https://raw.githubusercontent.com/BVLC/caffe/"
+                "88c96189bcbf3853b93e2b65c7b5e4948f9d5f67/models/bvlc_reference_caffenet/"
+                "deploy.prototxt",
+                "sha256:922248a4d2f6aac1cc8e7e5dbd996cc2ecd3356480d67c198f6cf96b12311a04",
+                2878,
+            ),
+        ),
+        "for unrestricted use",
+        "57.4% / 80.4%",
     ),
 }
 
@@ -92,7 +106,7 @@ def main(argv: Optional[Sequence[str]] = None, known: Dict[str, Weights] = KNOWN
     check_is_local(prefix, "--out-prefix")
     code, there = 0, glob.glob(f"{glob.escape(prefix)}-[0-9][0-9][0-9][0-9].params")
     if args.overwrite or not there:
-        code = _convert(weights, _files(args, weights), prefix, args.overwrite)
+        code = _convert(_files(args, weights), prefix, args.overwrite)
     elif not args.check:
         raise UserError(
             f"--out-prefix {prefix}: {there[0]} exists; choose another prefix, or pass --overwrite"
@@ -159,11 +173,10 @@ def _described(name, weights):
         yield f"  {file.address}{size}"
 
 
-def _convert(weights, paths, prefix, overwrite):
-    files = [word for pair in zip(weights.flags, paths) for word in pair if word]
+def _convert(paths, prefix, overwrite):
     names = "--class-names", os.path.join(_HERE, "imagenet_classes.txt")
     more = ["--overwrite"] * overwrite
-    return _run("import_weights.py", *files, "--out-prefix", prefix, *names, *more)
+    return _run("import_weights.py", *paths, "--out-prefix", prefix, *names, *more)
 
 
 def _run(script, *flags):

@@ -20,13 +20,14 @@ from typing import Callable, Dict, Optional, Tuple
 
 from common.runtime.mxnet import mx
 
-from . import alexnet, alexnet145, alexnet2012, alexnet_owt, lenet
+from . import alexnet, alexnet145, alexnet2012, alexnet_owt, caffenet, lenet
 
 NETWORKS: Dict[str, Callable[..., mx.sym.Symbol]] = {
     "alexnet": alexnet.get_symbol,
     "alexnet2012": alexnet2012.get_symbol,
     "alexnet145": alexnet145.get_symbol,
     "alexnet_owt": alexnet_owt.get_symbol,
+    "caffenet": caffenet.get_symbol,
     "lenet": lenet.get_symbol,
 }
 # The input that each was designed for: (channels, height, width).
@@ -35,6 +36,7 @@ IMAGE_SHAPES = {
     "alexnet2012": (3, 227, 227),
     "alexnet145": (3, 224, 224),
     "alexnet_owt": (3, 224, 224),
+    "caffenet": (3, 227, 227),
     "lenet": (1, 32, 32),
 }
 

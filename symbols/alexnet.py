@@ -33,6 +33,7 @@ def get_symbol(
     dropout: float = 0.5,
     normalization: str = "lrn",
     pooling: str = "overlapping",
+    pool_first: bool = False,
 ) -> mx.sym.Symbol:
     """The network on ``data`` (N, 3, 227, 227) and ``softmax_label`` (N,).
 
@@ -46,6 +47,7 @@ def get_symbol(
         normalization: 'lrn' after conv1 and conv2; 'lrn-by-column': each tower's channels apart;
             'bn-before', 'bn-after': batch normalization, at all activations; 'none'.
         pooling: 'overlapping' windows of 3x3, or 'plain' ones of 2x2; the stride is 2.
+        pool_first: pool before the normalization, not after it.
 
     Returns:
         A symbol whose one output, ``softmax_output``, is (N, num_classes) probabilities.
@@ -56,12 +58,9 @@ def get_symbol(
     _check(num_group, activation, normalization, pooling)
     # MXNet's own defaults are left out: the graph must equal the article's, attribute by attribute.
     towers = {} if num_group == 1 else {"num_group": num_group}
-    edges = {} if pooling_convention == "valid" else {"pooling_convention": pooling_convention}
-    window = {"kernel": (layers.POOLINGS[pooling],) * 2, "stride": (2, 2)}
     activate = functools.partial(_activate, activation=activation, normalization=normalization)
-    normalise = functools.partial(_normalise, normalization=normalization, knorm=knorm)
-    pool = {"pool_type": "max", **window, **edges}
-    net = _convolutions(mx.sym.Variable("data"), towers, activate, normalise, pool)
+    shrink, pool = _shrinking(normalization, knorm, pooling, pooling_convention, pool_first)
+    net = _convolutions(mx.sym.Variable("data"), towers, activate, shrink, pool)
     return classifier(net, num_classes, activate, dropout)
 
 
@@ -84,6 +83,19 @@ def _activate(net, layer, activation, normalization):
     return layers.batch_norm(net, layer) if normalization == "bn-after" else net
 
 
+def _shrinking(normalization, knorm, pooling, pooling_convention, pool_first):
+    """What ends stages 1 and 2; and the pooling alone, which ends stage 3."""
+    edges = {} if pooling_convention == "valid" else {"pooling_convention": pooling_convention}
+    window = {"kernel": (layers.POOLINGS[pooling],) * 2, "stride": (2, 2)}
+    pool = functools.partial(mx.sym.Pooling, pool_type="max", **window, **edges)
+    normalise = functools.partial(_normalise, normalization=normalization, knorm=knorm)
+
+    def shrink(net):
+        return normalise(pool(net)) if pool_first else pool(normalise(net))
+
+    return shrink, pool
+
+
 def _normalise(net, normalization, knorm):
     lrn = functools.partial(layers.lrn, knorm=knorm)
     if normalization == "lrn-by-column":
@@ -92,19 +104,17 @@ def _normalise(net, normalization, knorm):
 
 
 def _convolutions(
-    net: mx.sym.Symbol, towers: dict, activate: Callable, normalise: layers.Layer, pool: dict
+    net: mx.sym.Symbol, towers: dict, activate: Callable, shrink: layers.Layer, pool: layers.Layer
 ) -> mx.sym.Symbol:
     # stage 1: 3x227x227 -> 96x27x27
     net = mx.sym.Convolution(net, name="conv1", num_filter=96, kernel=(11, 11), stride=(4, 4))
     net = activate(net, "conv1")
-    net = normalise(net)
-    net = mx.sym.Pooling(net, **pool)
+    net = shrink(net)
 
     # stage 2: -> 256x13x13
     net = mx.sym.Convolution(net, name="conv2", num_filter=256, kernel=(5, 5), pad=(2, 2), **towers)
     net = activate(net, "conv2")
-    net = normalise(net)
-    net = mx.sym.Pooling(net, **pool)
+    net = shrink(net)
 
     # stage 3: -> 256x6x6
     net = mx.sym.Convolution(net, name="conv3", num_filter=384, kernel=(3, 3), pad=(1, 1))
@@ -112,8 +122,7 @@ def _convolutions(
     net = mx.sym.Convolution(net, name="conv4", num_filter=384, kernel=(3, 3), pad=(1, 1), **towers)
     net = activate(net, "conv4")
     net = mx.sym.Convolution(net, name="conv5", num_filter=256, kernel=(3, 3), pad=(1, 1), **towers)
-    net = activate(net, "conv5")
-    return mx.sym.Pooling(net, **pool)
+    return pool(activate(net, "conv5"))
 
 
 def classifier(

@@ -12,6 +12,7 @@ already. Here fc1 takes them as they are, so its weights fit images of one size.
 
 from common.runtime.mxnet import mx
 
+from . import alexnet
 from .scope import own_scope
 
 
@@ -50,7 +51,7 @@ def get_symbol(num_classes: int = 1000) -> mx.sym.Symbol:
     net = mx.sym.Flatten(net)
     for name in ("fc1", "fc2"):
         net = mx.sym.Dropout(net, p=0.5)
-        net = mx.sym.FullyConnected(net, name=name, num_hidden=4096)
+        net = mx.sym.FullyConnected(net, name=name, num_hidden=alexnet.HIDDEN)
         net = mx.sym.Activation(net, act_type="relu")
 
     # stage 6: -> num_classes

@@ -10,6 +10,7 @@ FORMS = {
     "paper": "alexnet2012",
     "source of 2012": "alexnet145",
     "Caffe": "alexnet2012",
+    "CaffeNet": "caffenet",
     "cuda-convnet2": "alexnet_owt",
     "torchvision": "alexnet_owt",
 }

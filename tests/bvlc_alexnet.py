@@ -1,10 +1,9 @@
-"""Models with bvlc_alexnet's layers that the tests make, as Caffe's files and in ONNX."""
+"""Models with the layers of bvlc_alexnet or CaffeNet, as Caffe's files and in ONNX."""
 
 import re
 
 import numpy as np
 
-# name, type, parameters, as Caffe's bvlc_alexnet has them.
 _LRN = "lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }"
 _POOL = "pooling_param { pool: MAX kernel_size: 3 stride: 2 }"
 _DROP = "dropout_param { dropout_ratio: 0.5 }"
@@ -20,9 +19,10 @@ def _convolution(text):
     return f"convolution_param {{ {text} }}"
 
 
-def _layers(classes):
+def _layers(classes, caffenet):
+    """Name, type and parameters of each layer."""
     hidden = "inner_product_param { num_output: 4096 }"
-    return [
+    layers = [
         ("conv1", "Convolution", _convolution("num_output: 96 kernel_size: 11 stride: 4")),
         ("relu1", "ReLU", ""),
         ("norm1", "LRN", _LRN),
@@ -47,22 +47,40 @@ def _layers(classes):
         ("fc8", "InnerProduct", f"inner_product_param {{ num_output: {classes} }}"),
         ("prob", "Softmax", ""),
     ]
+    if caffenet:  # pooling before LRN
+        for norm in (2, 6):
+            layers[norm : norm + 2] = reversed(layers[norm : norm + 2])
+    return layers
 
 
-def prototxt(classes, side, batch=10):
+def prototxt(classes, side, batch=10, caffenet=False):
     """The text of a deploy.prototxt for images of ``side`` x ``side``."""
     lines = ['name: "AlexNet"  # made for the tests']
     shape = f"input_param {{ shape: {{ dim: {batch} dim: 3 dim: {side} dim: {side} }} }}"
     lines.append(f'layer {{ name: "data" type: "Input" top: "data" {shape} }}')
     top = "data"
-    for name, kind, parameters in _layers(classes):
+    for name, kind, parameters in _layers(classes, caffenet):
         bottom, top = top, top if kind in ("ReLU", "Dropout") else name
         ends = f'bottom: "{bottom}" top: "{top}"'
         lines.append(f'layer {{\n  name: "{name}"\n  type: "{kind}"\n  {ends}\n  {parameters}\n}}')
     return "\n".join(lines) + "\n"
 
 
-def weights(classes, features, seed=0):
+def as_train_val(text, side):
+    """A deploy.prototxt as the train_val.prototxt of the same network."""
+    start, end = text.index("layer {"), text.index('layer {\n  name: "conv1"')
+    data = 'layer { name: "data" type: "Data" top: "data" top: "label" include { phase: %s }'
+    data += (
+        f" transform_param {{ mirror: true crop_size: {side} }} data_param {{ batch_size: 4 }} }}"
+    )
+    ends = 'bottom: "fc8" bottom: "label"'
+    accuracy = f'layer {{ name: "accuracy" type: "Accuracy" {ends} top: "accuracy" }}\n'
+    loss = f'layer {{ name: "loss" type: "SoftmaxWithLoss" {ends} top: "loss" }}\n'
+    layers = text[end : text.index('layer {\n  name: "prob"')]
+    return f"{text[:start]}{data % 'TRAIN'}\n{data % 'TEST'}\n{layers}{accuracy}{loss}"
+
+
+def weights(classes, features, seed=0, hidden=4096):
     """Name -> weight and bias, at random, scaled so that no layer's values fade.
 
     Args:
@@ -74,9 +92,9 @@ def weights(classes, features, seed=0):
         "conv3": (384, 256, 3, 3),
         "conv4": (384, 192, 3, 3),
         "conv5": (256, 192, 3, 3),
-        "fc6": (4096, features),
-        "fc7": (4096, 4096),
-        "fc8": (classes, 4096),
+        "fc6": (hidden, features),
+        "fc7": (hidden, hidden),
+        "fc8": (classes, hidden),
     }
     rng = np.random.default_rng(seed)
     made = {}
@@ -135,7 +153,7 @@ def _varint(value):
             return bytes([group | 128 for group in groups[:-1]] + groups[-1:])
 
 
-def onnx_model(arrays, side, opset):
+def onnx_model(arrays, side, opset, caffenet=False):
     """The same network in ONNX, as files of the time of ``opset`` have it: 3, 7 or 12."""
     from onnx import helper
 
@@ -143,7 +161,7 @@ def onnx_model(arrays, side, opset):
     classes = len(arrays["fc8"][1])
     constants = {"flat_shape": np.array([1, -1])} if opset == 7 else {}
     nodes, top = [], "data"
-    for name, kind, text in _layers(classes):
+    for name, kind, text in _layers(classes, caffenet):
         if name == "fc6":
             nodes.append(_flatten(top, opset))
             top = "flat"
@@ -168,6 +186,50 @@ def onnx_model(arrays, side, opset):
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=3 if old else 7
     )
+
+
+def torchvisions_onnx(arrays, side, exporter):
+    """A network of torchvision's layers as torch.onnx writes it; ``exporter``: 'old' or 'new'.
+
+    Args:
+        arrays: weight and bias of each layer with weights, in order.
+    """
+    from onnx import helper
+
+    nodes, tensors, top, left = [], [], "input.1", iter(arrays)
+
+    def add(op, *inputs, **attrs):
+        nonlocal top
+        nodes.append(helper.make_node(op, [top, *inputs], [f"{op}_{len(nodes)}"], **attrs))
+        top = nodes[-1].output[0]
+
+    def weighted(op, **attrs):
+        names = [f"{op}.{len(nodes)}.{kind}" for kind in ("weight", "bias")]
+        tensors.extend(map(_tensor, names, next(left)))
+        if op == "Conv":
+            attrs["kernel_shape"] = tensors[-2].dims[2:]
+        add(op, *names, **attrs)
+
+    more = {} if exporter == "old" else {"auto_pad": "NOTSET", "pads": [0] * 4, "ceil_mode": 0}
+    for stride, pad, pooled in ((4, 2, 1), (1, 2, 1), (1, 1, 0), (1, 1, 0), (1, 1, 1)):
+        weighted("Conv", strides=[stride] * 2, pads=[pad] * 4)
+        add("Relu")
+        if pooled:
+            add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], **more)
+    add("AveragePool", kernel_shape=[1, 1], strides=[1, 1], **more)
+    if exporter == "old":
+        add("Flatten", axis=1)
+    else:
+        tensors.append(_tensor("shape", np.array([1, arrays[5][0].shape[1]])))
+        add("Reshape", "shape", allowzero=1)
+    for i in range(3):
+        weighted("Gemm", transB=1)
+        if i < 2:
+            add("Relu")
+    images = helper.make_tensor_value_info("input.1", 1, [1, 3, side, side])
+    scores = helper.make_tensor_value_info(top, 1, [1, len(arrays[-1][1])])
+    graph = helper.make_graph(nodes, "main_graph", [images], [scores], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
 def _tensor(name, array):

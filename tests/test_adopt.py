@@ -1,6 +1,8 @@
 """python -m common.adopt: checkpoints of other MXNet programs, for the scripts here."""
 
+import json
 import os
+from unittest import mock
 
 import mxnet as mx
 import numpy as np
@@ -9,11 +11,13 @@ from conftest import assert_refused, run_script, write_records
 from pictures import photo
 from small_checkpoints import SETTINGS, save_lenet
 
+import symbols
 from common import adopt
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.evaluate.classifier import Classifier
+from symbols import alexnet
 
 NAMES = ["ant", "bee", "cat"]
 PREPARATION = ["--image-shape", "3,32,32", "--resize", 36]
@@ -95,6 +99,46 @@ def test_a_network_without_softmax_is_refused(stock, monkeypatch):
     mx.model.save_checkpoint(stock, 2, inner[logits], arg_params, aux_params)
     with pytest.raises(UserError, match="its output is not class probabilities"):
         run(monkeypatch, *flags(stock, 2), *PREPARATION)
+
+
+def graph_of(year, symbol):
+    """The JSON of ``symbol`` as MXNet wrote it in that year."""
+    graph = json.loads(symbol.tojson())
+    for node in graph["nodes"]:
+        said = node.pop("attrs", {})
+        if year == 2017:  # 0.9 to 0.11: all in one place
+            node["attr"] = said
+            continue
+        node["param"], node["backward_source_id"] = said, -1
+        node["inputs"] = [source[:2] for source in node["inputs"]]
+        if year == 2016:
+            node["attr"] = {"ctx_group": "stage1"}
+    if year < 2017:
+        graph = {"nodes": graph["nodes"], "arg_nodes": graph["arg_nodes"]}
+        graph["heads"] = [[len(graph["nodes"]) - 1, 0]]
+    else:
+        graph["attrs"] = {"mxnet_version": ["int", 904]}
+    return json.dumps(graph)
+
+
+@pytest.mark.parametrize("year", [2015, 2016, 2017])
+def test_an_alexnet_of_an_old_mxnet_answers_as_today(year, tmp_path, monkeypatch):
+    prefix = str(tmp_path / "old")
+    with mock.patch.object(alexnet, "HIDDEN", 32):
+        symbol = symbols.get_symbol("alexnet", 3)
+    module = mx.mod.Module(symbol)
+    module.bind([("data", (1, 3, 67, 67))], [("softmax_label", (1,))])
+    module.init_params(mx.init.MSRAPrelu())
+    mx.model.save_checkpoint(prefix, 1, symbol, *module.get_params())
+    pixels = photo(67, 67)
+    sizes = ["--image-shape", "3,67,67", "--rgb-std", "60,60,60"]
+    run(monkeypatch, *flags(prefix), *sizes)
+    expected = Classifier(prefix, 1).predict([pixels], 3)
+    os.remove(f"{prefix}-config.json")
+    (tmp_path / "old-symbol.json").write_text(graph_of(year, symbol))
+    run(monkeypatch, *flags(prefix), *sizes)
+    names, shares = Classifier(prefix, 1).predict([pixels], 3)
+    assert names == expected[0] and np.array_equal(shares, expected[1])
 
 
 def test_fine_tuning_asks_for_the_network(ours, stock):

@@ -296,6 +296,7 @@ def assert_same_in_pytorch(folder, symbol, values, zero=()):
         ("alexnet2012", {"normalization": "lrn-by-column"}, (2, 3, 67, 67), 1, 9),
         ("alexnet2012", {"knorm": 1, "pooling_convention": "full"}, (2, 3, 103, 67), 30, 2),
         ("alexnet145", {}, (2, 3, 67, 67), 1, 0),
+        ("caffenet", {}, (2, 3, 103, 67), 30, 2),
         ("alexnet_owt", {}, (2, 3, 67, 67), 1, 0),
         ("lenet", {}, (3, 1, 32, 32), 1, 0),
     ],

@@ -56,7 +56,7 @@ def imported(caffe, tmp_path_factory):
 
 
 def flags(caffe, prototxt=None, model=None):
-    return ["--prototxt", prototxt or caffe.prototxt, "--caffemodel", model or caffe.model]
+    return [prototxt or caffe.prototxt, model or caffe.model]
 
 
 def run(monkeypatch, *command):
@@ -139,9 +139,9 @@ def test_an_onnx_file_says_lrns_k(k, words, caffe, tmp_path, monkeypatch):
             node.attribute.append(onnx.helper.make_attribute("bias", float(k)))
     onnx.save(model, str(tmp_path / "x.onnx"))
     if words:
-        assert_refused(monkeypatch, tmp_path, ["--onnx", tmp_path / "x.onnx"], words)
+        assert_refused(monkeypatch, tmp_path, [tmp_path / "x.onnx"], words)
     else:
-        run(monkeypatch, "--onnx", tmp_path / "x.onnx", "--out-prefix", tmp_path / "out")
+        run(monkeypatch, tmp_path / "x.onnx", "--out-prefix", tmp_path / "out")
         attrs = mx.sym.load(str(tmp_path / "out-symbol.json")).attr_dict()
         assert [attrs[f"lrn{i}"]["knorm"] for i in range(2)] == ["2", "2"]
 
@@ -153,7 +153,7 @@ def test_a_file_of_export_onnx_is_refused_for_its_colours(caffe, tmp_path, monke
     for key, value in onnx_writer.metadata({**config, "classes": ["x"]}).items():
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, str(tmp_path / "x.onnx"))
-    assert_refused(monkeypatch, tmp_path, ["--onnx", tmp_path / "x.onnx"], "takes R, G, B")
+    assert_refused(monkeypatch, tmp_path, [tmp_path / "x.onnx"], "takes R, G, B")
 
 
 def test_a_network_of_rgb_pictures_is_taken_as_the_flags_say(caffe, tmp_path, monkeypatch, capsys):
@@ -168,7 +168,7 @@ def test_a_network_of_rgb_pictures_is_taken_as_the_flags_say(caffe, tmp_path, mo
     said = []
     for order in ("RGB", "BGR"):
         flags = ["--channel-order", order, "--mean", MEAN, "--std", "2,1,.5", "--resize", SIDE]
-        run(monkeypatch, "--onnx", path, *flags, "--out-prefix", tmp_path / order)
+        run(monkeypatch, path, *flags, "--out-prefix", tmp_path / order)
         line = f"input: {order}; of R, G, B: mean 123,117,104, std 2,1,0.5 (--channel-order"
         assert line in capsys.readouterr().out
         found = guesses(str(tmp_path / order), picture)
@@ -212,10 +212,10 @@ def test_weights_in_a_second_file_are_read(caffe, imported, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     assert_same(imported[0], onnx_reader.read("x.onnx"))
     second.write_bytes(second.read_bytes()[:-100])
-    assert_refused(monkeypatch, tmp_path, ["--onnx", path], "x.onnx: is damaged")
+    assert_refused(monkeypatch, tmp_path, [path], "x.onnx: is damaged")
     second.unlink()
     words = "x.onnx: has its weights in x.data, which is not beside it"
-    assert_refused(monkeypatch, tmp_path, ["--onnx", path], words)
+    assert_refused(monkeypatch, tmp_path, [path], words)
 
 
 def test_an_open_size_is_refused_with_a_remedy_that_works(caffe, imported, tmp_path, monkeypatch):
@@ -226,13 +226,55 @@ def test_an_open_size_is_refused_with_a_remedy_that_works(caffe, imported, tmp_p
         if name in "HW":
             size.dim_param = name
     onnx.save(model, str(tmp_path / "x.onnx"))
-    command = ["--onnx", tmp_path / "x.onnx"]
+    command = [tmp_path / "x.onnx"]
     assert_refused(monkeypatch, tmp_path, command, "x.onnx: takes images of any size")
     fix = ["-m", "onnxruntime.tools.make_dynamic_shape_fixed", "--input_name", "data"]
     shape = ["--input_shape", f"1,3,{SIDE},{SIDE}"]
     fixed = run_script(*fix, *shape, tmp_path / "x.onnx", tmp_path / "fixed.onnx")
     assert fixed.returncode == 0, fixed.stderr
     assert_same(imported[0], onnx_reader.read(str(tmp_path / "fixed.onnx")))
+
+
+@pytest.fixture(scope="module")
+def caffenet(caffe, tmp_path_factory):
+    """The prefix of CaffeNet with the weights of ``caffe``, and the files that it was made of."""
+    folder = tmp_path_factory.mktemp("caffenet")
+    (folder / "deploy.prototxt").write_text(bvlc_alexnet.prototxt(CLASSES, SIDE, caffenet=True))
+    prefix = str(folder / "caffenet")
+    command = flags(caffe, folder / "deploy.prototxt")
+    more = ["--mean", MEAN, "--resize", SIDE]
+    result = run_script("import_weights.py", *command, "--out-prefix", prefix, *more)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    return prefix, command
+
+
+def test_caffenet_is_a_network_of_its_own_with_the_probabilities_of_caffe(caffe, caffenet):
+    prefix, (prototxt, _) = caffenet
+    symbol, _, _ = store.load(prefix, 0)
+    assert symbol.tojson() == symbols.get_symbol("caffenet", CLASSES).tojson()
+    assert load_config(prefix)["args"]["network"] == "caffenet"
+    picture = cv2.imread(str(caffe.picture))
+    network = cv2.dnn.readNetFromCaffe(str(prototxt), str(caffe.model))
+    network.setInput(cv2.dnn.blobFromImage(picture, mean=(104, 117, 123)))
+    expected, found = network.forward()[0], guesses(prefix, picture)
+    said = [found[str(i)] for i in range(CLASSES)]
+    assert np.abs(said - expected).max() < 1e-5 and max(expected) > 0.2
+
+
+@pytest.mark.parametrize("opset", [3, 12])
+def test_caffenets_onnx_gives_the_same_weights(opset, caffe, caffenet, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, opset, caffenet=True)
+    onnx.save(model, str(tmp_path / "x.onnx"))
+    assert_same(caffenet[0], onnx_reader.read(str(tmp_path / "x.onnx")))
+
+
+def test_the_file_of_training_gives_the_same_weights(caffe, imported, caffenet, tmp_path):
+    for prefix, is_caffenet in ((imported[0], False), (caffenet[0], True)):
+        text = bvlc_alexnet.prototxt(CLASSES, SIDE, caffenet=is_caffenet)
+        path = tmp_path / "train_val.prototxt"
+        path.write_text(bvlc_alexnet.as_train_val(text, SIDE))
+        assert_same(prefix, caffe_reader.read(str(caffe.model), str(path)))  # in any order
 
 
 def assert_same(prefix, source):
@@ -243,6 +285,72 @@ def assert_same(prefix, source):
     assert again.tojson() == symbol.tojson() and found.keys() == weights.keys()
     assert all(np.array_equal(found[name].asnumpy(), weights[name].asnumpy()) for name in found)
     print(f"{source.files[-1]}: {alexnet_import.difference(again, found, source, [120] * 3):.1e}")
+
+
+@pytest.fixture(scope="module")
+def one_tower():
+    """Weight and bias of each layer of torchvision's AlexNet, at random, for images of 64x64."""
+    shapes = [(64, 3, 11, 11), (192, 64, 5, 5), (384, 192, 3, 3), (256, 384, 3, 3)]
+    shapes += [(256, 256, 3, 3), (4096, 256), (4096, 4096), (CLASSES, 4096)]
+    rng = np.random.default_rng(0)
+    sizes = [np.float32(np.sqrt(2 / np.prod(shape[1:]))) for shape in shapes]
+    return [
+        (rng.standard_normal(shape, np.float32) * size, rng.standard_normal(shape[0], np.float32))
+        for shape, size in zip(shapes, sizes)
+    ]
+
+
+@pytest.mark.parametrize("exporter", ["old", "new"])
+def test_torchvisions_onnx_is_alexnet_owt(exporter, one_tower, tmp_path, monkeypatch, capsys):
+    onnx = pytest.importorskip("onnx")
+    model = bvlc_alexnet.torchvisions_onnx(one_tower, SIDE, exporter)
+    second = {"save_as_external_data": True, "location": "x.onnx.data"} if exporter == "new" else {}
+    onnx.save(model, str(tmp_path / "x.onnx"), **second)
+    run(monkeypatch, tmp_path / "x.onnx", "--out-prefix", tmp_path / "out")
+    out = capsys.readouterr().out
+    assert "input: RGB; of R, G, B: mean 123.675,116.28,103.53, std 58.395,57.12,57.375" in out
+    symbol, weights, _ = store.load(str(tmp_path / "out"), 0)
+    assert symbol.tojson() == symbols.get_symbol("alexnet_owt", CLASSES).tojson()
+    names = [name for name in symbol.list_arguments() if name.endswith(("_weight", "_bias"))]
+    for name, array in zip(names, (array for layer in one_tower for array in layer)):
+        assert np.array_equal(weights[name].asnumpy(), array), name
+
+
+def insert(model, after, **node):
+    """Put a node behind that of the operator ``after`` which is the first of its kind."""
+    from onnx import helper
+
+    at = next(i for i, one in enumerate(model.graph.node) if one.op_type == after)
+    output = model.graph.node[at].output[0]
+    for one in model.graph.node:
+        one.input[:] = ["between" if name == output else name for name in one.input]
+    inputs = [output, *node.pop("more")]
+    model.graph.node.insert(at + 1, helper.make_node(node.pop("op"), inputs, ["between"], **node))
+
+
+@pytest.mark.parametrize("caffes", [False, True])
+def test_other_networks_in_onnx_are_refused_by_the_layer_that_differs(
+    caffes, caffe, one_tower, tmp_path, monkeypatch
+):
+    onnx = pytest.importorskip("onnx")
+    statistics = [onnx.numpy_helper.from_array(np.ones(96 if caffes else 64, "f4"), "ones")]
+    step = [onnx.numpy_helper.from_array(np.float32(0.1), "step")]
+    for node, constants, words in (
+        (
+            {"op": "BatchNormalization", "more": ["ones"] * 4},
+            statistics,
+            "BatchNorm.* where alexnet",
+        ),
+        ({"op": "QuantizeLinear", "more": ["step"]}, step, "has QuantizeLinear .*an int8 network"),
+    ):
+        if caffes:
+            model = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 12)
+        else:
+            model = bvlc_alexnet.torchvisions_onnx(one_tower, SIDE, "old")
+        insert(model, "Conv", **node)
+        model.graph.initializer.extend(constants)
+        onnx.save(model, str(tmp_path / "x.onnx"))
+        assert_refused(monkeypatch, tmp_path, [tmp_path / "x.onnx"], f"x.onnx: .*{words}")
 
 
 @pytest.fixture
@@ -280,7 +388,7 @@ def test_the_light_model_becomes_a_checkpoint(light, tmp_path, monkeypatch, caps
             inputs = np.prod(shapes[node.input[0]][1:])
             node.attribute[0].t.float_data[0] = 1 / inputs  # the mean of what a layer reads
     onnx.save(model, str(tmp_path / "x.onnx"))
-    run(monkeypatch, "--onnx", tmp_path / "x.onnx", "--out-prefix", tmp_path / "light")
+    run(monkeypatch, tmp_path / "x.onnx", "--out-prefix", tmp_path / "light")
     assert "1000 classes, images 3,224,224" in capsys.readouterr().out
     _, weights, _ = store.load(str(tmp_path / "light"), 0)
     assert (weights["fc3_weight"].asnumpy() == np.float32(1 / 4096)).all()
@@ -354,11 +462,11 @@ def test_bytes_that_only_comments_hold_do_not_matter(caffe, imported, tmp_path):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_weights_of_caffenet_are_not_taken_for_alexnets(legacy, caffe, tmp_path, monkeypatch):
     path = tmp_path / "x.caffemodel"
-    text = caffe.prototxt.read_text()
-    for prototxt, words in (
-        (text, None),
-        (as_caffenet(text), "x.caffemodel: has pool1 where .*deploy.prototxt has norm1"),
+    for caffenet, words in (
+        (False, None),
+        (True, "x.caffemodel: has pool1 where .*deploy.prototxt has norm1"),
     ):
+        prototxt = bvlc_alexnet.prototxt(CLASSES, SIDE, caffenet=caffenet)
         names = re.findall(r'name: "(\w+\d|prob)"\s+type', prototxt)
         path.write_bytes(bvlc_alexnet.caffemodel(caffe.arrays, legacy, names))
         if words:
@@ -378,30 +486,17 @@ def test_the_mean_may_be_caffes_file(caffe, tmp_path, monkeypatch):
             more = ["--channel-order", order, "--out-prefix", "x", "--mean", tmp_path / name]
             command = ["import_weights.py", *flags(caffe), *more]
             monkeypatch.setattr("sys.argv", list(map(str, command)))
-            assert import_weights.parse_args().mean == pytest.approx(expected)
+            args = import_weights.parse_args()
+            import_weights.resolve(args, "alexnet2012")
+            assert args.mean == pytest.approx(expected)
 
 
-def as_caffenet(text):
-    """The prototxt with each LRN after its pooling, as CaffeNet has them."""
-    for i in (1, 2):
-        start = text.index(f'layer {{\n  name: "norm{i}"')
-        between = text.index(f'layer {{\n  name: "pool{i}"')
-        end = text.index("layer {", between + 1)
-        lrn, pooling = text[start:between], text[between:end]
-        pooling = pooling.replace(f'bottom: "norm{i}"', f'bottom: "conv{i}"')
-        lrn = lrn.replace(f'bottom: "conv{i}"', f'bottom: "pool{i}"')
-        rest = text[end:].replace(f'bottom: "pool{i}"', f'bottom: "norm{i}"', 1)
-        text = text[:start] + pooling + lrn + rest
-    return text
-
-
-def test_caffenet_and_networks_with_layers_more_or_less_are_refused(caffe, tmp_path, monkeypatch):
+def test_networks_with_layers_more_or_less_are_refused(caffe, tmp_path, monkeypatch):
     text = caffe.prototxt.read_text()
     soft = text.index('layer {\n  name: "prob"')
     again = text[soft:].replace('bottom: "fc8"', 'bottom: "prob"').replace('"prob"', '"again"')
     again = again.replace('bottom: "again"', 'bottom: "prob"')
     for changed, words in [
-        (as_caffenet(text), "layer pool1 is Pooling where alexnet2012 has LRN"),
         (
             text[: text.index('layer {\n  name: "fc8"')],
             "the file ends where alexnet2012 has FullyConnected",
@@ -454,14 +549,9 @@ def test_the_command_line_is_checked(caffe, tmp_path, monkeypatch):
     (tmp_path / "x.onnx").write_bytes(b"\x08")
     (tmp_path / "x.npy").write_bytes(b"")
     for command, words in [
-        (
-            ["--prototxt", caffe.prototxt],
-            "give a FILE of weights, or --prototxt and --caffemodel, or --onnx",
-        ),
-        (
-            [*flags(caffe), "--onnx", "x.onnx"],
-            "give a FILE of weights, or --prototxt and --caffemodel, or --onnx",
-        ),
+        ([caffe.prototxt], "give one FILE, or Caffe's two"),
+        ([caffe.model], "give one FILE, or Caffe's two"),
+        ([*flags(caffe), "x.onnx"], "give one FILE, or Caffe's two"),
         ([*flags(caffe), "--mean", "123"], "--mean and --std: take three numbers"),
         ([*flags(caffe), "--std", "1,0,1"], "--std: must be above 0"),
         ([*flags(caffe), "--mean", tmp_path / "x.npy"], "--mean .*x.npy: is no mean.binaryproto"),
@@ -469,10 +559,10 @@ def test_the_command_line_is_checked(caffe, tmp_path, monkeypatch):
             [*flags(caffe), "--class-names", "data/imagenet_classes.txt"],
             "1000 names, but the network has 10 classes",
         ),
-        (["--onnx", tmp_path / "x.onnx"], "x.onnx: is damaged, or is no ONNX"),
+        ([tmp_path / "x.onnx"], "x.onnx: is damaged, or is no ONNX"),
     ]:
         assert_refused(monkeypatch, tmp_path, command, words)
-    for command in (flags(caffe, model="none.caffemodel"), ["--onnx", "none.onnx"]):
+    for command in (flags(caffe, model="none.caffemodel"), ["none.onnx"]):
         with pytest.raises(FileNotFoundError):
             run(monkeypatch, *command, "--out-prefix", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.onnx"]
@@ -511,7 +601,7 @@ def test_damage_ends_in_one_line_or_in_a_network_that_opencv_agrees_with(
         telling = rb"(?s)........(conv|fc)\d\x12.{37}"  # where a layer begins
     else:
         pytest.importorskip("onnx")
-        command = ["--onnx", path]
+        command = [path]
         content = bvlc_alexnet.onnx_model(caffe.arrays, SIDE, 7).SerializeToString()
         telling = rb"(?s)(kernel_shape|pads|fc\d|conv\d).{9}"
     places = [at for found in re.finditer(telling, content) for at in range(*found.span())]

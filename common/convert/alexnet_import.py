@@ -19,8 +19,6 @@ from common.runtime.mxnet import mx
 from . import compare
 from .compare import by
 
-NETWORK = "alexnet2012"
-
 # OpenCV's type of a layer -> MXNet's operator.
 _OPERATORS = {
     "Convolution": "Convolution",
@@ -69,8 +67,16 @@ def layers_of(net: "cv2.dnn.Net", path: str) -> List["cv2.dnn.Layer"]:
     return [layer for layer in layers if layer.type not in _WITHOUT_EFFECT]
 
 
+def network(source: SourceNetwork) -> str:
+    """Which of our networks ``source`` should be: its LRN, and what is before it, tell."""
+    kinds = [layer.type for layer in source.layers]
+    if "LRN" not in kinds:
+        return "alexnet_owt"
+    return "caffenet" if "Pooling" in kinds[: kinds.index("LRN")] else "alexnet2012"
+
+
 def build(source: SourceNetwork, get_symbol: Callable[..., mx.sym.Symbol]) -> mx.sym.Symbol:
-    """``alexnet2012`` with the classes of ``source``, its LRN's k and its rounding of map sizes.
+    """Our network with the classes of ``source``, its LRN's k and its rounding of map sizes.
 
     The softmax at its end may be missing in ``source``.
 
@@ -80,7 +86,8 @@ def build(source: SourceNetwork, get_symbol: Callable[..., mx.sym.Symbol]) -> mx
     Raises:
         UserError: ``source`` is another network. It names the first layer that differs.
     """
-    graph = Graph(get_symbol(NETWORK, _classes(source.layers)))
+    ours = network(source)
+    graph = Graph(get_symbol(ours, _classes(source.layers)))
     nodes = [node for node in graph.nodes if node.op in _OPERATORS.values()]
     lrn, poolings = iter(source.lrn), iter(source.poolings)
     path = source.files[0]
@@ -90,11 +97,13 @@ def build(source: SourceNetwork, get_symbol: Callable[..., mx.sym.Symbol]) -> mx
         if not (layer and node) or _OPERATORS.get(layer.type) != node.op:
             there = f"layer {_plain(layer.name)} is {layer.type}" if layer else "the file ends"
             wanted = f"has {node.op} ({node.name})" if node else "ends"
-            raise UserError(f"{path}: {there} where {NETWORK} {wanted}")
+            raise UserError(f"{path}: {there} where {ours} {wanted}")
         if node.op == "LRN":
-            _set_lrn(f"{path}: is no {NETWORK}: layer {_plain(layer.name)}", node, next(lrn))
-        if node.op == "Pooling" and next(poolings, "valid") == "full":
-            node.attrs["pooling_convention"] = "full"
+            _set_lrn(f"{path}: is no {ours}: layer {_plain(layer.name)}", node, next(lrn))
+        if node.op == "Pooling":
+            node.attrs.pop("pooling_convention", None)  # caffenet has one
+            if next(poolings, "valid") == "full":
+                node.attrs["pooling_convention"] = "full"
     return graph.symbol()
 
 

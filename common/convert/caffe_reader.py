@@ -21,10 +21,13 @@ _LRN = {
     "beta": ("beta", 0.75),
     "k": ("knorm", 1),
 }
+_LAYER = re.compile(r"\blayers?\s*:?\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}")
+_ONLY_IN_TRAINING = re.compile(r"\btype\s*:\s*[\"']?\w*(DATA|ACCURACY)\b", re.IGNORECASE)
+_LOSS = re.compile(r"\b(type\s*:\s*)([\"']?)(?:SoftmaxWithLoss|SOFTMAX_LOSS)\b")
 
 
-def read(prototxt: str, caffemodel: str) -> SourceNetwork:
-    """The network of a deploy.prototxt and its caffemodel.
+def read(*files: str) -> SourceNetwork:
+    """The network of a deploy.prototxt or train_val.prototxt, and its caffemodel, in any order.
 
     Raises:
         UserError: a file is damaged, or has what OpenCV cannot read or check.
@@ -35,6 +38,7 @@ def read(prototxt: str, caffemodel: str) -> SourceNetwork:
             f"OpenCV {cv2.__version__}: reads no Caffe models, as 4 does; pip install"
             " 'opencv-python-headless<5'"
         )
+    prototxt, caffemodel = sorted(files, key=_is_binary)
     text = _text(prototxt)
     with open(caffemodel, "rb") as file:
         weights = file.read()
@@ -54,17 +58,43 @@ def read(prototxt: str, caffemodel: str) -> SourceNetwork:
     return SourceNetwork((prototxt, caffemodel), image_shape, net, layers, lrn, poolings)
 
 
+def _is_binary(path):
+    with open(path, "rb") as file:
+        return path.endswith(".caffemodel") or b"\0" in file.read(2**16)
+
+
 def _text(path):
-    """The prototxt without its comments, which may be in any encoding, and its byte order mark."""
+    """The prototxt for inference, without its comments, which may be in any encoding."""
     message = f"{path}: is not a prototxt, or is cut"
     with open(path, "rb") as file:
         content = re.sub(rb'("[^"\n]*")|#.*', rb"\1", file.read())
     try:
-        text = content.decode("utf-8-sig")
+        text = _for_inference(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(message)
     _open(message, text.encode())
     return text
+
+
+def _for_inference(text):
+    """A train_val.prototxt as deploy.prototxt has it; other text as it is."""
+    crop = re.search(r"\bcrop_size\s*:\s*(\d+)", text)
+    if not crop:
+        return text
+    sizes = "".join(f"input_dim: {size} " for size in (1, 3, crop[1], crop[1]))
+    return f'input: "data" {sizes}\n' + _LAYER.sub(_layer_for_inference, text)
+
+
+def _layer_for_inference(found):
+    layer = found.group()
+    if _ONLY_IN_TRAINING.search(layer):
+        return ""
+    if not _LOSS.search(layer):
+        return layer
+    softmax = "SOFTMAX" if layer.startswith("layers") else "Softmax"
+    scores, _, labels = layer.partition("bottom")
+    labels = re.sub(r"\bbottom\s*:\s*[\"'][^\"']*[\"']", "", labels)
+    return _LOSS.sub(rf"\1\2{softmax}", f"{scores}bottom{labels}")
 
 
 def _open(message, *contents):

@@ -1,6 +1,7 @@
 """An ONNX network: OpenCV reads and runs it; the onnx package tells what OpenCV does not."""
 
 import os
+import re
 
 import numpy as np
 
@@ -34,17 +35,19 @@ def read(path: str, rgb: bool = False) -> SourceNetwork:
         import onnx
         from google.protobuf import message
     except ImportError:
-        raise UserError("--onnx: needs the onnx package; pip install '.[onnx]'")
+        raise UserError(f"{path}: needs the onnx package; pip install '.[onnx]'")
     try:
         model = _load(path)
         image_shape = _image_shape(model.graph)
         nodes = [(node.op_type, _attributes(node)) for node in model.graph.node]
         lrn = [_lrn_settings(attrs) for op, attrs in nodes if op == "LRN"]
-        poolings = [_rounding(attrs) for op, attrs in nodes if "Pool" in op]
+        for node in model.graph.node:
+            _drop_pooling_of_one(node)
+        poolings = [_rounding(_attributes(n)) for n in model.graph.node if "Pool" in n.op_type]
         content = np.frombuffer(model.SerializeToString(), np.uint8)
     except (message.Error, onnx.checker.ValidationError, *_DAMAGED):
         raise UserError(f"{path}: is damaged, or is no ONNX network of AlexNet's kind")
-    _check_input(path, model, image_shape, rgb)
+    _check(path, model, image_shape, rgb)
     try:
         net = cv2.dnn.readNetFromONNX(content)
     except cv2.error:
@@ -52,7 +55,21 @@ def read(path: str, rgb: bool = False) -> SourceNetwork:
     return SourceNetwork((path,), image_shape, net, layers_of(net, path), lrn, poolings, rgb)
 
 
-def _check_input(path, model, image_shape, rgb):
+def _drop_pooling_of_one(node):
+    """torch.onnx writes an average over windows of 1x1, of torchvision's adaptive pooling."""
+    said = _attributes(node)
+    if node.op_type == "AveragePool" and [*said["kernel_shape"], *said["strides"]] == [1] * 4:
+        node.op_type = "Identity"
+        del node.attribute[:]
+
+
+def _check(path, model, image_shape, rgb):
+    for node in model.graph.node:
+        if re.search("QLinear|Quantize|Integer", node.op_type):
+            raise UserError(
+                f"{path}: has {node.op_type} ({node.name or node.output[0]}): an int8 network;"
+                " take the float32 one, and quantize.py makes an int8 one of it"
+            )
     said = {entry.key: entry.value for entry in model.metadata_props}
     if said.get("channel_order") == '"RGB"' and not rgb:
         raise UserError(

@@ -33,15 +33,16 @@ class _ByName(mx.init.Initializer):
         mx.random.normal(0, std, out=array)
 
 
+_BIASED = r"conv[245]_bias|fc[12]_bias"
 _OWN = {
     # Krizhevsky et al. 2012, section 5: N(0, .01); biases 1 in conv2, 4, 5 and the hidden FC.
-    "paper": lambda: _ByName({r"conv[245]_bias|fc[12]_bias": 1.0}, 0.01, {}),
+    "paper": lambda: _ByName({_BIASED: 1.0}, 0.01, {}),
     # Its source, layers/layers-145.cfg: the same, but .03 in conv3, conv4 and conv5.
-    "source": lambda: _ByName(
-        {r"conv[245]_bias|fc[12]_bias": 1.0}, 0.01, {r"conv[345]_weight": 0.03}
-    ),
-    # Caffe's bvlc_alexnet: biases .1 in the same layers ("1 gave a flat loss"), hidden FC .005.
-    "caffe": lambda: _ByName({r"conv[245]_bias|fc[12]_bias": 0.1}, 0.01, {r"fc[12]_weight": 0.005}),
+    "source": lambda: _ByName({_BIASED: 1.0}, 0.01, {r"conv[345]_weight": 0.03}),
+    # Caffe's bvlc_reference_caffenet: the paper's biases, hidden FC .005.
+    "caffenet": lambda: _ByName({_BIASED: 1.0}, 0.01, {r"fc[12]_weight": 0.005}),
+    # Its bvlc_alexnet: biases .1 in the same layers ("1 gave a flat loss"), hidden FC .005.
+    "caffe": lambda: _ByName({_BIASED: 0.1}, 0.01, {r"fc[12]_weight": 0.005}),
 }
 
 NAMES = [*_MXNET, *_OWN]

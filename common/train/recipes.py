@@ -86,6 +86,16 @@ _TORCHVISION = dict(
     random_mirror=1,
     initializer="msra",
 )
+# BVLC/caffe, models/bvlc_reference_caffenet: solver.prototxt and train_val.prototxt. 100,000 steps
+# of 256 images are 20 epochs. Caffe squeezes its pictures to 256x256, and its biases learn at twice
+# the rate; these two are not taken over.
+_CAFFENET = dict(
+    _IMAGENET_2012,
+    batch_size=256,
+    pca_noise=0.0,
+    initializer="caffenet",
+    lr_step_epochs=[20, 40, 60, 80],
+)
 # The comments of layers/layer-params-145.cfg tell how the run went: steps, lighting, its end.
 _IMAGENET_145 = dict(
     _IMAGENET_2012,
@@ -112,6 +122,11 @@ RECIPES = {
         "56.5% top-1, 79.1% top-5 on the centre crop, as torchvision publishes (not run here)",
         _TORCHVISION,
     ),
+    ("caffenet", "imagenet"): Recipe(
+        "Caffe's bvlc_reference_caffenet",
+        "57.4% top-1, 80.4% top-5 on the centre crop, as Caffe publishes (not run here)",
+        _CAFFENET,
+    ),
     ("alexnet145", "imagenet"): Recipe(
         "Krizhevsky's run 145",
         "59.3% top-1, 81.8% top-5 on ten crops (his log; not run here)",
@@ -124,6 +139,9 @@ RECIPES = {
         "as for alexnet, whose three epochs reach 71% top-1", "about the same (not run)", _CIFAR10
     ),
     ("alexnet145", "cifar10"): Recipe(
+        "as for alexnet, whose three epochs reach 71% top-1", "about the same (not run)", _CIFAR10
+    ),
+    ("caffenet", "cifar10"): Recipe(
         "as for alexnet, whose three epochs reach 71% top-1", "about the same (not run)", _CIFAR10
     ),
     ("lenet", "mnist"): Recipe(

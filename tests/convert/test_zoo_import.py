@@ -206,6 +206,7 @@ torch.manual_seed(5)
 net = alexnet(num_classes=5).eval()
 torch.save(net.state_dict(), sys.argv[1] + "/new.pth")
 torch.save(net.state_dict(), sys.argv[1] + "/old.pth", _use_new_zipfile_serialization=False)
+torch.onnx.export(net, torch.zeros(1, 3, 224, 224), sys.argv[1] + "/x.onnx", dynamo=False)
 images = torch.from_numpy(numpy.load(sys.argv[1] + "/images.npy"))
 with torch.no_grad():
     numpy.save(sys.argv[1] + "/said.npy", torch.softmax(net(images), 1).numpy())
@@ -219,8 +220,8 @@ def test_torchvisions_own_class_and_files(tmp_path):
     np.save(tmp_path / "images.npy", images)
     subprocess.run([PEERS, "-c", SAVE, tmp_path], check=True, timeout=300)
     expected = np.load(tmp_path / "said.npy")
-    for name in ("new", "old"):
-        take(tmp_path / f"{name}.pth", tmp_path / name)
+    for name in ("new.pth", "old.pth", "x.onnx"):
+        take(tmp_path / name, tmp_path / name)
         symbol, *params = store.load(str(tmp_path / name), 0)
         module = mx.mod.Module(symbol)
         module.bind([("data", images.shape)], [("softmax_label", (4,))], for_training=False)

@@ -241,8 +241,8 @@ def run(known, *flags):
     return run_here(lambda: weights.main(list(map(str, flags)), known))
 
 
-def toy(*files, flags=("",)):
-    return {"toy": weights.Weights(files, flags, "free", "1% / 2%")}
+def toy(*files):
+    return {"toy": weights.Weights(files, "free", "1% / 2%")}
 
 
 def test_a_download_becomes_a_checkpoint_with_imagenets_classes_and_is_scored(
@@ -255,7 +255,7 @@ def test_a_download_becomes_a_checkpoint_with_imagenets_classes_and_is_scored(
     }
     server.cuts = [1_000_000]
     files = [described(server.address(n[1:]), content) for n, content in server.files.items()]
-    known = toy(*files, flags=("--caffemodel", "--prototxt"))
+    known = toy(*files)
     root, prefix = tmp_path / "root", tmp_path / "made" / "toy"
     command = "toy", "--root", root, "--out-prefix", prefix
     made = run(known, *command)
@@ -309,7 +309,6 @@ def test_the_list_names_every_file_with_its_licence_and_accuracy():
     for name, one in weights.KNOWN.items():
         for word in (name, one.licence, one.accuracy, *(file.address for file in one.files)):
             assert word in listed.stdout
-        assert len(one.flags) == len(one.files)
         for file in one.files:
             algorithm, _, expected = file.checksum.partition(":")
             assert len(expected) == 2 * hashlib.new(algorithm).digest_size

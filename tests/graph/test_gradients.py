@@ -153,6 +153,7 @@ def test_alexnets_gradients_are_right_on_an_oblong_image_with_caffes_options():
         ("alexnet", {"pooling": "plain"}, 3),
         ("alexnet2012", {"normalization": "lrn-by-column"}, 9),
         ("alexnet145", {}, 0),
+        ("caffenet", {}, 3),
     ],
 )
 def test_the_gradients_of_networks_with_options_are_right(network, options, seed):

@@ -1,4 +1,4 @@
-"""Every option of AlexNet, from training to int8, at a small size; and what is refused."""
+"""Every option of AlexNet, and weights of others, at a small size, from training to int8."""
 
 import glob
 import json
@@ -6,14 +6,19 @@ import shutil
 from types import SimpleNamespace
 from unittest import mock
 
+import bvlc_alexnet
+import cv2
 import mxnet as mx
 import numpy as np
 import pytest
 from conftest import assert_refused, assert_same_arrays, bands, run_here, train, write_records
+from pictures import photo
 
 import export_mxnet
 import export_onnx
 import export_torch
+import import_weights
+import predict
 import quantize
 import score
 import symbols
@@ -34,6 +39,7 @@ OPTIONS = [  # new weights, auxiliary states, random numbers, operators with two
     "--normalization bn-after --cpus 2",
     "--network alexnet2012 --normalization lrn-by-column --dropout 0.3",
     "--network alexnet145",
+    "--network caffenet",
     *(pytest.param(option, marks=pytest.mark.slow) for option in _SIMPLE),
 ]
 
@@ -82,20 +88,65 @@ def test_an_option_goes_from_training_to_int8(option, data, small, tmp_path):
     said(train(*resumed, "--overwrite"))
     assert_same_arrays(f"{prefix}-0002.params", f"{again}-0002.params")
 
-    where = ["--model-prefix", prefix, "--load-epoch", 2]
-    of_float32 = top1(prefix, 2, data)
+    assert_all_else_takes(prefix, 2, data, tuned, *ALEXNET)
+
+
+def assert_all_else_takes(prefix, epoch, data, tuned, *flags):
+    """Scoring, the exports, int8 and fine-tuning take the checkpoint."""
+    where = ["--model-prefix", prefix, "--load-epoch", epoch]
+    of_float32 = top1(prefix, epoch, data)
     for export in (export_onnx, export_mxnet, export_torch):
         said(run_here(export.main, *where, "--data-val", data.val))  # each compares with the source
     said(run_here(quantize.main, *where, "--data-calib", data.train))
-    of_int8 = top1(f"{prefix}-int8", 2, data)
+    of_int8 = top1(f"{prefix}-int8", epoch, data)
     assert abs(of_int8["loss"] - of_float32["loss"]) < 0.1 * max(1, of_float32["loss"])
-    tuning = [*ALEXNET, "--data-train", data.other, "--num-epochs", 1, "--model-prefix", tuned]
-    source = ["--pretrained", prefix, "--pretrained-epoch", 2, "--freeze", "conv"]
+    tuning = [*flags, "--data-train", data.other, "--num-epochs", 1, "--model-prefix", tuned]
+    source = ["--pretrained", prefix, "--pretrained-epoch", epoch, "--freeze", "conv"]
     said(train(*tuning, *source))
-    frozen, before = (mx.nd.load(f"{name}.params") for name in (f"{tuned}-0001", f"{prefix}-0002"))
+    paths = f"{tuned}-0001.params", f"{prefix}-{epoch:04d}.params"
+    frozen, before = map(mx.nd.load, paths)
     for name in before:
         same = np.array_equal(frozen[name].asnumpy(), before[name].asnumpy())
         assert same == name.split(":")[1].startswith("conv"), name
+
+
+def files_of(family, folder):
+    """The files of a public network at a small size, with random weights and three classes."""
+    arrays = bvlc_alexnet.weights(3, 256, hidden=32)
+    if family == "torchvision":
+        onnx = pytest.importorskip("onnx")
+        shapes = {"conv1": (64, 3), "conv2": (192, 64), "conv3": (384, 192), "conv4": (256, 384)}
+        shapes["conv5"] = 256, 256
+        for name, (outputs, inputs) in shapes.items():
+            weight, bias = arrays[name]
+            weight = np.resize(weight, (outputs, inputs, *weight.shape[2:]))
+            arrays[name] = weight, bias[:outputs]
+        model = bvlc_alexnet.torchvisions_onnx(list(arrays.values()), 67, "old")
+        onnx.save(model, str(folder / "x.onnx"))
+        return [folder / "x.onnx", "--std", "1,1,1"]
+    text = bvlc_alexnet.prototxt(3, 67, caffenet=family == "caffenet").replace("4096", "32")
+    (folder / "deploy.prototxt").write_text(text)
+    (folder / "x.caffemodel").write_bytes(bvlc_alexnet.caffemodel(arrays))
+    return [folder / "deploy.prototxt", folder / "x.caffemodel"]
+
+
+@pytest.mark.parametrize(
+    "family", ["caffenet", "torchvision", pytest.param("bvlc_alexnet", marks=pytest.mark.slow)]
+)
+def test_imported_weights_go_from_prediction_to_int8(family, data, small, tmp_path):
+    prefix, tuned = str(tmp_path / "net"), str(tmp_path / "tuned")
+    (tmp_path / "names.txt").write_text("top\nmiddle\nbottom\n")
+    more = ["--resize", 70, "--class-names", tmp_path / "names.txt", "--out-prefix", prefix]
+    said(run_here(import_weights.main, *files_of(family, tmp_path), *more))
+    cv2.imwrite(str(tmp_path / "x.png"), photo(80, 90))
+    named = run_here(predict.main, "--model-prefix", prefix, "--load-epoch", 0, tmp_path / "x.png")
+    assert any(name in said(named) for name in ("top", "middle", "bottom"))
+    flags = ["--dataset", "imagenet", "--batch-size", 16, "--deterministic", "--lr", 1e-4]
+    assert_all_else_takes(prefix, 0, data, tuned, *flags)
+    assert top1(prefix, 0, data, "--crops", 10)["loss"] > 0
+    resumed = ["--data-train", data.other, "--num-epochs", 2, "--model-prefix", tuned, "--resume"]
+    source = ["--pretrained", prefix, "--pretrained-epoch", 0, "--freeze", "conv"]
+    said(train(*flags, *resumed, *source))
 
 
 def test_a_batch_that_is_left_out_leaves_batch_norms_statistics_alone(data, small, tmp_path):

@@ -93,6 +93,16 @@ def test_caffes_options_reach_every_layer_they_are_for():
     assert [attrs[f"pooling{i}"]["pooling_convention"] for i in range(3)] == ["full"] * 3
 
 
+def test_caffenet_pools_before_it_normalises_and_differs_in_nothing_else():
+    caffes = alexnet2012.get_symbol(knorm=1, pooling_convention="full")
+    expected = list(operators(caffes).items())
+    for first in (2, 6):
+        expected[first : first + 2] = reversed(expected[first : first + 2])
+    found = symbols.get_symbol("caffenet")
+    assert list(operators(found).items()) == expected
+    assert found.attr_dict() == caffes.attr_dict()
+
+
 def test_each_option_reaches_every_layer_it_is_for():
     def ops(**options):
         return list(operators(alexnet.get_symbol(**options)).values())
@@ -146,7 +156,8 @@ def test_alexnet145_rounds_the_size_of_conv1s_maps_up(side, maps):
 
 
 @pytest.mark.parametrize(
-    "network, side", [("alexnet", 227), ("alexnet2012", 227), ("alexnet145", 224)]
+    "network, side",
+    [("alexnet", 227), ("alexnet2012", 227), ("alexnet145", 224), ("caffenet", 227)],
 )
 def test_neurons_are_the_articles_row_by_row(network, side):
     found = by_name(symbols.get_symbol(network), (3, side, side))
@@ -155,7 +166,7 @@ def test_neurons_are_the_articles_row_by_row(network, side):
     assert total(found, "neurons") == 659_272
 
 
-@pytest.mark.parametrize("network", ["alexnet2012", "alexnet145"])
+@pytest.mark.parametrize("network", ["alexnet2012", "alexnet145", "caffenet"])
 def test_two_columns_have_the_articles_weights_row_by_row(network):
     found = by_name(symbols.get_symbol(network), symbols.IMAGE_SHAPES[network])
     for name, (_, _, weights) in summary.ARTICLE.items():
@@ -232,7 +243,7 @@ def test_multiply_adds_are_those_of_the_loops_over_a_layer():
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones():
-    known = "alexnet, alexnet2012, alexnet145, alexnet_owt, lenet"
+    known = "alexnet, alexnet2012, alexnet145, alexnet_owt, caffenet, lenet"
     with pytest.raises(ValueError, match=f"vgg.*{known}"):
         symbols.get_symbol("vgg")
 
@@ -244,6 +255,7 @@ def test_an_unknown_network_is_refused_with_the_known_ones():
         ("alexnet2012", 67),
         ("alexnet145", 52),
         ("alexnet_owt", 63),
+        ("caffenet", 55),
         ("lenet", 32),
     ],
 )

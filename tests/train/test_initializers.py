@@ -8,7 +8,9 @@ import symbols
 from common.train.initializers import initializer
 
 
-@pytest.mark.parametrize("name, ones, hidden", [("paper", 1, 0.01), ("caffe", 0.1, 0.005)])
+@pytest.mark.parametrize(
+    "name, ones, hidden", [("paper", 1, 0.01), ("caffe", 0.1, 0.005), ("caffenet", 1, 0.005)]
+)
 def test_biases_and_deviations_are_those_of_the_source(name, ones, hidden):
     biases, deviations = {}, {}
     for parameter in symbols.get_symbol("alexnet").list_arguments()[1:-1]:
