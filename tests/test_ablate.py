@@ -15,7 +15,7 @@ from conftest import ROOT, assert_refused, bands, run_here, run_script, write_re
 import ablate
 import score
 import train_imagenet
-from common.study import process
+from common.study import process, report
 
 MAINS = {"train_imagenet.py": train_imagenet.main, "score.py": score.main}
 
@@ -114,21 +114,36 @@ def test_the_report_has_every_figure(study, here, tmp_path):
     here.clear()
     assert run(study(), "--out", out, "--report", tmp_path / "report").returncode == 0
     assert here == []
-    report = read(tmp_path / "report.json")
-    relu = report["variants"]["relu"]
+    written = read(tmp_path / "report.json")
+    relu = written["variants"]["relu"]
     top1 = [read(out / f"relu-seed{seed}/score.json")["top-1"] for seed in (3, 4)]
     assert [relu["runs"][seed]["top-1"] for seed in "34"] == top1
     assert relu["top-1"] == sum(top1) / 2 and relu["spread"] == abs(top1[0] - top1[1])
-    assert relu["difference"] == relu["top-1"] - report["variants"]["baseline"]["top-1"]
+    assert relu["difference"] == relu["top-1"] - written["variants"]["baseline"]["top-1"]
     assert relu["rates"].keys() == {"0.0005", "0.05"} and relu["lr"] == 0.05
     run_of_seed = relu["runs"]["3"]
     assert [set(epoch) for epoch in run_of_seed["epochs"]] == [{"train", "holdout"}] * 2
     assert run_of_seed["seconds"] > 0 and run_of_seed["cpu"] and run_of_seed["versions"]["mxnet"]
-    assert report["missing"] == []
+    assert written["missing"] == []
     with open(tmp_path / "report.csv") as file:
         rows = list(csv.DictReader(file))
     assert [(row["variant"], row["seeds"]) for row in rows] == [("baseline", "2"), ("relu", "2")]
     assert rows[1]["top-1"] == str(round(relu["top-1"], 4))
+    shown = run_script("-m", "common.study.report", tmp_path / "report.json", "--error", 0.99)
+    assert shown.returncode == 0, shown.stderr
+    cells = shown.stdout.splitlines()[3].split(" | ")
+    assert cells[:3] == ["| relu", "0.05", f"{relu['top-1']:.2%}"]
+    assert cells[-2:] == ["2", "0.5, 0.5 |"]
+    (tmp_path / "other.json").write_text("[]")
+    wrong = run_script("-m", "common.study.report", tmp_path / "other.json")
+    assert_refused(wrong, "other.json: is not what --report writes")
+
+
+def test_epochs_to_an_error_are_counted_on_straight_lines_between_the_middles_of_epochs():
+    run = [{"train": {"top-1": top1}} for top1 in (0.3, 0.5, 0.6)]
+    reached = [report.epochs_to(run, error) for error in (0.8, 0.7, 0.6, 0.5, 0.45)]
+    assert reached == pytest.approx([0.5, 0.5, 1.0, 1.5, 2.0])
+    assert report.epochs_to(run, 0.3) is None
 
 
 def test_a_new_variant_or_seed_joins_a_study_and_nothing_else_runs_again(study, here, tmp_path):

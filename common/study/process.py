@@ -95,17 +95,9 @@ def execute(command: List[str], output: str, stop: Stop) -> int:
 
     A signal that has asked ``stop`` to stop is passed on, and ends this process after that one.
     """
-    prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)  # looked up before the fork
     with open(output, "ab") as file:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": ROOT},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
-            preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
-        )
+        # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+        child = subprocess.Popen(command, stdout=file, start_new_session=True, **_as_child())
     told = False
     while True:
         try:
@@ -119,6 +111,17 @@ def execute(command: List[str], output: str, stop: Stop) -> int:
         print("stopped; the same command goes on from here")
         stop.leave()
     return code
+
+
+def _as_child():
+    """Options of a process that finds our modules, reads nothing and ends when this one does."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)  # looked up before the fork
+    return {
+        "stdin": subprocess.DEVNULL,
+        "stderr": subprocess.STDOUT,
+        "env": {**os.environ, "PYTHONPATH": ROOT},
+        "preexec_fn": lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+    }
 
 
 def last_line(output: str) -> str:
@@ -164,14 +167,8 @@ def speed(study: Study, variant: str, images: int) -> float:
     timed = min(images, _TIMED * settings.batch_size)
     flags += ["--num-examples", str(timed), "--num-epochs", "1"]
     flags += ["--warmup-epochs", "0", "--lr", f"{settings.lr / 10:g}"]
-    done = subprocess.run(
-        _script("train_imagenet.py", flags),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": ROOT},
-        text=True,
-    )
+    command = _script("train_imagenet.py", flags)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **_as_child())
     said = re.findall(r"at (\d+) img/s", done.stdout) or re.findall(r"(\d+) img/s", done.stdout)
     if done.returncode or not said:
         raise UserError(f"{variant}: {(done.stdout.strip().splitlines() or ['no output'])[-1]}")

@@ -1,4 +1,7 @@
-"""A study's results: every figure as JSON, a row for each variant as CSV."""
+"""A study's results: every figure as JSON, a row for each variant as CSV, a table of Markdown.
+
+python -m common.study.report docs/results/relu.json --error 0.4      # prints the table
+"""
 
 import csv
 import json
@@ -6,6 +9,7 @@ import math
 import statistics
 from typing import Dict, List, Optional
 
+from common import cli
 from common.io.files import atomic
 
 from .folder import Folder, finals, trials
@@ -57,9 +61,8 @@ def _variant(folder, name):
         result = folder.result(run)
         if result:
             figures["runs"][str(run.seed)] = _final(result)
-    scored = [run for run in figures["runs"].values() if "top-1" in run]
-    if scored:
-        figures.update(_over_seeds(scored))
+    if _ended(figures):
+        figures.update(_over_seeds(_ended(figures)))
     return figures
 
 
@@ -116,7 +119,7 @@ def write(results: dict, prefix: str) -> List[str]:
 
 def _row(name: str, figures: dict) -> Dict[str, object]:
     row: Dict[str, object] = {"variant": name, "flags": figures["flags"]}
-    row["seeds"] = sum("top-1" in run for run in figures["runs"].values())
+    row["seeds"] = len(_ended(figures))
     if "lr" in figures:
         row["lr"] = f"{figures['lr']:g}"
     if row["seeds"]:
@@ -132,17 +135,79 @@ def _rounded(value: Optional[float]) -> object:
     return "" if value is None else round(value, 4)
 
 
-def table(results: dict) -> str:
-    """The variants with their accuracies, for a terminal."""
-    width = max(map(len, results["variants"]))
-    lines = [f"{'variant':{width}}  lr       top-1   spread  difference  seeds"]
+def table(results: dict, error: Optional[float] = None) -> str:
+    """The variants with their accuracies, as a table of Markdown.
+
+    Args:
+        error: adds a column with the epochs that training took to this share of wrong answers.
+    """
+    headings = (
+        "variant | rate | top-1 | spread | difference | loss | train top-1 | train loss | seeds"
+    )
+    lines = [f"| {headings} |", "|---" * (headings.count("|") + 1) + "|"]
     for name, figures in results["variants"].items():
-        line = f"{name:{width}}  {figures['lr']:<7.4g}" if "lr" in figures else name
-        if "top-1" in figures:
-            seeds = sum("top-1" in run for run in figures["runs"].values())
-            spread, difference = (
-                100 * figures.get(key, math.nan) for key in ("spread", "difference")
-            )
-            line += f"  {figures['top-1']:.2%}  {spread:6.2f}  {difference:+10.2f}  {seeds:5}"
-        lines.append(line)
+        if "top-1" not in figures:
+            lines.append(f"| {name} |" + " |" * 8)
+            continue
+        difference = 100 * figures.get("difference", math.nan)
+        train = figures["train"]
+        lines.append(
+            f"| {name} | {figures['lr']:g} | {figures['top-1']:.2%} | {100 * figures['spread']:.2f}"
+            f" | {difference:+.2f} | {figures['loss']:.3f} | {train['top-1']:.2%}"
+            f" | {train['loss']:.3f} | {len(_ended(figures))} |"
+        )
+    if error is None:
+        return "\n".join(lines)
+    lines[0] += f" epochs to {error:.0%} training error |"
+    lines[1] += "---|"
+    for n, figures in enumerate(results["variants"].values(), 2):
+        reached = [epochs_to(run["epochs"], error) for run in _ended(figures)]
+        lines[n] += " " + ", ".join(map(_epochs, reached)) + " |"
     return "\n".join(lines)
+
+
+def _ended(figures):
+    return [run for run in figures["runs"].values() if "top-1" in run]
+
+
+def _epochs(number):
+    return "not reached" if number is None else f"{number:.1f}"
+
+
+def epochs_to(epochs: List[dict], error: float) -> Optional[float]:
+    """After how many epochs of a run at most ``error`` of the training images were wrong.
+
+    An epoch's figure is the mean over the epoch, so it counts for its middle; between two of them
+    the line is straight. None: that was never so.
+    """
+    before = None
+    for epoch, figures in enumerate(epochs, 1):
+        wrong, at = 1 - figures["train"]["top-1"], epoch - 0.5
+        if wrong <= error:
+            if before is None:
+                return at
+            share = (before - error) / (before - wrong)
+            return at - 1 + share
+        before = wrong
+    return None
+
+
+def main() -> None:
+    """Print the table of a result file."""
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("results", metavar="RESULTS.json", help="what ablate.py --report wrote")
+    parser.add_argument(
+        "--error",
+        type=cli.number(above=0, below=1),
+        help="add the epochs to this share of wrong answers on the training images",
+    )
+    args = parser.parse_args()
+    with open(args.results, encoding="utf-8") as file:
+        try:
+            print(table(json.load(file), args.error))
+        except (ValueError, KeyError, TypeError) as error:
+            raise cli.UserError(f"{args.results}: is not what --report writes ({error!r})")
+
+
+if __name__ == "__main__":
+    cli.run(main)
