@@ -2,6 +2,8 @@
 #                      stopped and run again, it resumes
 # make demo NETWORK=lenet                      the same with MNIST and LeNet-5
 # make demo CUDA=1                             on GPU 0; GPUS=0,1 picks others. 2 GB of wheels
+# make ablation        AlexNet without each of its ideas, on CIFAR-10: hours; stopped and run again,
+#                      it resumes. STUDY=studies/relu.json RUNS=checkpoints/relu: ReLU against tanh
 # make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU
 # make test-mxnet MXNET=path                  MXNet's own unit tests, from its source at tag 1.9.1
 # make sanitize        native/ under GCC's address, undefined and thread sanitizers
@@ -17,8 +19,8 @@ dataset_alexnet := cifar10
 dataset_lenet   := mnist
 DATASET := $(dataset_$(NETWORK))
 
-.PHONY: demo test test-slow test-cuda test-mxnet sanitize lint bench clean
-demo test test-slow test-cuda test-mxnet sanitize lint: $(VENV)/.ready
+.PHONY: demo ablation test test-slow test-cuda test-mxnet sanitize lint bench clean
+demo ablation test test-slow test-cuda test-mxnet sanitize lint: $(VENV)/.ready
 test-slow: .venv-bench/.ready
 
 # MXNet's metadata asks for numpy<2, which Python 3.13 and later do not have: no dependencies.
@@ -38,6 +40,13 @@ demo:
 	@$(BIN)/python train_imagenet.py --network $(NETWORK) --dataset $(DATASET) \
 	  --data-train datasets/$(DATASET)/train.rec --data-val datasets/$(DATASET)/val.rec \
 	  --model-prefix $(PREFIX) --resume $(if $(CUDA),--gpus $(GPUS))
+
+STUDY ?= studies/cifar10.json
+RUNS  ?= checkpoints/ablation
+ablation:
+	@$(BIN)/python -m data.cifar10 --holdout 5000 --out datasets/cifar10-holdout
+	@$(BIN)/python ablate.py $(STUDY) --out $(RUNS)
+	@$(BIN)/python ablate.py $(STUDY) --out $(RUNS) --report $(RUNS)/report
 
 test:
 	@$(BIN)/python -m pytest

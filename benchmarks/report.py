@@ -44,7 +44,7 @@ def save(name: str, **figures) -> str:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "cpu": _cpu(),
+        "cpu": cpus.model(),
         "cores": cpus.available(),
     }
     os.makedirs(FOLDER, exist_ok=True)
@@ -52,9 +52,3 @@ def save(name: str, **figures) -> str:
     with atomic(path) as temporary, open(temporary, "w") as file:
         json.dump({"machine": machine, **figures}, file, indent=1)
     return path
-
-
-def _cpu():
-    with open("/proc/cpuinfo") as file:
-        models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    return models[0] if models else platform.machine()

@@ -53,8 +53,8 @@ say(variant=native.variant() if native.load() else None)
 from common.io.opencv import cv2
 say(opencv=cv2.__version__)
 for script in ("train_imagenet", "predict", "score", "quantize", "import_weights", "export_mxnet",
-               "export_onnx", "export_torch", "data.folder", "data.imagenet", "data.cifar10",
-               "data.mnist", "data.check", "common.adopt"):
+               "export_onnx", "export_torch", "ablate", "data.folder", "data.imagenet",
+               "data.cifar10", "data.mnist", "data.check", "common.adopt"):
     importlib.import_module(script)
 say(scripts=True)
 import sys

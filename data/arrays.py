@@ -9,7 +9,7 @@ from common.cli import ArgumentParser, UserError
 from common.io.files import cache_folder
 from common.io.opencv import cv2
 from common.records.scan import scan_records
-from common.records.writer import create_records
+from common.records.writer import create_records, record_paths
 from data.progress import progress
 
 # Images, (N, H, W, 3) BGR or (N, H, W) grey, uint8; and their labels, (N,).
@@ -43,34 +43,70 @@ def make_records(
     images are shuffled, in the same order each time; the others keep the data set's order.
 
     Args:
-        counts: how many images each split must have, e.g. {"train": 50000, "val": 10000}.
+        counts: how many images each split must have, e.g. {"train": 50000, "val": 10000}. Give
+            "holdout", if it is there, before "train", which lacks its images.
         load: returns the splits; called at most once.
+        overwrite: make all anew, and delete a holdout that is not among ``counts``.
 
     Raises:
-        UserError: ``load`` gave another number of images, or a label that is no class.
+        UserError: ``out`` holds whole splits of other sizes; ``load`` gave another number of
+            images, or a label that is no class.
     """
-    prefixes = {split: os.path.join(out, split) for split in counts}
-    for split, prefix in list(prefixes.items()):
-        if not overwrite and _is_whole(prefix, counts[split], classes):
-            print(f"{prefix}.rec: already made and whole; kept (--overwrite makes it again)")
-            del prefixes[split]
-    splits = load() if prefixes else {}
-    for split in prefixes:
+    left_over = [] if "holdout" in counts else _existing(os.path.join(out, "holdout"))
+    if left_over and not overwrite:
+        raise UserError(
+            f"{left_over[0]}: train.rec beside it lacks its images; give --holdout as before,"
+            " choose another --out, or pass --overwrite to make train.rec anew"
+        )
+    todo = [split for split in counts if overwrite or not _is_whole(out, split, counts, classes)]
+    splits = load() if todo else {}
+    for split in todo:
         _check(split, *splits[split], counts[split], len(classes))
-    for split, prefix in prefixes.items():
+    for path in left_over:
+        os.unlink(path)
+    for split in todo:
         os.makedirs(out, exist_ok=True)
-        _write(prefix, *splits[split], classes, shuffle=split == "train")
+        _write(os.path.join(out, split), *splits[split], classes, shuffle=split == "train")
 
 
-def _is_whole(prefix, count, classes):
-    if not os.path.exists(f"{prefix}.rec"):
+def _is_whole(out, split, counts, classes):
+    path = os.path.join(out, f"{split}.rec")
+    if not os.path.exists(path):
         return False
     try:
-        records = scan_records(f"{prefix}.rec")
+        records = scan_records(path)
     except UserError:
-        print(f"{prefix}.rec: is damaged; making it again")
+        print(f"{path}: is damaged; making it again")
         return False
-    return len(records) == count and records.classes == list(classes)
+    if len(records) != counts[split]:
+        raise UserError(
+            f"{path}: has {len(records):,} images, not {counts[split]:,}; choose another --out or"
+            " --holdout, or pass --overwrite to make it anew"
+        )
+    if records.classes != list(classes):
+        return False
+    print(f"{path}: already made and whole; kept (--overwrite makes it again)")
+    return True
+
+
+def _existing(prefix):
+    return [path for path in record_paths(prefix) if os.path.exists(path)]
+
+
+def split_off(split: Split, count: int, classes: int) -> Tuple[Split, Split]:
+    """Divide a split in two: all but the last images of each class, and those.
+
+    Args:
+        count: images of the second part, the same number of each of the ``classes`` classes.
+
+    Returns:
+        The two, each in the order of ``split``.
+    """
+    images, labels = split
+    held = np.zeros(len(labels), bool)
+    for label in range(classes):
+        held[np.flatnonzero(labels == label)[-(count // classes) :]] = True
+    return (images[~held], labels[~held]), (images[held], labels[held])
 
 
 def _check(split, images, labels, count, classes):

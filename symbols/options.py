@@ -1,23 +1,34 @@
-"""The options of ``alexnet`` and ``alexnet2012`` that exchange one of its ideas, as flags."""
+"""The options of networks that exchange one of AlexNet's ideas, as flags."""
 
 import argparse
 import inspect
 from typing import Mapping
 
-from . import alexnet, layers
+from . import alexnet, layers, lenet
 
-NETWORKS = ("alexnet", "alexnet2012")
-_ARTICLE = {
-    name: inspect.signature(alexnet.get_symbol).parameters[name].default
-    for name in ("activation", "dropout", "normalization", "pooling")
+NAMES = ("activation", "dropout", "normalization", "pooling")
+
+
+def _defaults(function):
+    parameters = inspect.signature(function).parameters
+    return {name: parameters[name].default for name in NAMES if name in parameters}
+
+
+_DEFAULTS = {
+    "alexnet": _defaults(alexnet.get_symbol),
+    "alexnet2012": _defaults(alexnet.get_symbol),
+    "lenet": _defaults(lenet.get_symbol),
 }
-NAMES = tuple(_ARTICLE)
 
 
 def add_args(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each option. None stands for the article's value."""
-    add = parser.add_argument_group(f"options of {' and '.join(NETWORKS)}").add_argument
-    add("--activation", choices=layers.ACTIVATIONS, help="in place of relu")
+    """Add a flag for each option. None stands for the network's own value."""
+    add = parser.add_argument_group("options of alexnet and alexnet2012").add_argument
+    add(
+        "--activation",
+        choices=layers.ACTIVATIONS,
+        help="in place of relu; also in place of lenet's tanh",
+    )
     add(
         "--dropout",
         type=_share,
@@ -44,16 +55,18 @@ def _share(text):
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Set the options that have the article's value to None, as if they were not given.
+    """Set the options that have the network's own value to None, as if they were not given.
 
     Raises:
         ValueError: ``args.network`` has no such option.
     """
     for name in NAMES:
         value = getattr(args, name)
-        if value is not None and args.network not in NETWORKS:
-            raise ValueError(f"{args.network}: has no --{name}; {' and '.join(NETWORKS)} have one")
-        if value == _ARTICLE[name]:
+        own = _DEFAULTS.get(args.network, {})
+        if value is not None and name not in own:
+            having = " and ".join(network for network in _DEFAULTS if name in _DEFAULTS[network])
+            raise ValueError(f"{args.network}: has no --{name}; {having} have one")
+        if value == own.get(name):
             setattr(args, name, None)
 
 

@@ -19,6 +19,7 @@ FLOORS = [
     ["evaluate"],
     ["train"],
     ["convert"],
+    ["study"],
 ]
 ROOMS = [name for floor in FLOORS[2:] for name in floor]
 SCRIPT = len(FLOORS)  # the floor of the scripts, above all rooms

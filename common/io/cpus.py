@@ -2,6 +2,8 @@
 
 import math
 import os
+import platform
+import re
 from typing import Iterator
 
 from common.cli import UserError
@@ -43,6 +45,12 @@ def openmp_threads() -> int:
             f"OMP_NUM_THREADS={text}: is not a number of threads such as 4; set one, or unset it"
         )
     return int(numbers[0])
+
+
+def model(root: str = "/") -> str:
+    """The processor's name, such as 'AMD EPYC'; its architecture where /proc does not say."""
+    found = re.search(r"^model name\s*: (.*)$", _read(f"{root}/proc/cpuinfo"), re.MULTILINE)
+    return found[1] if found else platform.machine()
 
 
 _SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"

@@ -137,12 +137,12 @@ class Forecast:
         whole = self._images / speed
         self._log.event("forecast", img_per_s=round(speed, 1), seconds=round(whole))
         self._log.say(
-            f"about {_duration(whole)} for {self._title} at {speed:.0f} img/s,"
+            f"about {duration(whole)} for {self._title} at {speed:.0f} img/s,"
             " validation not counted"
         )
 
 
-def _duration(seconds):
+def duration(seconds: float) -> str:
     """'50 seconds', '12 minutes', '31 hours'."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:

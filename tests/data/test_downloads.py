@@ -188,6 +188,59 @@ def test_whole_records_need_no_source(small_cifar, tmp_path, monkeypatch):
     cifar10.main(["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "none")])
 
 
+@pytest.fixture
+def two_of_each(small_cifar, tmp_path):
+    """A source with two training images of each class, the second of each in two batches."""
+    for n, name in enumerate(BATCHES[:5]):
+        labels = [(4 * n + i) % 10 for i in range(EACH)]
+        small_cifar[name] = small_cifar[name][0], labels
+    return ["--source", str(python_archive(tmp_path / "cifar.tgz", small_cifar))]
+
+
+def labels_and_pixels(path):
+    records = scan_records(str(path))
+    pixels, labels = images_of(path, (3, 32, 32), len(records))
+    return [(int(label), image.tobytes()) for image, label in zip(pixels, labels)]
+
+
+def test_a_holdout_takes_as_many_training_images_of_each_class(two_of_each, tmp_path):
+    plain, held = tmp_path / "plain", tmp_path / "held"
+    cifar10.main([*two_of_each, "--out", str(plain)])
+    cifar10.main([*two_of_each, "--out", str(held), "--holdout", "10"])
+    holdout, train = (labels_and_pixels(held / f"{name}.rec") for name in ("holdout", "train"))
+    assert sorted(label for label, _ in holdout) == sorted(label for label, _ in train)
+    assert sorted(holdout + train) == sorted(labels_and_pixels(plain / "train.rec"))
+    assert (held / "val.rec").read_bytes() == (plain / "val.rec").read_bytes()
+    before = made(held)
+    cifar10.main([*two_of_each, "--out", str(held), "--holdout", "10"])
+    assert made(held) == before
+
+
+def test_a_folder_with_a_holdout_is_not_taken_for_one_without(two_of_each, tmp_path):
+    out = tmp_path / "out"
+    command = [*two_of_each, "--out", str(out)]
+    cifar10.main(command)
+    plain = made(out)
+    with pytest.raises(UserError, match="train.rec: has 20 images, not 10"):
+        cifar10.main([*command, "--holdout", "10"])
+    assert made(out) == plain
+    cifar10.main([*command, "--holdout", "10", "--overwrite"])
+    held = made(out)
+    with pytest.raises(UserError, match="holdout.rec: train.rec beside it lacks its images"):
+        cifar10.main(command)
+    assert made(out) == held
+    cifar10.main([*command, "--overwrite"])
+    assert made(out) == plain
+
+
+@pytest.mark.parametrize("count", ["5", "0", "20", "-10", "many"])
+def test_a_holdout_that_cannot_be_is_refused(count, two_of_each, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cifar10.main([*two_of_each, "--out", str(tmp_path / "out"), f"--holdout={count}"])
+    assert "not a multiple of 10 from 10 to 10" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch was-run",)

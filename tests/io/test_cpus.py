@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import subprocess
 import sys
 
@@ -32,6 +33,14 @@ def write(root, path, text):
 def control_groups(root, mounts, groups):
     write(root, "proc/self/mountinfo", "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n" + mounts + "\n")
     write(root, "proc/self/cgroup", groups + "\n")
+
+
+def test_the_model_is_the_first_processors_name(root):
+    assert cpus.model(root) == platform.machine()
+    write(
+        root, "proc/cpuinfo", "processor\t: 0\nmodel name\t: AMD EPYC 7B13\ncache size\t: 512 KB\n"
+    )
+    assert cpus.model(root) == "AMD EPYC 7B13"
 
 
 def test_without_proc_and_sys_the_affinity_counts(root):

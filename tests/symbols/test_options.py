@@ -183,6 +183,10 @@ def test_another_option_is_refused_by_resuming_and_fine_tuning(data, small, tmp_
     assert_refused(train(*flags, *source, "relu"), "--pretrained", "--activation; leave that flag")
     lenet = ["--network", "lenet", "--dataset", "mnist", "--benchmark", 1]
     assert_refused(train(*lenet, "--dropout", 0), "--network lenet", "has no --dropout")
+    # LeNet's own activation is as good as none; another one is another network.
+    said(train(*lenet, "--num-epochs", 1, "--activation", "tanh"))
+    deeper = [*lenet, "--num-epochs", 1, "--normalization", "none"]
+    assert_refused(train(*deeper), "--network lenet", "alexnet and alexnet2012 have one")
 
 
 def test_batch_norm_and_prelu_start_as_their_papers_have_them():

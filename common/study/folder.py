@@ -1,0 +1,153 @@
+"""The folder of a study: a run of it is a folder there, and its files tell how far it has come."""
+
+import json
+import os
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+from common.cli import UserError
+from common.io.files import atomic, check_is_local, read_json, write_json
+
+from .definition import Study
+
+_REMEDY = "delete it, and the study goes on without it"
+
+
+class Run(NamedTuple):
+    """One training run: it tries a rate, a factor of the variant's, or is a final one of a seed."""
+
+    variant: str
+    rate: Optional[float] = None
+    seed: Optional[int] = None
+
+    @property
+    def name(self) -> str:
+        """The run's folder."""
+        tried = f"rate{self.rate:g}" if self.is_trial else f"seed{self.seed}"
+        return f"{self.variant}-{tried}"
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it tries a rate, which is scored on the holdout."""
+        return self.rate is not None
+
+
+def trials(study: Study, variants: Sequence[str]) -> List[Run]:
+    """The runs that try rates; none if there is but one."""
+    rates = study.rates if len(study.rates) > 1 else []
+    return [Run(variant, rate) for variant in variants for rate in rates]
+
+
+def finals(study: Study, variants: Sequence[str]) -> List[Run]:
+    """The runs whose results are the study's, seed by seed."""
+    return [Run(variant, seed=seed) for seed in study.seeds for variant in variants]
+
+
+class Folder:
+    """The files of a study in ``path``."""
+
+    def __init__(self, study: Study, path: str):
+        self.study, self.path = study, path
+
+    def of(self, run: Run, *names: str) -> str:
+        """The path of a run's file, or of its folder."""
+        return os.path.join(self.path, run.name, *names)
+
+    def prefix(self, run: Run) -> str:
+        """--model-prefix of a run."""
+        return self.of(run, "net")
+
+    def result(self, run: Run) -> Optional[dict]:
+        """What is known of a run that has ended; None before.
+
+        Its key "diverged" holds the last line of a run whose loss became not finite.
+        """
+        try:
+            return read_json(self.of(run, "result.json"), _REMEDY)
+        except FileNotFoundError:
+            return None
+
+    def save_result(self, run: Run, result: dict) -> None:
+        """Mark a run as ended."""
+        _write(self.of(run, "result.json"), result)
+
+    def check(self) -> None:
+        """Raise UserError if the folder holds another study."""
+        check_is_local(self.path, "--out")
+        before = self._read("study.json")
+        if before is None:
+            if os.path.isdir(self.path) and set(os.listdir(self.path)) - {"study.lock"}:
+                raise UserError(f"--out {self.path}: holds other files; give a new folder")
+            return
+        remedy = f"give another --out, or the file that {self.path} was made with"
+        for name, value in self.study.entries().items():
+            if before["entries"][name] != value:
+                raise UserError(
+                    f"--out {self.path}: is of a study with other {name} than {self.study.path};"
+                    f" {remedy}"
+                )
+        for variant, words in self.study.variants.items():
+            if before["variants"].get(variant, words) != words:
+                raise UserError(
+                    f"--out {self.path}: there {variant} has other flags than in"
+                    f" {self.study.path}; {remedy}, or take another name"
+                )
+
+    def begin(self) -> None:
+        """Write which study this is; its variants join those that have been there before."""
+        before = self._read("study.json") or {"variants": {}}
+        variants = {**before["variants"], **self.study.variants}
+        now = {"entries": self.study.entries(), "variants": variants}
+        if now != before:
+            _write(os.path.join(self.path, "study.json"), now)
+
+    def rates(self) -> Dict[str, float]:
+        """The chosen factors of those variants whose trials have all ended.
+
+        Once chosen, a factor stays.
+        """
+        if len(self.study.rates) == 1:
+            return dict.fromkeys(self.study.variants, self.study.rates[0])
+        return {**dict(self._newly_chosen()), **self._chosen()}
+
+    def keep_rates(self) -> None:
+        """Write the chosen factors to chosen.json."""
+        rates = self.rates()
+        if rates != self._chosen():
+            _write(os.path.join(self.path, "chosen.json"), {"rates": rates})
+
+    def _chosen(self):
+        return (self._read("chosen.json") or {"rates": {}})["rates"]
+
+    def _newly_chosen(self) -> Iterator:
+        for variant in self.study.variants:
+            tried = {run.rate: self.result(run) for run in trials(self.study, [variant])}
+            if all(tried.values()):
+                scored = [
+                    (r["score"]["top-1"], -r["score"]["loss"], rate)
+                    for rate, r in tried.items()
+                    if "score" in r
+                ]
+                if scored:
+                    yield variant, max(scored)[-1]
+
+    def _read(self, name):
+        try:
+            return read_json(os.path.join(self.path, name), "give another --out")
+        except FileNotFoundError:
+            return None
+
+
+def _write(path, entries):
+    with atomic(path) as temporary:
+        write_json(temporary, entries)
+
+
+def epochs(log_path: str) -> List[dict]:
+    """What a run's log has of each epoch, in order; of an epoch that is told twice, the last."""
+    found = {}
+    with open(log_path, encoding="utf-8") as file:
+        for line in file:
+            entry = json.loads(line)
+            if entry["event"] == "epoch":
+                found[entry["epoch"]] = entry
+    return [found[number] for number in sorted(found)]

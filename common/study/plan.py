@@ -1,0 +1,110 @@
+"""What a study will do before it does it: the checks, the runs and the time they take here."""
+
+import os
+import shutil
+from typing import Callable, Dict, List, Sequence
+
+from common.cli import UserError
+from common.io.log import duration
+from common.records.scan import Records, scan_records
+
+from .definition import Study
+from .folder import Folder, Run, epochs
+from .process import speed
+
+_SCORED = 1 / 3  # of the time that an image takes in training: forward without backward
+_START = 10.0  # seconds: two processes that import MXNet and build the network
+
+
+def check_records(study: Study) -> Dict[str, Records]:
+    """The scanned record files of a study.
+
+    Raises:
+        UserError: one is missing or damaged, two are the same, or they have other classes.
+    """
+    if not os.path.exists(study.records["holdout"]):
+        raise UserError(
+            f"{study.records['holdout']}: not there; rates are chosen on images that are not in"
+            f" {study.records['train']}: data/README.md says how to set them apart (--holdout)"
+        )
+    found = {name: scan_records(path) for name, path in study.records.items()}
+    if len({os.path.realpath(path) for path in study.records.values()}) < len(found):
+        raise UserError(f"{study.path}: records: two of them are the same file")
+    for records in found.values():
+        if records.classes != found["train"].classes:
+            raise UserError(f"{records.path}: has other classes than {found['train'].path}")
+    return found
+
+
+def check_room(folder: Folder, left: Sequence[Run], size_of: Callable[[str], int]) -> None:
+    """Make sure that the disk has room for the checkpoints of the runs that are left.
+
+    Args:
+        size_of: the bytes of a variant's weights. A checkpoint has them twice, with momentum.
+
+    Raises:
+        UserError: it has not.
+    """
+    sizes = {run: 2 * size_of(run.variant) for run in left}
+    kept = sum(size for run, size in sizes.items() if not run.is_trial)
+    needed = kept + 2 * max(sizes.values(), default=0)  # the best, the newest and the next one
+    above = os.path.abspath(folder.path)
+    while not os.path.isdir(above):
+        above = os.path.dirname(above)
+    free = shutil.disk_usage(above).free
+    if free < needed:
+        raise UserError(
+            f"--out {folder.path}: needs {needed / 1e9:.1f} GB for checkpoints, and"
+            f" {free / 1e9:.1f} GB are free there; make room, or give a folder on another disk"
+        )
+
+
+class Times:
+    """How long runs take on this machine."""
+
+    def __init__(self, folder: Folder, records: Dict[str, Records]):
+        self._folder, self._counts = folder, {name: len(r) for name, r in records.items()}
+        self._speeds: Dict[str, float] = {}
+
+    def measure(self, runs: Sequence[Run]) -> None:
+        """Find each variant's speed: in the logs of its runs, else by training a few batches.
+
+        Raises:
+            UserError: a variant cannot be trained.
+        """
+        for variant in dict.fromkeys(run.variant for run in runs):
+            own = [run for run in runs if run.variant == variant]
+            told = [epoch["img_per_s"] for run in own for epoch in self._epochs(run)]
+            if not told:
+                print(f"timing {variant}", flush=True)
+                told = [speed(self._folder.study, variant, self._counts["train"])]
+            self._speeds[variant] = told[-1]
+
+    def of(self, run: Run) -> float:
+        """Seconds that a run takes from its beginning."""
+        settings = self._folder.study.settings(run.variant, run.is_trial)
+        images = (settings.num_examples or self._counts["train"]) * settings.num_epochs
+        scored = self._counts["holdout"]
+        if not run.is_trial:
+            scored = self._counts["test"] + scored * settings.num_epochs
+        return (images + scored * _SCORED) / self._speeds[run.variant] + _START
+
+    def _epochs(self, run):
+        path = f"{self._folder.prefix(run)}-log.jsonl"
+        return epochs(path) if os.path.exists(path) else []
+
+
+def describe(folder: Folder, runs: Sequence[Run], times: Times) -> str:
+    """The runs, a line each, and what those that are left take together."""
+    width = max(len(run.name) for run in runs)
+    lines: List[str] = []
+    left = 0.0
+    for run in runs:
+        result = folder.result(run)
+        seconds = times.of(run)
+        left += 0 if result else seconds
+        state = "ended: its loss was not finite" if result and "diverged" in result else "finished"
+        lines.append(f"{run.name:{width}}  {state if result else 'about ' + duration(seconds)}")
+    ended = sum(folder.result(run) is not None for run in runs)
+    lines.append(f"{len(runs)} runs, {ended} ended; the others take about {duration(left)} here")
+    return "\n".join(lines)

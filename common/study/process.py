@@ -1,0 +1,175 @@
+"""Training runs and their scores, each a process of its own that ends with this one."""
+
+import ctypes
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from typing import List, Optional
+
+from common.checkpoint import store
+from common.checkpoint.config import load_config
+from common.cli import UserError
+from common.io import cpus
+from common.io.signals import Stop
+from common.records.scan import scan_records
+
+from .definition import Study
+from .folder import Folder, Run, epochs
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl: a signal for this process when its parent has died
+_TIMED = 30  # batches that time a variant; training says its speed after 22
+_NOT_FINITE = "the loss is not finite"
+
+
+def training(folder: Folder, run: Run) -> List[str]:
+    """The command of a run's training.
+
+    Final runs are validated on the holdout after each epoch, for their curves.
+    """
+    study = folder.study
+    flags = [*study.flags, *(study.choosing if run.is_trial else []), *study.variants[run.variant]]
+    rate = run.rate if run.is_trial else folder.rates()[run.variant]
+    flags += ["--lr", f"{study.settings(run.variant).lr * rate:g}"]
+    flags += ["--seed", str(study.seeds[0] if run.is_trial else run.seed)]
+    flags += ["--data-train", study.records["train"]]
+    flags += [] if run.is_trial else ["--data-val", study.records["holdout"]]
+    flags += [
+        "--model-prefix",
+        folder.prefix(run),
+        "--resume",
+        "--keep",
+        "1",
+        "--save-minutes",
+        "5",
+    ]
+    return _script("train_imagenet.py", flags)
+
+
+def scoring(folder: Folder, run: Run) -> List[str]:
+    """The command that scores a trained run: a trial on the holdout, else on the test images."""
+    study = folder.study
+    records = study.records["holdout" if run.is_trial else "test"]
+    epoch = study.settings(run.variant, run.is_trial).num_epochs
+    flags = ["--model-prefix", folder.prefix(run), "--load-epoch", str(epoch)]
+    return _script(
+        "score.py", [*flags, "--data-val", records, "--json", folder.of(run, "score.json")]
+    )
+
+
+def _script(name, flags):
+    return [os.path.relpath(sys.executable), os.path.relpath(os.path.join(ROOT, name)), *flags]
+
+
+def perform(folder: Folder, run: Run, stop: Stop) -> Optional[str]:
+    """Train and score a run, or go on where it was killed.
+
+    Returns:
+        None, or what it said last if it has failed.
+    """
+    os.makedirs(folder.of(run), exist_ok=True)
+    output = folder.of(run, "output.txt")
+    command = training(folder, run)
+    print(shlex.join(command))
+    if execute(command, output, stop):
+        said = last_line(output)
+        if _NOT_FINITE not in said:
+            return said
+        finish(folder, run, {"diverged": said})
+        return None
+    if not os.path.exists(folder.of(run, "score.json")):
+        command = scoring(folder, run)
+        print(shlex.join(command))
+        if execute(command, output, stop):
+            return last_line(output)
+    finish(folder, run, _measured(folder, run))
+    return None
+
+
+def execute(command: List[str], output: str, stop: Stop) -> int:
+    """Run a command, its output appended to a file; returns its exit code.
+
+    A signal that has asked ``stop`` to stop is passed on, and ends this process after that one.
+    """
+    with open(output, "ab") as file:
+        # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+        child = subprocess.Popen(command, stdout=file, start_new_session=True, **_as_child())
+    told = False
+    while True:
+        try:
+            code = child.wait(timeout=0.2)
+            break
+        except subprocess.TimeoutExpired:
+            if stop.requested and not told:
+                told = True
+                child.terminate()
+    if stop.requested:
+        print("stopped; the same command goes on from here")
+        stop.leave()
+    return code
+
+
+def _as_child():
+    """Options of a process that finds our modules, reads nothing and ends when this one does."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)  # looked up before the fork
+    return {
+        "stdin": subprocess.DEVNULL,
+        "stderr": subprocess.STDOUT,
+        "env": {**os.environ, "PYTHONPATH": ROOT},
+        "preexec_fn": lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+    }
+
+
+def last_line(output: str) -> str:
+    """What a process said last in its output file."""
+    with open(output, encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    return lines[-1] if lines else f"{output} is empty"
+
+
+def finish(folder: Folder, run: Run, result: dict) -> None:
+    """Keep the result of a run, and of its checkpoints a final run's last one."""
+    folder.save_result(run, result)
+    epoch = folder.study.settings(run.variant, run.is_trial).num_epochs
+    store.remove(folder.prefix(run), keep=[] if run.is_trial or "diverged" in result else [epoch])
+    store.remove(store.partial(folder.prefix(run)))
+
+
+def _measured(folder, run):
+    config = load_config(folder.prefix(run))
+    with open(folder.of(run, "score.json"), encoding="utf-8") as file:
+        score = json.load(file)
+    return {
+        "score": score,
+        "epochs": epochs(f"{folder.prefix(run)}-log.jsonl"),
+        "images": config["args"]["num_examples"] or len(scan_records(config["args"]["data_train"])),
+        "versions": config["versions"],
+        "cpu": cpus.model(),
+        "command": shlex.join(training(folder, run)),
+    }
+
+
+def speed(study: Study, variant: str, images: int) -> float:
+    """Images a second that a variant trains, timed in a process that writes no file.
+
+    Args:
+        images: that there are to train on.
+
+    Raises:
+        UserError: the variant cannot be trained.
+    """
+    settings = study.settings(variant)
+    flags = [*study.flags, *study.variants[variant], "--data-train", study.records["train"]]
+    timed = min(images, _TIMED * settings.batch_size)
+    flags += ["--num-examples", str(timed), "--num-epochs", "1"]
+    flags += ["--warmup-epochs", "0", "--lr", f"{settings.lr / 10:g}"]
+    command = _script("train_imagenet.py", flags)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **_as_child())
+    said = re.findall(r"at (\d+) img/s", done.stdout) or re.findall(r"(\d+) img/s", done.stdout)
+    if done.returncode or not said:
+        raise UserError(f"{variant}: {(done.stdout.strip().splitlines() or ['no output'])[-1]}")
+    return float(said[0])
