@@ -16,6 +16,7 @@ from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import versions
 from common.cli import UserError
+from common.draw import style
 from common.evaluate import confusion, network
 from common.evaluate.evaluator import Evaluator, check_crops
 from common.evaluate.scores import resolve_top_k
@@ -47,22 +48,15 @@ def parse_args() -> argparse.Namespace:
     add("--per-class", action="store_true", help="print a line for each class, too")
     add(
         "--confusion",
-        type=matrix_file,
+        type=cli.new_file_of(".csv", *style.FORMATS),
         nargs="+",
         default=[],
-        metavar="X.csv|X.png",
+        metavar="X.csv|X.png|X.svg",
         help="write which class is taken for which, as a table, a picture or both",
     )
     add("--json", type=cli.new_file, metavar="X.json", help="write all figures, each class's too")
     add("--verbose", action="store_true", help="show MXNet's own messages")
     return parser.parse_args()
-
-
-def matrix_file(path: str) -> str:
-    """An argparse type: the same, of a format that confusion matrices are written in."""
-    if not path.lower().endswith((".csv", ".png")):
-        raise argparse.ArgumentTypeError(f"{path}: has to end in .csv or .png")
-    return cli.new_file(path)
 
 
 def find_int8(prefix: str, epoch: int) -> str:
@@ -111,8 +105,8 @@ def main() -> None:
     contexts = devices.contexts(args.gpus)
     if args.batch_size < len(contexts):
         raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
-    if any(path.lower().endswith(".png") for path in args.confusion):
-        confusion.check_plots()
+    if any(path.lower().endswith(style.FORMATS) for path in args.confusion):
+        style.check("--confusion")
     if args.int8:
         args.model_prefix = find_int8(args.model_prefix, args.load_epoch)
     config, (symbol, *weights) = network.load(args.model_prefix, args.load_epoch, contexts)

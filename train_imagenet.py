@@ -23,6 +23,7 @@ from common.evaluate.evaluator import Evaluator
 from common.input import flags as data_flags
 from common.input import pipeline
 from common.input.training_data import TrainingData
+from common.io.history import log_path
 from common.io.lock import lock
 from common.io.log import RunLog
 from common.records.scan import Records
@@ -193,7 +194,7 @@ def commit(
         resume.clear(args, resumed)
         classes = data.records and data.records.classes
         save_config(args.model_prefix, vars(args), classes)
-    log = RunLog(args.model_prefix and f"{args.model_prefix}-log.jsonl", append=bool(resumed))
+    log = RunLog(args.model_prefix and log_path(args.model_prefix), append=bool(resumed))
     done = resumed.state.batches if resumed else 0
     log.event("resume" if resumed else "start", batch=done, **vars(args))
     return log

@@ -113,6 +113,17 @@ def new_file(path: str) -> str:
     return path
 
 
+def new_file_of(*extensions: str) -> Callable[[str], str]:
+    """An argparse type: a :func:`new_file` whose name has one of these extensions."""
+
+    def parse(path: str) -> str:
+        if not path.lower().endswith(extensions):
+            raise argparse.ArgumentTypeError(f"{path}: has to end in {' or '.join(extensions)}")
+        return new_file(path)
+
+    return parse
+
+
 def counted(kinds: Counter[str]) -> str:
     """'3 .heic, 1 .txt'"""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))

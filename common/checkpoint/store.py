@@ -28,7 +28,7 @@ from common.io.files import TEMPORARY, atomic, read_json, sha256, write_json
 from common.runtime.mxnet import mx
 
 from .arrays import as_float32, check_arrays, save_arrays
-from .config import check_prefix, config_path, load_config, versions
+from .config import check_prefix, config_path, image_shape, versions
 from .fit import check_graph, check_weights
 
 _FORMAT = 1
@@ -130,8 +130,7 @@ def remove(prefix: str, keep: Sequence[int] = ()) -> None:
 
 
 def _set_paths(prefix, number):
-    """The files of one number, in the order in which to delete them."""
-    # The record first: what is left of a set that has none is never taken for whole.
+    """The files of one number, the record first: a set that has none is never taken for whole."""
     paths = _paths(prefix, number)
     return record_path(prefix, number), paths["optimizer"], paths["params"]
 
@@ -291,15 +290,8 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
             )
         raise UserError(f"{prefix}: the checkpoint of epoch {number} is damaged; take another one")
     both = {**weights[0], **weights[1]}
-    check_weights(params_path(prefix, number), symbol, both, _image_shape(prefix))
+    check_weights(params_path(prefix, number), symbol, both, image_shape(prefix))
     return (symbol, *map(as_float32, weights))
-
-
-def _image_shape(prefix):
-    """Of the config; None without one. One that is damaged is told where the config is needed."""
-    with contextlib.suppress(UserError, KeyError, TypeError):
-        return load_config(prefix)["args"]["image_shape"]
-    return None
 
 
 def load_optimizer(prefix: str, number: int) -> dict:

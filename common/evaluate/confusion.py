@@ -5,12 +5,11 @@ from typing import Iterator, List, NamedTuple, Optional
 
 import numpy as np
 
-from common.cli import UserError
+from common.draw import style
+from common.draw.confusion import confusion as draw
 from common.io.files import atomic
 
 from .scores import Scores
-
-_LABELLED = 30  # classes up to which the picture has room for names and numbers
 
 
 class Confusion(Scores):
@@ -81,12 +80,12 @@ def table(confusion: Confusion) -> str:
 
 
 def write(confusion: Confusion, path: str) -> None:
-    """Write the matrix to ``path``: a table if it ends in .csv, else a picture (PNG)."""
-    with atomic(path) as temporary:
-        if path.lower().endswith(".csv"):
+    """Write the matrix to ``path``: a table if it ends in .csv, else a picture, PNG or SVG."""
+    if path.lower().endswith(".csv"):
+        with atomic(path) as temporary:
             _write_csv(confusion, temporary)
-        else:
-            _picture(confusion).savefig(temporary, format="png", dpi=200, bbox_inches="tight")
+    else:
+        style.write(draw(confusion.matrix, confusion.classes), path)
 
 
 def _write_csv(confusion, path):
@@ -95,44 +94,3 @@ def _write_csv(confusion, path):
         writer.writerow(["true class / first guess", *confusion.classes])
         for name, counts in zip(confusion.classes, confusion.matrix.tolist()):
             writer.writerow([name, *counts])
-
-
-def check_plots() -> None:
-    """Make sure that pictures can be drawn.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise UserError("--confusion: a picture needs matplotlib; pip install '.[plots]'")
-
-
-def _picture(confusion):
-    """A matplotlib figure: the colour says which share of a row's images the cell has."""
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
-
-    count = len(confusion.classes)
-    labelled = count <= _LABELLED
-    side = max(3, 0.5 * count) if labelled else 10  # inches; what is beside the cells adds to it
-    figure = Figure(figsize=(side, side))
-    axes = figure.add_axes((0, 0, 1, 1))
-    share = confusion.matrix / np.maximum(confusion.matrix.sum(axis=1, keepdims=True), 1)
-    norm = PowerNorm(1 / 3, 0, 1)  # brings out rare confusions, which a large matrix is full of
-    shown = axes.imshow(share, "Blues", norm=norm, interpolation="nearest")
-    axes.set(xlabel="first guess", ylabel="true class")
-    ticks = [0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1]
-    beside = axes.inset_axes((1.03, 0, 0.03, 1))
-    figure.colorbar(shown, beside, ticks=ticks, format="{x:g}", label="share of the true class")
-    if labelled:
-        axes.set_xticks(
-            range(count), confusion.classes, rotation=45, ha="right", rotation_mode="anchor"
-        )
-        axes.set_yticks(range(count), confusion.classes)
-        for row, column in np.ndindex(count, count):
-            colour = "white" if norm(share[row, column]) > 0.6 else "black"
-            number = confusion.matrix[row, column]
-            axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=9)
-    return figure

@@ -61,15 +61,22 @@ class RunLog:
 class Progress:
     """An epoch's images: a tqdm bar on a terminal, else a line every ``period`` batches.
 
-    ``batches`` and ``done`` (images) count what an earlier run has done of this epoch.
+    ``batches`` and ``done`` (images) count what an earlier run has done of ``epoch``, from 1 on.
     """
 
     def __init__(
-        self, log: RunLog, title: str, images: int, period: int, batches: int = 0, done: int = 0
+        self,
+        log: RunLog,
+        title: str,
+        images: int,
+        period: int,
+        batches: int = 0,
+        done: int = 0,
+        epoch: int = 1,
     ):
         self._log, self._title, self._images, self._period = log, title, images, period
         self._batches, self._done, self._seen = batches, done, done
-        self._since = time.monotonic()
+        self._epoch, self._since = epoch, time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -95,7 +102,9 @@ class Progress:
         now = time.monotonic()
         speed = (self._done - self._seen) / (now - self._since)
         self._seen, self._since = self._done, now
-        self._log.event("batch", batch=self._batches, img_per_s=round(speed, 1), **figures)
+        position = round(self._epoch - 1 + self._done / self._images, 6)  # in epochs
+        where = {"epoch": position, "batch": self._batches}
+        self._log.event("batch", **where, img_per_s=round(speed, 1), **figures)
         if self._bar is None:
             left = (self._images - self._done) / speed
             self._log.say(

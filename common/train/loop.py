@@ -161,7 +161,7 @@ class Run:
         seen = past * length.batch_size
         started = time.monotonic() - state.seconds
         period = self.settings.disp_batches
-        with Progress(self.log, title, length.images, period, past, seen) as progress:
+        with Progress(self.log, title, length.images, period, past, seen, epoch) as progress:
             for batch in pipeline.take(batches, self.data.name, end - state.batches):
                 before = state.seconds
                 self._step(batch, title)

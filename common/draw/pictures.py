@@ -1,0 +1,114 @@
+"""What a network has learned and what it makes of a picture, as figures."""
+
+from typing import Any, List, NamedTuple, Sequence
+
+import numpy as np
+
+from .style import FAINT, fitting, new_figure, show_pixels, styled
+from .tiles import heat_over, kernel_tiles, map_tiles, shape_of_sheet, sheet, strongest
+
+_WIDTH = 8.0  # inches
+_MAPS = 24  # of a layer that are shown
+
+
+class Answer(NamedTuple):
+    """What a layer answers to a picture."""
+
+    layer: str
+    maps: np.ndarray  # (N, h, w)
+
+
+class Neighbours(NamedTuple):
+    """A picture and those that lie nearest to it."""
+
+    picture: np.ndarray  # (H, W, 3) uint8
+    title: str
+    found: List[np.ndarray]  # of the same shape, nearest first
+    titles: List[str]
+
+
+@styled
+def kernels(weights: np.ndarray, title: str, columns: int = 1) -> Any:
+    """A matplotlib figure of first-layer kernels.
+
+    Args:
+        weights: (N, C, h, w), C 1 or 3.
+        columns: of the network, which have N / columns kernels each: they are set apart.
+    """
+    count = len(weights) // columns
+    rows, wide = shape_of_sheet(count, 16)
+    page = sheet(kernel_tiles(weights), wide, least=24, rows_apart=rows if columns > 1 else 0)
+    figure = new_figure(_WIDTH, _WIDTH * page.shape[0] / page.shape[1] + 0.4)
+    show_pixels(figure.subplots(), page, title)
+    return figure
+
+
+@styled
+def maps(picture: np.ndarray, answers: Sequence[Answer], title: str) -> Any:
+    """A matplotlib figure: the (H, W, 3) uint8 picture, and below it a strip for each layer."""
+    strips = [_strip(answer.maps) for answer in answers]
+    heights = [1.7, *(_WIDTH * strip.shape[0] / strip.shape[1] + 0.3 for strip in strips)]
+    figure = new_figure(_WIDTH, sum(heights) + 0.3)
+    first, *others = figure.subplots(len(heights), 1, height_ratios=heights)
+    show_pixels(first, picture, title)
+    for axes, answer, strip in zip(others, answers, strips):
+        count, height, width = answer.maps.shape
+        most = "" if count <= _MAPS else f", the {_MAPS} strongest"
+        show_pixels(axes, strip)
+        axes.set_title(f"{answer.layer}: {count} maps of {height}x{width}{most}", loc="left")
+    return figure
+
+
+def _strip(maps):
+    chosen = map_tiles(maps)[strongest(maps, _MAPS)]
+    tiles = np.pad(chosen, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=200)  # frames
+    return sheet(tiles, 12, least=60)
+
+
+@styled
+def occlusion(picture: np.ndarray, heat: np.ndarray, name: str, probability: float) -> Any:
+    """A matplotlib figure: a picture, and where hiding a part of it changes the answer.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        heat: (H, W): how much less probable the class is if what lies there is hidden.
+        name: of the class.
+        probability: of it, with nothing hidden.
+    """
+    most = float(np.abs(heat).max()) or 1.0
+    figure = new_figure(_WIDTH, 4.0)
+    left, right = figure.subplots(1, 2)
+    show_pixels(left, picture, f"{name}: {probability:.0%}")
+    show_pixels(right, heat_over(picture, heat, most), "with a part of it hidden")
+    scale = np.linspace(most, -most, 200)[:, None]
+    grey = np.full((200, 1, 3), 128, np.uint8)
+    bar = right.inset_axes((1.04, 0, 0.05, 1))
+    bar.imshow(heat_over(grey, scale, most), aspect="auto", extent=(0, 1, -most, most))
+    bar.set_xticks([])
+    bar.yaxis.tick_right()
+    bar.yaxis.set_major_formatter(lambda value, _: f"{-100 * value:+.3g}" if value else "0")
+    bar.set_ylabel("its probability changes by, points", labelpad=8)
+    bar.yaxis.set_label_position("right")
+    bar.spines[:].set_visible(False)
+    return figure
+
+
+@styled
+def nearest(rows: Sequence[Neighbours]) -> Any:
+    """A matplotlib figure: a row for each picture, with those nearest to it at its right."""
+    across = 1 + max(len(row.found) for row in rows)
+    side = _WIDTH / (across + 0.25)
+    figure = new_figure(_WIDTH, len(rows) * (side + 0.32) + 0.2)
+    ratios = [1, 0.25, *[1] * (across - 1)]
+    for cells, row in zip(
+        figure.subplots(len(rows), across + 1, squeeze=False, width_ratios=ratios), rows
+    ):
+        for axes in cells:
+            axes.set_axis_off()
+        length = int(side * 13)  # characters that fit above a picture
+        titles = fitting([row.title, *row.titles], length)
+        for axes, pixels, title in zip([cells[0], *cells[2:]], [row.picture, *row.found], titles):
+            show_pixels(axes, pixels, title, size=8)
+        cells[1].plot([0.5, 0.5], [0, 1], color=FAINT, linewidth=0.8)
+        cells[1].set(xlim=(0, 1), ylim=(0, 1))
+    return figure

@@ -1,0 +1,109 @@
+"""Kernels, maps and heat as pixels: numpy arrays, for figures, the page and TensorBoard alike."""
+
+from typing import Tuple
+
+import numpy as np
+
+from .style import COLOURS, SHADES, rgb
+
+_STRONG, _WEAK = (np.array(rgb(COLOURS[i]), np.float32) for i in (1, 0))  # of heat
+
+
+def kernel_tiles(weights: np.ndarray) -> np.ndarray:
+    """Kernels as small pictures.
+
+    Args:
+        weights: (N, C, h, w), C 1 or 3 (R, G, B).
+
+    Returns:
+        (N, h, w, 3) uint8. Middle grey is 0; each kernel's weight of the largest size is 0 or 255.
+    """
+    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
+    level = 127.5 + 127.5 * weights / np.maximum(largest, np.finfo(np.float32).tiny)
+    tiles = level.round().astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.broadcast_to(tiles, (*tiles.shape[:3], 3))
+
+
+def strongest(maps: np.ndarray, count: int) -> np.ndarray:
+    """The numbers of up to ``count`` of the (N, h, w) maps: those of the largest means, in order.
+
+    Negative values count as zero, as the ReLU behind a layer makes them.
+    """
+    means = np.maximum(maps, 0).mean(axis=(1, 2))
+    return np.sort(np.argsort(-means, kind="stable")[:count])
+
+
+def map_tiles(maps: np.ndarray) -> np.ndarray:
+    """Maps as small pictures, all on one scale.
+
+    Args:
+        maps: (N, h, w).
+
+    Returns:
+        (N, h, w, 3) uint8 in SHADES: white is 0 or less, the darkest the largest 0.2% of all.
+    """
+    most = np.quantile(maps, 0.998)
+    level = np.clip(maps / most, 0, 1) if most > 0 else np.zeros_like(maps)
+    return _shaded(level)
+
+
+def _shaded(level):
+    """Values of 0 to 1 as colours between SHADES: (..., 3) uint8."""
+    anchors = np.array([rgb(shade) for shade in SHADES], np.float32)
+    at = np.linspace(0, 1, len(anchors))
+    channels = [np.interp(level, at, anchors[:, i]) for i in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
+
+
+def heat_over(picture: np.ndarray, heat: np.ndarray, most: float = 0) -> np.ndarray:
+    """A picture in grey, coloured where ``heat`` is not 0.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        heat: (H, W); orange where it is positive, blue where it is negative.
+        most: the size from which on colours are full; 0: that of the largest.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    grey = 96 + 0.6 * picture.astype(np.float32).mean(axis=2, keepdims=True)  # paler: colours count
+    most = most or float(np.abs(heat).max()) or 1.0
+    share = np.clip(heat / most, -1, 1)[..., None]
+    colour = np.where(share > 0, _STRONG, _WEAK)
+    weight = 0.85 * np.abs(share)
+    return (grey * (1 - weight) + colour * weight).clip(0, 255).round().astype(np.uint8)
+
+
+def sheet(tiles: np.ndarray, columns: int, least: int = 1, rows_apart: int = 0) -> np.ndarray:
+    """Pictures of one size side by side on white, with a gap between them.
+
+    Args:
+        tiles: (N, h, w, 3) uint8.
+        columns: that a row has.
+        least: pixels; a narrower tile is enlarged by a whole factor, pixel by pixel.
+        rows_apart: after so many rows the gap is wide; 0: never.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    factor = -(-least // tiles.shape[2])
+    tiles = tiles.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width = tiles.shape[:3]
+    gap = max(1, width // 12)
+    rows = -(-count // columns)
+    tops = [
+        r * (height + gap) + (r // rows_apart * height // 2 if rows_apart else 0)
+        for r in range(rows)
+    ]
+    side = columns * (width + gap) - gap
+    page = np.full((tops[-1] + height, side, 3), 255, np.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = tops[i // columns], i % columns * (width + gap)
+        page[top : top + height, left : left + width] = tile
+    return page
+
+
+def shape_of_sheet(count: int, widest: int) -> Tuple[int, int]:
+    """(rows, columns) for ``count`` tiles, at most ``widest`` in a row, rows as full as can be."""
+    rows = -(-count // widest)
+    return rows, -(-count // rows)
