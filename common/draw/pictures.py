@@ -1,6 +1,6 @@
 """What a network has learned and what it makes of a picture, as figures."""
 
-from typing import Any, List, NamedTuple, Sequence
+from typing import Any, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from .tiles import heat_over, kernel_tiles, map_tiles, shape_of_sheet, sheet, st
 
 _WIDTH = 8.0  # inches
 _MAPS = 24  # of a layer that are shown
+_TILE = 100  # pixels that a map is wide, at least
 
 
 class Answer(NamedTuple):
@@ -24,7 +25,7 @@ class Neighbours(NamedTuple):
     picture: np.ndarray  # (H, W, 3) uint8
     title: str
     found: List[np.ndarray]  # of the same shape, nearest first
-    titles: List[str]
+    titles: List[Tuple[str, float]]  # class and distance of each
 
 
 @styled
@@ -61,8 +62,10 @@ def maps(picture: np.ndarray, answers: Sequence[Answer], title: str) -> Any:
 
 def _strip(maps):
     chosen = map_tiles(maps)[strongest(maps, _MAPS)]
-    tiles = np.pad(chosen, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=200)  # frames
-    return sheet(tiles, 12, least=60)
+    factor = -(-_TILE // chosen.shape[2])
+    tiles = chosen.repeat(factor, axis=1).repeat(factor, axis=2)
+    tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=160)  # frames
+    return sheet(tiles, 12)
 
 
 @styled
@@ -79,7 +82,7 @@ def occlusion(picture: np.ndarray, heat: np.ndarray, name: str, probability: flo
     figure = new_figure(_WIDTH, 4.0)
     left, right = figure.subplots(1, 2)
     show_pixels(left, picture, f"{name}: {probability:.0%}")
-    show_pixels(right, heat_over(picture, heat, most), "with a part of it hidden")
+    show_pixels(right, heat_over(picture, heat, most), "with the part at each point hidden")
     scale = np.linspace(most, -most, 200)[:, None]
     grey = np.full((200, 1, 3), 128, np.uint8)
     bar = right.inset_axes((1.04, 0, 0.05, 1))
@@ -98,7 +101,7 @@ def nearest(rows: Sequence[Neighbours]) -> Any:
     """A matplotlib figure: a row for each picture, with those nearest to it at its right."""
     across = 1 + max(len(row.found) for row in rows)
     side = _WIDTH / (across + 0.25)
-    figure = new_figure(_WIDTH, len(rows) * (side + 0.32) + 0.2)
+    figure = new_figure(_WIDTH, len(rows) * (side + 0.36) + 0.1)
     ratios = [1, 0.25, *[1] * (across - 1)]
     for cells, row in zip(
         figure.subplots(len(rows), across + 1, squeeze=False, width_ratios=ratios), rows
@@ -106,7 +109,9 @@ def nearest(rows: Sequence[Neighbours]) -> Any:
         for axes in cells:
             axes.set_axis_off()
         length = int(side * 13)  # characters that fit above a picture
-        titles = fitting([row.title, *row.titles], length)
+        names = fitting([name for name, _ in row.titles], length)
+        titles = [f"{name}\n{far:.3g}" for name, (_, far) in zip(names, row.titles)]
+        titles = [*fitting([row.title], length), *titles]
         for axes, pixels, title in zip([cells[0], *cells[2:]], [row.picture, *row.found], titles):
             show_pixels(axes, pixels, title, size=8)
         cells[1].plot([0.5, 0.5], [0, 1], color=FAINT, linewidth=0.8)

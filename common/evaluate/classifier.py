@@ -68,15 +68,18 @@ class Classifier:
             contexts: the devices; the CPU by default.
             max_pixels: a file of a larger picture is refused, before it is decoded if possible.
 
+        Attributes ``classes``: names, in the order of the network's output; ``preparation``: what
+        is done to a picture; ``network``: (symbol, arg_params, aux_params).
+
         Raises:
             UserError: one of the files is missing or damaged.
         """
         self._contexts = contexts or [mx.cpu()]
         with _mxnet:
-            config, self._network = network.load(prefix, epoch, self._contexts)
+            config, self.network = network.load(prefix, epoch, self._contexts)
         self.classes = network.class_names(config)
-        self._preparation = Preparation.from_args(config["args"])
-        self._batch_size = batch_size
+        self.preparation = Preparation.from_args(config["args"])
+        self.batch_size = batch_size
         self._max_pixels = max_pixels
         self._modules = {}  # by the number of pictures that they are bound for, and the layer
 
@@ -86,20 +89,20 @@ class Classifier:
         multiprocessing would hand over MXNet's own arrays in shared memory, which a spawned process
         cannot open.
         """
-        symbol, *params = self._network
+        symbol, *params = self.network
         arrays = [{name: value.asnumpy() for name, value in group.items()} for group in params]
-        return {**self.__dict__, "_modules": {}, "_network": (symbol.tojson(), *arrays)}
+        return {**self.__dict__, "_modules": {}, "network": (symbol.tojson(), *arrays)}
 
     def __setstate__(self, state):
         """Take over what :meth:`__getstate__` gave."""
         self.__dict__.update(state)
-        symbol, *arrays = self._network
+        symbol, *arrays = self.network
         with _mxnet:
             params = [
                 {name: mx.nd.array(value, dtype=value.dtype) for name, value in group.items()}
                 for group in arrays
             ]
-            self._network = (mx.sym.load_json(symbol), *params)
+            self.network = (mx.sym.load_json(symbol), *params)
 
     def predict(
         self, pictures: Iterable[Picture], top: int = 5, rgb: bool = False
@@ -179,9 +182,42 @@ class Classifier:
         Raises:
             UserError: the network has no such layer, or ``pictures`` is one picture.
         """
-        network.up_to(self._network, layer)
+        network.up_to(self.network, layer)
         check_listed(pictures)
         return self._rows(pictures, rgb, layer, changes)
+
+    def prepare(self, picture: Picture) -> np.ndarray:
+        """What the network sees of one picture: (C, H, W) float32, for :meth:`outputs`.
+
+        Raises:
+            UserError: the picture cannot be read, is damaged or too large.
+        """
+        image = self._prepare(take(picture, "picture", False, self._max_pixels), "picture", None)
+        if isinstance(image, UserError):
+            raise image
+        return image
+
+    def outputs(
+        self, images: Iterable[np.ndarray], layer: Optional[str] = None
+    ) -> Iterator[np.ndarray]:
+        """What the network makes of images that are prepared already.
+
+        Args:
+            images: each (C, H, W) float32; no more of them are read than the next batch needs.
+            layer: whose output is wanted; None: the probabilities of the classes.
+
+        Returns:
+            An iterator: the output for each image, in order, without the batch.
+
+        Raises:
+            UserError: the network has no such layer.
+        """
+        images = iter(images)
+        while True:
+            batch = list(itertools.islice(images, self.batch_size))
+            if not batch:
+                return
+            yield from self._run(batch, layer)
 
     def _rows(self, pictures, rgb, layer, changes):
         """For each picture, what the network, or its part up to ``layer``, makes of it."""
@@ -189,10 +225,10 @@ class Classifier:
         numbered, waiting = enumerate(pictures), collections.deque()
         with ThreadPoolExecutor(cpus.available()) as threads:
             while True:
-                wanted = batches * self._batch_size - len(waiting)
+                wanted = batches * self.batch_size - len(waiting)
                 for i, picture in itertools.islice(numbered, wanted):
                     waiting.append(self._submit(threads, picture, f"picture {i}", rgb, changes))
-                count = min(self._batch_size, len(waiting))
+                count = min(self.batch_size, len(waiting))
                 batch = [waiting.popleft().result() for _ in range(count)]
                 if not batch:
                     return
@@ -219,8 +255,8 @@ class Classifier:
             if isinstance(picture, str):
                 picture, name = read_file(picture), picture
             if isinstance(picture, bytes):
-                picture = self._preparation.decode(picture, name, self._max_pixels, changes)
-            return self._preparation.apply(with_channels(picture, self._preparation.channels))
+                picture = self.preparation.decode(picture, name, self._max_pixels, changes)
+            return self.preparation.apply(with_channels(picture, self.preparation.channels))
         except UserError as error:
             return error
         except MemoryError:
@@ -232,13 +268,13 @@ class Classifier:
         """The outputs of ``layer``, or of the network, for at most a batch of images: (N, ...)."""
         if not images:
             return []
-        size = 1 if len(images) == 1 else self._batch_size
+        size = 1 if len(images) == 1 else self.batch_size
         shape = (size, *images[0].shape)
         filled = np.zeros(shape, np.float32)
         filled[: len(images)] = images
         with _mxnet:
             if (size, layer) not in self._modules:
-                part = network.up_to(self._network, layer) if layer else self._network
+                part = network.up_to(self.network, layer) if layer else self.network
                 contexts = self._contexts[:size]  # each needs an image
                 self._modules[size, layer] = network.bind(*part, shape, contexts)
             said = network.outputs(self._modules[size, layer], mx.nd.array(filled))

@@ -2,9 +2,12 @@
 
 from typing import List, Optional, Sequence, Tuple
 
+import numpy as np
+
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
+from common.graph.graph import Graph
 from common.graph.native_operators import MIN_IMAGES, use_native_operators
 from common.runtime import native
 from common.runtime.mxnet import mx
@@ -53,6 +56,19 @@ def up_to(network: tuple, layer: str) -> tuple:
     part = symbol.get_internals()[f"{layer}_output"]
     needed = {*part.list_arguments(), *part.list_auxiliary_states()}
     return (part, *({n: a for n, a in group.items() if n in needed} for group in params))
+
+
+def first_kernels(network: tuple) -> Tuple[str, np.ndarray]:
+    """The first convolution's name and its kernels, (N, C, height, width).
+
+    Raises:
+        UserError: the network has no such layer, as int8 ones have none.
+    """
+    symbol, arg_params, _ = network
+    for node in Graph(symbol).nodes:
+        if node.op == "Convolution":
+            return node.name, arg_params[node.inputs[1].node.name].asnumpy()
+    raise UserError("the network has no layer Convolution; int8 networks have others")
 
 
 def outputs(

@@ -90,6 +90,12 @@ class Preparation:
         planes /= np.float32(self.std)[:, None, None]
         return planes
 
+    def shown(self, planes: np.ndarray) -> np.ndarray:
+        """What :meth:`apply` made, (C, H, W), as a picture again: (H, W, 3) uint8, R, G, B."""
+        levels = planes * np.float32(self.std)[:, None, None] + np.float32(self.mean)[:, None, None]
+        pixels = levels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
     def _scaled(self, image, factor):
         """Resize ``image``; of what would become very large, only what the crop may show."""
         height, width = image.shape[:2]
@@ -143,6 +149,18 @@ def sample_images(found: Records, count: int, preparation: Preparation) -> Itera
         UserError: a record's image is damaged.
     """
     chosen = np.sort(np.random.RandomState(0).permutation(len(found))[:count])
+    yield from images_at(found, chosen, preparation)
+
+
+def images_at(found: Records, chosen: np.ndarray, preparation: Preparation) -> Iterator[np.ndarray]:
+    """The images of a record file with the numbers ``chosen``, which rise, prepared.
+
+    Yields:
+        (C, H, W) float32 arrays.
+
+    Raises:
+        UserError: a record's image is damaged.
+    """
     start = 0  # of a file in its set
     for file in record_files(found.path):
         with open_records(file) as content:

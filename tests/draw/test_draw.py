@@ -133,7 +133,7 @@ def test_pictures_are_fit_to_print(tmp_path):
     figure = pictures.occlusion(seen, rng.normal(0, 0.1, (67, 67)), "golden retriever", 0.87)
     assert_fit_to_print(figure, tmp_path)
     assert "golden retriever: 87%" in words(figure)
-    row = pictures.Neighbours(seen, "x" * 60, [seen] * 6, ["golden retriever, 123.4"] * 6)
+    row = pictures.Neighbours(seen, "x" * 60, [seen] * 6, [("golden retriever", 123.4)] * 6)
     assert_fit_to_print(pictures.nearest([row, row]), tmp_path)
 
 

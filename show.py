@@ -1,0 +1,230 @@
+"""Draw what a network has learned and what it makes of a picture.
+
+    python show.py kernels --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3
+    python show.py maps cat.jpg --model-prefix ... --load-epoch 3     what each layer answers
+    python show.py where cat.jpg --model-prefix ... --load-epoch 3    which region decides
+    python show.py nearest cat.jpg --data-train train.rec --model-prefix ... --load-epoch 3
+    python show.py network alexnet2012                                its diagram
+
+Each writes --out, a PNG or an SVG file.
+"""
+
+import argparse
+import os
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+import symbols
+from common import cli
+from common.checkpoint import store
+from common.cli import UserError
+from common.draw import network, pictures, style
+from common.evaluate import nearest, occlusion
+from common.evaluate.classifier import Classifier
+from common.evaluate.network import first_kernels
+from common.graph.graph import Graph
+from common.input import pipeline
+from common.input.preparation import images_at
+from common.io.log import Progress, RunLog
+
+_PERIOD = 2  # batches between two lines of progress
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line; ``args.draw`` is the function that makes the figure."""
+    parser = cli.ArgumentParser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for draw, text in (
+        (kernels, "the first layer's kernels"),
+        (maps, "what each layer answers to a picture"),
+        (where, "which region of a picture decides: parts of it are hidden"),
+        (near, "the training pictures that the network finds most alike"),
+        (diagram, "a network's diagram"),
+    ):
+        name = {near: "nearest", diagram: "network"}.get(draw, draw.__name__)
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(draw=draw)
+        _ARGUMENTS[draw](command.add_argument)
+        if draw is not diagram:
+            store.add_args(command)
+            command.add_argument("--batch-size", type=cli.positive_int, default=32)
+        command.add_argument(
+            "--out",
+            type=cli.new_file_of(*style.FORMATS),
+            default=f"{name}.png",
+            metavar="X.png|X.svg",
+            help="the picture",
+        )
+    return parser.parse_args()
+
+
+def _map_args(add):
+    add("image", metavar="IMAGE", help="a picture file")
+    add(
+        "--layers",
+        metavar="A,B",
+        help="names in the table of python -m symbols; default: each convolution's activation",
+    )
+
+
+def _where_args(add):
+    add("image", metavar="IMAGE", help="a picture file")
+    add("--class-name", metavar="NAME", help="whose probability counts; default: the first guess")
+
+
+def _near_args(add):
+    add("images", nargs="+", metavar="IMAGE", help="picture files; each is a row")
+    add("--data-train", required=True, metavar="X.rec", help="records of the training pictures")
+    add("--layer", default="fc2", help="whose outputs are compared")
+    add("--count", type=cli.number(int, least=1, most=12), default=6, help="pictures in a row")
+    add(
+        "--index",
+        metavar="X.npy",
+        type=cli.new_file_of(".npy"),
+        help="the training pictures' features; computed if it is not there; default: beside the"
+        " checkpoint",
+    )
+
+
+def _diagram_args(add):
+    add("network", choices=symbols.NETWORKS, metavar="NETWORK", help=", ".join(symbols.NETWORKS))
+    add("--image-shape", type=cli.image_shape, help="such as 3,227,227; default: the network's own")
+    add("--num-classes", type=cli.positive_int, help="default: the network's own")
+
+
+def load(args: argparse.Namespace) -> Classifier:
+    """The checkpoint that the command line names."""
+    return Classifier(args.model_prefix, args.load_epoch, args.batch_size)
+
+
+def title(args: argparse.Namespace) -> str:
+    """The checkpoint's name in a picture."""
+    return f"{os.path.basename(args.model_prefix)}, epoch {args.load_epoch}"
+
+
+def kernels(args: argparse.Namespace) -> Any:
+    """A figure of the first layer's kernels, those of two columns apart."""
+    classifier = load(args)
+    name, weights = first_kernels(classifier.network)
+    shape = classifier.preparation.image_shape
+    halves = any(volume.halves for volume in network.volumes(classifier.network[0], shape))
+    count, _, height, width = weights.shape
+    text = f"{title(args)}: {name}, {count} kernels of {height}x{width}, each on its own scale"
+    return pictures.kernels(weights, text, 2 if halves and count % 2 == 0 else 1)
+
+
+def maps(args: argparse.Namespace) -> Any:
+    """A figure of what layers answer to the picture."""
+    classifier = load(args)
+    image = classifier.prepare(args.image)
+    named = args.layers and {layer: layer for layer in args.layers.split(",")}
+    answers = []
+    for layer, text in (named or _activations(classifier)).items():
+        answer = next(classifier.outputs([image], layer))
+        if answer.ndim != 3:
+            raise UserError(f"--layers {layer}: has no maps, but {answer.size} numbers")
+        answers.append(pictures.Answer(text, answer))
+    if not answers:
+        raise UserError(f"{args.model_prefix}: has no layer Convolution; name some with --layers")
+    return pictures.maps(classifier.preparation.shown(image), answers, _guess(classifier, image))
+
+
+def _activations(classifier) -> Dict[str, str]:
+    """Each convolution's activation, or itself where none reads it, and what to call it."""
+    nodes = Graph(classifier.network[0]).nodes
+    reading = {
+        node.inputs[0].node: node.name for node in nodes if node.op in ("Activation", "LeakyReLU")
+    }
+    return {
+        reading.get(node, node.name): ", ".join(filter(None, (node.name, reading.get(node))))
+        for node in nodes
+        if node.op == "Convolution"
+    }
+
+
+def _guess(classifier, image) -> str:
+    probabilities = next(classifier.outputs([image]))
+    best = int(probabilities.argmax())
+    return f"{classifier.classes[best]}: {probabilities[best]:.0%}"
+
+
+def where(args: argparse.Namespace) -> Any:
+    """A figure of the region of the picture that decides."""
+    classifier = load(args)
+    if args.class_name not in (None, *classifier.classes):
+        raise UserError(
+            f"--class-name {args.class_name}: is none of the {len(classifier.classes)} classes,"
+            f" such as {', '.join(classifier.classes[:10])}"
+        )
+    image = classifier.prepare(args.image)
+    plan = occlusion.plan(image)
+    answers = []
+    with Progress(RunLog(), "hiding parts", len(plan.corners) + 1, _PERIOD) as progress:
+        for i, answer in enumerate(occlusion.probabilities(classifier, plan), 1):
+            answers.append(answer)
+            if i % args.batch_size == 0:
+                progress.update(args.batch_size)
+    whole, *hidden = answers
+    name = args.class_name or classifier.classes[int(whole.argmax())]
+    number = classifier.classes.index(name)
+    heat = plan.heat(whole[number] - np.array(hidden)[:, number])
+    picture = classifier.preparation.shown(image)
+    return pictures.occlusion(picture, heat, name, float(whole[number]))
+
+
+def near(args: argparse.Namespace) -> Any:
+    """A figure of the training pictures nearest to the pictures."""
+    classifier = load(args)
+    images = [classifier.prepare(path) for path in args.images]
+    features = list(classifier.outputs(images, args.layer))  # the layer's name is checked by it
+    count = len(classifier.classes)
+    records = pipeline.checked_records(args.data_train, count)
+    source = nearest.Source(args.model_prefix, args.load_epoch, args.layer, records)
+    path = args.index or nearest.default_path(args.model_prefix, args.load_epoch, args.layer)
+    index = nearest.open_index(path, source, classifier)
+    rows = []
+    for name, image, row in zip(args.images, images, features):
+        found = nearest.nearest(index, row, args.count)
+        shown, titles = _found(classifier, records, found)
+        picture = classifier.preparation.shown(image)
+        rows.append(pictures.Neighbours(picture, os.path.basename(name), shown, titles))
+    return pictures.nearest(rows)
+
+
+def _found(classifier, records, found) -> Tuple[List[np.ndarray], List[Tuple[str, float]]]:
+    """The pictures of (record, distance) pairs, in their order, and (class, distance) of each."""
+    numbers = sorted(i for i, _ in found)
+    images = dict(zip(numbers, images_at(records, np.array(numbers), classifier.preparation)))
+    shown = [classifier.preparation.shown(images[i]) for i, _ in found]
+    return shown, [(classifier.classes[int(records.labels[i])], far) for i, far in found]
+
+
+def diagram(args: argparse.Namespace) -> Any:
+    """A figure of the network's diagram."""
+    symbol = symbols.get_symbol(args.network, args.num_classes)
+    shape = args.image_shape or symbols.IMAGE_SHAPES[args.network]
+    with cli.blaming("--image-shape"):
+        symbols.check_image_shape(symbol, shape)
+    return network.diagram(symbol, shape, args.network)
+
+
+_ARGUMENTS = {
+    kernels: lambda add: None,
+    maps: _map_args,
+    where: _where_args,
+    near: _near_args,
+    diagram: _diagram_args,
+}
+
+
+def main() -> None:
+    """Check everything, draw, write."""
+    args = parse_args()
+    style.check("--out")
+    style.write(args.draw(args), args.out)
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
