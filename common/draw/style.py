@@ -3,6 +3,7 @@
 import functools
 import io
 import threading
+import warnings
 from typing import Any, Callable, Sequence, Tuple
 
 from common.cli import UserError
@@ -104,7 +105,8 @@ def write(figure: Any, path: str) -> None:
     kind = "svg" if path.lower().endswith(".svg") else "png"
     nothing = {"Date": None} if kind == "svg" else {"Software": None}  # that changes by itself
     content = io.BytesIO()
-    with _lock, matplotlib.rc_context(_SETTINGS):
+    with _lock, matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
         figure.savefig(
             content, format=kind, dpi=_DOTS, bbox_inches="tight", pad_inches=0.08, metadata=nothing
         )

@@ -153,6 +153,12 @@ def test_the_same_picture_is_the_same_file(tmp_path):
     assert b"<svg" in (tmp_path / "a.svg").read_bytes()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_name_that_the_font_lacks_is_drawn_without_a_warning(tmp_path):
+    panel = Panel("loss", [Curve("猫", [1, 2], np.ones((1, 2)))])
+    style.write(curves([panel], "epochs"), str(tmp_path / "x.png"))
+
+
 def test_a_large_photograph_becomes_a_small_file(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)
     figure = style.new_figure(4, 4)
