@@ -7,7 +7,7 @@ import re
 from conftest import ROOT
 from test_house_page import FILE, defines, text
 
-from common.study import definition
+from common.study import definition, report
 
 PAGE = text("docs/six-ideas.md")
 
@@ -31,6 +31,26 @@ def test_every_idea_has_its_switch_and_all_variants_have_an_idea():
     for name in named:
         words = study.variants[name]
         assert all(flag in PAGE for flag in words if flag.startswith("--")), name
+
+
+def test_the_table_of_relu_is_that_of_its_results():
+    results = json.loads(text("docs/results/relu.json"))
+    assert results["study"] == "studies/relu.json" and results["missing"] == []
+    tables = [report.table(results, error).splitlines()[2:] for error in (0.5, 0.4)]
+    for half, lower in zip(*([row.split("|")[1:-1] for row in table] for table in tables)):
+        row = "|" + "|".join([*half[:4], half[-1], lower[-1]]) + "|"
+        assert row in PAGE.splitlines()
+    rates = results["variants"]["tanh"]["rates"]
+    best = max(rates, key=lambda rate: rates[rate]["top-1"])
+    assert float(best) == results["variants"]["tanh"]["lr"] == max(map(float, rates))
+
+
+def test_the_pictures_exist_and_are_small():
+    shown = re.findall(r"!\[[^]]+\]\((pictures/[\w-]+\.png)\)", PAGE)
+    sizes = {name: os.path.getsize(os.path.join(ROOT, "docs", name)) for name in shown}
+    assert sizes and max(sizes.values()) < 200_000
+    drawn = os.listdir(os.path.join(ROOT, "docs", "pictures"))
+    assert sorted(drawn) == sorted(os.path.basename(name) for name in shown)
 
 
 def test_the_studies_are_whole():

@@ -12,7 +12,7 @@ from pictures import photo  # noqa: E402
 
 import symbols  # noqa: E402
 from common.cli import UserError  # noqa: E402
-from common.draw import network, pictures, style, tiles  # noqa: E402
+from common.draw import network, pictures, study, style, tiles  # noqa: E402
 from common.draw.confusion import confusion  # noqa: E402
 from common.draw.curves import Curve, Panel, curves  # noqa: E402
 
@@ -64,6 +64,20 @@ def test_a_curve_is_the_mean_of_its_runs_and_its_band_their_range():
     assert line.get_ydata().tolist() == [2, 4, 5]
     assert {tuple(point) for point in band} >= {(1, 1), (1, 3), (2, 2), (2, 6), (3, 5)}
     assert overlapping(figure) == [] and "note" in words(figure)
+
+
+def test_training_errors_stand_at_the_middles_of_epochs(tmp_path):
+    runs = {
+        str(seed): {"epochs": [{"train": {"top-1": right}} for right in (0.4, 0.5 + seed / 10)]}
+        for seed in (0, 1)
+    }
+    variants = {"relu": {"runs": runs}, "tanh": {"runs": {**runs, "2": {"diverged": "loss nan"}}}}
+    figure = study.training_error({"seeds": [0, 1, 2], "variants": variants})
+    assert_fit_to_print(figure, tmp_path)
+    for line in figure.axes[0].lines[:2]:
+        assert line.get_xdata().tolist() == [0.5, 1.5]
+        assert line.get_ydata() == pytest.approx([0.6, 0.45])
+    assert {"relu", "tanh"} <= set(words(figure))
 
 
 def test_seven_long_labels_do_not_overlap(tmp_path):
