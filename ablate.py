@@ -18,6 +18,8 @@ from typing import Dict, List
 import symbols
 from common import cli
 from common.cli import UserError
+from common.draw import style
+from common.draw.study import study_chart
 from common.io.lock import lock
 from common.io.signals import Stop
 from common.records.scan import Records
@@ -41,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         "--report",
         metavar="PREFIX",
         type=cli.new_file,
-        help="train nothing; write the figures of the runs that have ended to PREFIX.json and .csv",
+        help="train nothing; write the figures of ended runs to PREFIX.json, .csv and .png",
     )
     return parser.parse_args()
 
@@ -79,6 +81,20 @@ def run_all(folder: Folder, runs: List[Run]) -> int:
     return 1 if failed else 0
 
 
+def draw(results: dict, path: str) -> None:
+    """Write the study's chart, or a line that says why there is none."""
+    if not any("top-1" in figures for figures in results["variants"].values()):
+        print(f"{path}: no final run has ended, so nothing to draw")
+        return
+    try:
+        style.check(path)
+    except UserError as error:
+        print(error)
+        return
+    style.write(study_chart(results), path)
+    print(f"wrote {path}")
+
+
 def main() -> int:
     """Check everything, then say what will be done, then do it."""
     args = parse_args()
@@ -92,6 +108,7 @@ def main() -> int:
         results = report.collect(folder)
         print(report.table(results))
         print("wrote " + " and ".join(report.write(results, args.report)))
+        draw(results, f"{args.report}.png")
         return 0
     records = plan.check_records(study)
     runs = [*trials(study, variants), *finals(study, variants)]

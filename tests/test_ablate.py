@@ -1,6 +1,7 @@
 """A study: chosen on the holdout, scored on the test images once, resumed after any kill."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import pytest
 from conftest import ROOT, assert_refused, bands, run_here, run_script, write_records
 
@@ -115,6 +117,8 @@ def test_the_report_has_every_figure(study, here, tmp_path):
     assert run(study(), "--out", out, "--report", tmp_path / "report").returncode == 0
     assert here == []
     written = read(tmp_path / "report.json")
+    if importlib.util.find_spec("matplotlib"):
+        assert cv2.imread(str(tmp_path / "report.png")).shape[1] > 1000
     relu = written["variants"]["relu"]
     top1 = [read(out / f"relu-seed{seed}/score.json")["top-1"] for seed in (3, 4)]
     assert [relu["runs"][seed]["top-1"] for seed in "34"] == top1
@@ -137,6 +141,23 @@ def test_the_report_has_every_figure(study, here, tmp_path):
     (tmp_path / "other.json").write_text("[]")
     wrong = run_script("-m", "common.study.report", tmp_path / "other.json")
     assert_refused(wrong, "other.json: is not what --report writes")
+
+
+def test_a_report_needs_neither_results_nor_matplotlib(study, tmp_path, monkeypatch):
+    out, prefix = tmp_path / "out", str(tmp_path / "report")
+    out.mkdir()
+    empty = run(study(), "--out", out, "--report", prefix)
+    assert empty.returncode == 0 and "report.png: no final run has ended" in empty.stdout
+    results = read(f"{prefix}.json")
+    results["variants"]["relu"].update({"top-1": 0.5})
+    monkeypatch.setattr(report, "collect", lambda _: results)
+    monkeypatch.setattr(report, "table", lambda _: "")
+    monkeypatch.setattr(report, "write", lambda *_: ["report.json"])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    without = run(study(), "--out", out, "--report", prefix)
+    assert without.returncode == 0 and "pip install '.[plots]'" in without.stdout
+    assert not os.path.exists(f"{prefix}.png")
 
 
 def test_epochs_to_an_error_are_counted_on_straight_lines_between_the_middles_of_epochs():

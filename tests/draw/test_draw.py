@@ -80,6 +80,38 @@ def test_training_errors_stand_at_the_middles_of_epochs(tmp_path):
     assert {"relu", "tanh"} <= set(words(figure))
 
 
+def made_up(top1, *seeds):
+    """A variant of these seeds' accuracies, in the form of common/study/report.py."""
+    runs = {
+        str(n): {"top-1": seed, "interval95": [seed - 0.01, seed + 0.01]}
+        for n, seed in enumerate(seeds)
+    }
+    return {"runs": {**runs, "9": {"diverged": "loss nan"}}, "top-1": top1}
+
+
+def test_a_study_is_sorted_and_its_baseline_marked(tmp_path):
+    variants = {
+        "baseline": made_up(0.72, 0.71, 0.73),
+        "a-variant-of-a-long-name": made_up(0.65, 0.64, 0.66),
+        **{f"idea-{n}": made_up(0.7 - n / 100, 0.7 - n / 100) for n in range(10)},
+        "better": made_up(0.75, 0.74, 0.76),
+        "diverged": {"runs": {"0": {"diverged": "loss nan"}}},
+    }
+    figure = study.study_chart({"variants": variants})
+    assert_fit_to_print(figure, tmp_path)
+    axes = figure.axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[-3:] == ["idea-0", "baseline", "better"]
+    assert names[0] == "idea-9" and "diverged" not in names
+    assert [text.get_text() for text in axes.texts][-2:] == ["72.00%", "75.00%"]
+    interval, mean, seeds = axes.lines[-7:-4]  # then those of better, then the baseline's rule
+    assert interval.get_xdata() == pytest.approx([0.70, 0.74])
+    assert list(mean.get_xdata()) == [0.72, 0.72] and list(seeds.get_xdata()) == [0.71, 0.73]
+    colours = [line.get_color() for line in axes.lines]
+    assert colours.count(style.COLOURS[1]) == 4 and axes.lines[-1].get_xdata() == [0.72, 0.72]
+    assert any("no result: diverged" in text for text in words(figure))
+
+
 def test_seven_long_labels_do_not_overlap(tmp_path):
     listed = [
         Curve(f"an idea of a long name {i}", range(50), np.ones((2, 50)) * i) for i in range(7)
