@@ -1,35 +1,102 @@
 """Draw the pictures of docs/six-ideas.md again, from committed results.
 
-python -m docs.draw
+    python -m docs.draw
+    python -m docs.draw --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3
+
+With a checkpoint of the demo, its first layer replaces docs/results/conv1.npz before that.
 """
 
 import json
 import os
+from typing import Any, Dict, List
 
+import numpy as np
+
+import symbols
 from common import cli
-from common.draw import study, style
+from common.draw import pictures, study, style
+from common.evaluate import network
+from common.input.preparation import Preparation
+from common.io.files import atomic
+from common.runtime.mxnet import mx
+from common.train import recipes
+from docs.scene import scene
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+CONV1 = os.path.join(_HERE, "results", "conv1.npz")
 
 
-def relu() -> None:
+def relu() -> Any:
     """ReLU against tanh: training error by epochs."""
     with open(os.path.join(_HERE, "results", "relu.json"), encoding="utf-8") as file:
-        save(study.training_error(json.load(file)), "relu")
+        return study.training_error(json.load(file))
 
 
-def save(figure: object, name: str) -> None:
-    """Write a picture of the pages."""
-    path = os.path.join(_HERE, "pictures", f"{name}.png")
-    style.write(figure, path)
-    print(f"wrote {path}")
+def keep_conv1(prefix: str, epoch: int) -> None:
+    """Write a checkpoint's first layer to docs/results/conv1.npz.
+
+    Raises:
+        UserError: there is no such checkpoint, or its first layer is not AlexNet's.
+    """
+    _, (_, weights, _) = network.load(prefix, epoch, [mx.cpu()])
+    if "conv1_weight" not in weights or weights["conv1_weight"].shape != (96, 3, 11, 11):
+        raise cli.UserError(f"{prefix}: has not AlexNet's conv1; give a checkpoint of make demo")
+    arrays = {name: weights[name].asnumpy() for name in ("conv1_weight", "conv1_bias")}
+    with atomic(CONV1) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def conv1() -> Dict[str, np.ndarray]:
+    """The first layer of the demo's network: conv1_weight (96, 3, 11, 11), conv1_bias (96,)."""
+    with np.load(CONV1) as arrays:
+        return dict(arrays)
+
+
+def kernels() -> Any:
+    """The first layer's kernels."""
+    title = "conv1 after the demo: 96 kernels of 11x11, each on its own scale"
+    return pictures.kernels(conv1()["conv1_weight"], title)
+
+
+def answers() -> List[np.ndarray]:
+    """conv1's maps of the scene before and after LRN, (96, 15, 15) each, as the demo's net has."""
+    preparation = Preparation.from_args(recipes.recipe("alexnet", "cifar10").settings)
+    image = preparation.apply(np.ascontiguousarray(scene(256)[:, :, ::-1]))[None]
+    weights = {name: mx.nd.array(array) for name, array in conv1().items()}
+    whole = symbols.get_symbol("alexnet", 10), weights, {}
+    found = []
+    for layer in ("activation0", "lrn0"):
+        module = network.bind(*network.up_to(whole, layer), image.shape, [mx.cpu()])
+        found.append(network.outputs(module, mx.nd.array(image)).asnumpy()[0])
+    return found
+
+
+def lrn() -> Any:
+    """conv1's maps before and after LRN."""
+    before, after = answers()
+    return pictures.before_and_after(
+        pictures.Answer("conv1 after ReLU", before), pictures.Answer("after LRN", after)
+    )
+
+
+PICTURES = (relu, kernels, lrn)
 
 
 def main() -> None:
     """Draw all of them."""
-    cli.ArgumentParser(__doc__).parse_args()
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("--model-prefix", help="of a checkpoint of the demo")
+    parser.add_argument("--load-epoch", type=int, help="which of its checkpoints")
+    args = parser.parse_args()
+    if (args.model_prefix is None) != (args.load_epoch is None):
+        raise cli.UserError("--model-prefix and --load-epoch: give both or none")
     style.check("docs/draw.py")
-    relu()
+    if args.model_prefix is not None:
+        keep_conv1(args.model_prefix, args.load_epoch)
+    for draw in PICTURES:
+        path = os.path.join(_HERE, "pictures", f"{draw.__name__}.png")
+        style.write(draw(), path)
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,18 @@ import json
 import os
 import re
 
+import mxnet as mx
+import numpy as np
+import pytest
 from conftest import ROOT
+from small_checkpoints import SETTINGS, save_lenet
 from test_house_page import FILE, defines, text
 
+from common.checkpoint import store
+from common.checkpoint.config import save_config
+from common.cli import UserError
 from common.study import definition, report
+from docs import draw
 
 PAGE = text("docs/six-ideas.md")
 
@@ -43,6 +51,43 @@ def test_the_table_of_relu_is_that_of_its_results():
     rates = results["variants"]["tanh"]["rates"]
     best = max(rates, key=lambda rate: rates[rate]["top-1"])
     assert float(best) == results["variants"]["tanh"]["lr"] == max(map(float, rates))
+
+
+def test_what_the_page_says_of_lrn_is_so():
+    before, after = draw.answers()
+    ratio = before[before > 0] / after[before > 0]
+    assert f"divided by {ratio.min():.3f} to {ratio.max():.3f}." in PAGE
+    assert f"2 ** 0.75 = {2**0.75:.3f}:" in PAGE
+    assert f"the largest is {before.max():.1f}." in PAGE
+    std = draw.recipes.recipe("alexnet", "cifar10").settings["rgb_std"]
+    assert set(std) == {60}
+
+
+def test_each_picture_can_be_drawn_again():
+    pytest.importorskip("matplotlib")
+    from figures import overlapping
+
+    for function in draw.PICTURES:
+        assert overlapping(function()) == []
+        assert f"(pictures/{function.__name__}.png)" in PAGE
+
+
+def test_a_checkpoint_gives_its_first_layer(tmp_path, monkeypatch):
+    path = tmp_path / "conv1.npz"
+    monkeypatch.setattr(draw, "CONV1", str(path))
+    other, prefix = str(tmp_path / "lenet"), str(tmp_path / "net")
+    save_lenet(other, ["cat", "dog"])
+    with pytest.raises(UserError, match=f"^{other}: has not AlexNet's conv1"):
+        draw.keep_conv1(other, 1)
+    assert not path.exists()
+    net = mx.sym.Convolution(mx.sym.Variable("data"), name="conv1", num_filter=96, kernel=(11, 11))
+    weights = {"conv1_weight": mx.nd.ones((96, 3, 11, 11)) / 3, "conv1_bias": mx.nd.arange(96)}
+    save_config(prefix, SETTINGS, None)
+    store.save(prefix, 1, net, weights, {})
+    draw.keep_conv1(prefix, 1)
+    kept = draw.conv1()
+    assert kept.keys() == weights.keys()
+    assert all(np.array_equal(array, weights[name].asnumpy()) for name, array in kept.items())
 
 
 def test_the_pictures_exist_and_are_small():

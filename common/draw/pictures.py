@@ -60,8 +60,30 @@ def maps(picture: np.ndarray, answers: Sequence[Answer], title: str) -> Any:
     return figure
 
 
+@styled
+def before_and_after(before: Answer, after: Answer) -> Any:
+    """A matplotlib figure: the strongest maps before an operation, and the same after it.
+
+    Both have one scale of colours.
+    """
+    count = len(before.maps)
+    chosen = strongest(before.maps, _MAPS)
+    both = map_tiles(np.concatenate([before.maps[chosen], after.maps[chosen]]))
+    strips = [_framed(both[: len(chosen)]), _framed(both[len(chosen) :])]
+    height = _WIDTH * strips[0].shape[0] / strips[0].shape[1] + 0.3
+    figure = new_figure(_WIDTH, 2 * height)
+    for axes, answer, strip in zip(figure.subplots(2, 1), (before, after), strips):
+        show_pixels(axes, strip)
+        title = f"{answer.layer}: up to {answer.maps.max():.1f}"
+        axes.set_title(f"{title}, {len(chosen)} of {count} maps", loc="left")
+    return figure
+
+
 def _strip(maps):
-    chosen = map_tiles(maps)[strongest(maps, _MAPS)]
+    return _framed(map_tiles(maps)[strongest(maps, _MAPS)])
+
+
+def _framed(chosen):
     factor = -(-_TILE // chosen.shape[2])
     tiles = chosen.repeat(factor, axis=1).repeat(factor, axis=2)
     tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=160)  # frames

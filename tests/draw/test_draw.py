@@ -183,6 +183,16 @@ def test_pictures_are_fit_to_print(tmp_path):
     assert_fit_to_print(pictures.nearest([row, row]), tmp_path)
 
 
+def test_maps_before_and_after_have_one_scale(tmp_path):
+    before = np.random.default_rng(0).uniform(0, 1, (30, 8, 8))
+    answers = pictures.Answer("conv1", before), pictures.Answer("lrn", before / 4)
+    figure = pictures.before_and_after(*answers)
+    assert_fit_to_print(figure, tmp_path)
+    darkest = [axes.images[0].get_array().min() for axes in figure.axes]
+    assert darkest[0] < 30 and darkest[1] > 150
+    assert "lrn: up to 0.2, 24 of 30 maps" in words(figure)
+
+
 @pytest.mark.parametrize("count", [3, 12])
 def test_a_confusion_matrix_has_all_names(count):
     names = [f"golden retriever {i}" for i in range(count)]
