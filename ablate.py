@@ -42,10 +42,17 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         "--report",
         metavar="PREFIX",
-        type=cli.new_file,
+        type=report_prefix,
         help="train nothing; write the figures of ended runs to PREFIX.json, .csv and .png",
     )
     return parser.parse_args()
+
+
+def report_prefix(text: str) -> str:
+    """An argparse type: what the names of new files begin with."""
+    for extension in (".json", ".csv", ".png"):
+        cli.new_file(text + extension)
+    return text
 
 
 def weights_size(study: Study, records: Records) -> Dict[str, int]:
@@ -54,6 +61,8 @@ def weights_size(study: Study, records: Records) -> Dict[str, int]:
     for variant in study.variants:
         settings = study.settings(variant)
         symbol = symbols.get_symbol(settings.network, len(records.classes or range(10)))
+        with cli.blaming(f"{study.path}: {variant}:"):
+            symbols.check_image_shape(symbol, settings.image_shape)
         shapes, _, _ = symbol.infer_shape(data=(1, *settings.image_shape))
         sizes[variant] = _FLOAT32 * sum(math.prod(shape) for shape in shapes)
     return sizes
@@ -103,6 +112,8 @@ def main() -> int:
     folder = Folder(study, args.out)
     folder.check()
     if args.report:
+        if os.path.realpath(f"{args.report}.json") in map(os.path.realpath, folder.files()):
+            raise UserError(f"--report {args.report}: {args.report}.json is a file of the study")
         if not os.path.isdir(args.out):
             raise UserError(f"--out {args.out}: there is no such folder, so nothing to report")
         results = report.collect(folder)

@@ -19,6 +19,7 @@ computes from the file itself or, where a file has weights alone, that numpy com
 
 import argparse
 import os
+import re
 import sys
 from typing import Callable, Dict, NamedTuple, Sequence, Tuple
 
@@ -136,6 +137,8 @@ def from_opencv(args: argparse.Namespace) -> Imported:
         source = caffe_reader.read(*args.files)
     else:
         source = onnx_reader.read(*args.files, rgb=args.channel_order == "RGB")
+    if source.image_shape[0] != 3:
+        raise UserError(f"{args.files[0]}: takes images of {source.image_shape[0]} channels, not 3")
     network = alexnet_import.network(source)
     resolve(args, network)
     source = source._replace(rgb=args.channel_order == "RGB")
@@ -167,10 +170,22 @@ def from_zoo(args: argparse.Namespace) -> Imported:
     return Imported(zoo_import.NETWORK, symbol, weights, zoo_import.IMAGE_SHAPE, (path,), prove)
 
 
+def check(args: argparse.Namespace, made: Imported) -> None:
+    """Raise UserError if the crop is larger than the pictures, or a FILE would be overwritten."""
+    if args.resize < max(made.image_shape[1:]):
+        shape = ",".join(map(str, made.image_shape))
+        raise UserError(f"--resize {args.resize}: is smaller than the network's images, {shape}")
+    written = re.escape(os.path.realpath(args.out_prefix)) + r"-(\d{4,}|symbol)\.(params|json)"
+    for path in args.files:
+        if re.fullmatch(written, os.path.realpath(path)):
+            raise UserError(f"--out-prefix {args.out_prefix}: would replace {path}; take another")
+
+
 def main() -> None:
     """Read the files, convert the weights, compare with another program, save."""
     args = parse_args()
     made = imported(args)
+    check(args, made)
     classes = len(made.weights["fc3_bias"])
     names = read_names(args.class_names, classes) if args.class_names else None
 

@@ -18,6 +18,7 @@ import numpy as np
 import symbols
 from common import cli
 from common.checkpoint import store
+from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.draw import network, pictures, style
 from common.evaluate import nearest, occlusion
@@ -179,7 +180,8 @@ def near(args: argparse.Namespace) -> Any:
     images = [classifier.prepare(path) for path in args.images]
     features = list(classifier.outputs(images, args.layer))  # the layer's name is checked by it
     count = len(classifier.classes)
-    records = pipeline.checked_records(args.data_train, count)
+    names = load_config(args.model_prefix)["classes"]
+    records = pipeline.checked_records(args.data_train, count, classes=names)
     source = nearest.Source(args.model_prefix, args.load_epoch, args.layer, records)
     path = args.index or nearest.default_path(args.model_prefix, args.load_epoch, args.layer)
     index = nearest.open_index(path, source, classifier)

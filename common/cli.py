@@ -110,6 +110,8 @@ def new_file(path: str) -> str:
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise argparse.ArgumentTypeError(f"{path}: there is no folder {folder}; make it first")
+    if os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f"{path}: is a folder; give the name of a file")
     return path
 
 

@@ -178,6 +178,8 @@ def test_a_new_variant_or_seed_joins_a_study_and_nothing_else_runs_again(study, 
     trained = [c for c in here if c[0].endswith("train_imagenet.py")]
     names = [os.path.basename(os.path.dirname(c[c.index("--model-prefix") + 1])) for c in trained]
     assert names == ["elu-seed3", "baseline-seed4", "elu-seed4"]
+    first = {"seeds": [4, 3]}
+    assert_refused(run(study(**{**one_rate, **first}), "--out", out), "other seed")
     other = study(**one_rate, flags="--network lenet --dataset mnist --batch-size 8")
     assert_refused(run(other, "--out", out), "study with other flags")
     other = study(**one_rate, variants={"baseline": "", "relu": "--activation elu"})
@@ -210,6 +212,40 @@ def test_a_failed_run_is_named_and_the_others_are_done(study, here, tmp_path, mo
     broken.clear()
     assert run(study(seeds=[3]), "--out", out).returncode == 0
     assert read(out / "chosen.json")["rates"] == {"relu": 0.01, "baseline": 1}
+
+
+def test_a_killed_run_has_not_diverged_whatever_was_said_before(study, here, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def execute(command, output, stop):
+        with open(output, "a") as file:
+            file.write("batch 7: the loss is not finite\n")
+        return -9
+
+    monkeypatch.setattr(process, "execute", execute)
+    failed = run(study(seeds=[3]), "--out", out, "--variants", "relu")
+    assert failed.returncode == 1
+    assert "relu-rate1: killed by SIGKILL" in failed.stderr
+    assert not list(out.rglob("result.json"))
+
+
+def test_a_log_that_a_full_disk_has_cut_is_read(study, here, tmp_path):
+    out = tmp_path / "out"
+    assert run(study(seeds=[3]), "--out", out).returncode == 0
+    with open(out / "relu-seed3/net-log.jsonl", "a") as file:
+        file.write('{"event": "ep')
+    (out / "relu-seed3/result.json").unlink()
+    assert run(study(seeds=[3]), "--out", out).returncode == 0
+
+
+def test_a_report_replaces_no_file_of_the_study(study, here, tmp_path):
+    path = study()
+    before = read(path)
+    flags = ["--out", tmp_path / "out", "--report"]
+    assert_refused(run(path, *flags, path[: -len(".json")]), "--report", "a file of the study")
+    assert read(path) == before
+    (tmp_path / "r.csv").mkdir()
+    assert_refused(run(path, *flags, tmp_path / "r"), "r.csv: is a folder")
 
 
 def test_a_plan_writes_nothing(study, tmp_path):
@@ -262,6 +298,9 @@ REFUSED = {
     "an entry less": ({"records": {"train": "x.rec"}}, "lacks 'holdout'"),
     "no such recipe": ({"flags": "--network lenet --dataset flowers"}, "recipes for"),
     "a rate of 0": ({"choose": {"rates": [0], "flags": ""}}, "above 0"),
+    "a rate that is no number": ({"choose": {"rates": [float("nan")], "flags": ""}}, "above 0"),
+    "rates of one name": ({"choose": {"rates": [0.12345678, 0.12345679], "flags": ""}}, "once"),
+    "no flags": ({"variants": {"x": None}}, "flags are a text, not None"),
     "the same seed twice": ({"seeds": [1, 1]}, "each of them once"),
     "a name that is a path": ({"variants": {"../x": ""}}, "its name is a folder's"),
     "a length of its own": ({"variants": {"x": "--num-epochs 9"}}, "itself sets --num-epochs"),

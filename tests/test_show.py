@@ -83,6 +83,26 @@ def test_mistakes_are_refused_in_one_line(made, tmp_path):
     assert not (tmp_path / "x.png").exists()
 
 
+def test_records_with_other_class_names_are_refused(made, tmp_path):
+    images, labels = bands(20, seed=1, size=40, channels=3)
+    other = write_records(tmp_path / "other", images, labels, CLASSES[::-1])
+    flags = [*made.flags, made.picture, "--data-train", other, "--layer", "f6"]
+    assert_refused(draw("nearest", *flags), "other.rec", "other names")
+    assert not list(tmp_path.glob("*index*"))
+
+
+def test_an_index_is_of_another_file_when_a_record_in_its_middle_changes(made, tmp_path):
+    images = np.random.RandomState(0).randint(0, 256, (60, 40, 40, 3), np.uint8)  # 290 KB
+    records = write_records(tmp_path / "large", images, np.arange(60) % 3, CLASSES)
+    flags = [*made.flags, made.picture, "--data-train", records, "--layer", "f6"]
+    assert draw("nearest", *flags).returncode == 0
+    sums = records.replace(".rec", "-checksums.npy")
+    rows = np.load(sums)
+    rows["crc32"][30] ^= 1
+    np.save(sums, rows)
+    assert_refused(draw("nearest", *flags), "index.npy", "checksums")
+
+
 def test_heat_is_the_mean_drop_of_the_patches_over_a_pixel(made):
     classifier = Classifier(made.prefix, 1, batch_size=7)
     plan = occlusion.plan(classifier.prepare(made.picture))

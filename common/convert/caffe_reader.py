@@ -6,6 +6,7 @@ the settings of LRN. (protobuf's text_format would need all of Caffe's message d
 
 import re
 from typing import Dict, Iterator, List, Tuple, Union
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -161,7 +162,7 @@ def mean_of_file(path: str) -> np.ndarray:
         if len(mean) > 3 or not np.isfinite(mean).all():
             raise ValueError(path)
         mean = mean.reshape(len(mean), -1).mean(axis=1, dtype=np.float64)
-    except (ValueError, LookupError, TypeError, EOFError, OverflowError):
+    except (ValueError, LookupError, TypeError, EOFError, OverflowError, MemoryError, BadZipFile):
         raise UserError(
             f"--mean {path}: is no mean.binaryproto or .npy of (channels, height, width)"
         )

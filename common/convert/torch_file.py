@@ -13,6 +13,7 @@ import collections
 import pickle
 import struct
 import zipfile
+import zlib
 from typing import IO, Any, Callable, Dict, NamedTuple, Tuple
 
 import numpy as np
@@ -37,6 +38,8 @@ _DAMAGED = (
     pickle.UnpicklingError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
+    RuntimeError,
     EOFError,
     ValueError,
     TypeError,
@@ -44,9 +47,7 @@ _DAMAGED = (
     AttributeError,
     ArithmeticError,
     ImportError,
-    NotImplementedError,
     MemoryError,
-    RecursionError,
 )
 
 

@@ -25,7 +25,9 @@ def groups(runs: Sequence[Tuple[str, History]]) -> List[Group]:
     """
     found: Dict[str, Tuple[dict, str, List[History]]] = {}
     for name, run in runs:
-        args = {key: value for key, value in run.args.items() if key not in _ALIKE}
+        args = {
+            key: value for key, value in run.args.items() if key not in _ALIKE and value is not None
+        }
         found.setdefault(repr(sorted(args.items())), (args, name, []))[2].append(run)
     every = [args for args, _, _ in found.values()]
     keys = [

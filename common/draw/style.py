@@ -29,6 +29,7 @@ _SETTINGS = {
     "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # names may have a $ in them
     "svg.hashsalt": "",  # the same picture is the same file
 }
 _lock = threading.Lock()  # matplotlib's settings are the process's

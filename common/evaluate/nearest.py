@@ -17,7 +17,8 @@ from common.input import pipeline
 from common.io import cpus
 from common.io.files import atomic, read_json, sha256, write_json
 from common.io.log import Progress, RunLog
-from common.records.identity import records_fingerprint
+from common.records.checksums import checksums_path
+from common.records.identity import record_files, records_fingerprint
 from common.records.scan import Records
 
 from .classifier import Classifier
@@ -43,12 +44,19 @@ class Source(NamedTuple):
             "symbol": sha256(f"{self.prefix}-symbol.json"),
             "layer": self.layer,
             "records": records_fingerprint(self.records.path),
+            "checksums": _checksums(self.records.path),
             "images": len(self.records),
             "preparation": {
                 key: list(value) if isinstance(value, tuple) else value
                 for key, value in preparation.items()
             },
         }
+
+
+def _checksums(path):
+    """Of each file's records, whose fingerprint leaves out those in the middle."""
+    files = [(checksums_path(file), file) for file in record_files(path)]
+    return [sha256(sums if os.path.exists(sums) else file) for sums, file in files]
 
 
 def default_path(prefix: str, epoch: int, layer: str) -> str:

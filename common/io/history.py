@@ -35,7 +35,7 @@ def read_history(path: str) -> History:
             history.args.clear()
             history.args.update(event)
         elif kind == "epoch":
-            history.epochs[event["epoch"]] = {
+            history.epochs[event.get("epoch", 0)] = {
                 name: event[name] for name in ("train", "val") if name in event
             }
         elif kind == "batch" and "epoch" in event:  # the first versions wrote none
@@ -70,6 +70,8 @@ def windows(history: History, name: str) -> List[Tuple[float, float, int]]:
     found = []
     before, done, total = 0, 0, 0.0  # epoch, and batches and their sum so far
     for (epoch, batch), (position, figures) in sorted(history.batches.items()):
+        if name not in figures:
+            continue
         if epoch != before:
             before, done, total = epoch, 0, 0.0
         count, added = batch - done, figures[name] * batch - total

@@ -14,6 +14,7 @@ command line:
 import argparse
 import dataclasses
 import json
+import math
 import os
 import re
 import shlex
@@ -78,6 +79,7 @@ class Study:
             "flags": self.flags,
             "choose": self.choosing,
             "rates": self.rates,
+            "seed of the runs that choose": self.seeds[0],
         }
 
 
@@ -115,11 +117,11 @@ def _study(path, entries):
             path=path,
             about=str(entries["about"]),
             records={name: str(entries["records"][name]) for name in _RECORDS},
-            flags=shlex.split(entries["flags"]),
-            choosing=shlex.split(entries["choose"]["flags"]),
+            flags=_words(entries["flags"]),
+            choosing=_words(entries["choose"]["flags"]),
             rates=[float(rate) for rate in entries["choose"]["rates"]],
             seeds=[int(seed) for seed in entries["seeds"]],
-            variants={name: shlex.split(text) for name, text in entries["variants"].items()},
+            variants={name: _words(text) for name, text in entries["variants"].items()},
         )
     except KeyError as error:
         raise UserError(f"lacks {error}")
@@ -127,11 +129,17 @@ def _study(path, entries):
         raise UserError(f"an entry has a wrong form ({error})")
 
 
+def _words(flags):
+    if not isinstance(flags, str):  # shlex.split(None) would read stdin
+        raise TypeError(f"flags are a text, not {flags!r}")
+    return shlex.split(flags)
+
+
 def _check(study):
     for name, listed in (("seeds", study.seeds), ("rates", study.rates)):
-        if not listed or len(set(listed)) < len(listed):
+        if not listed or len({f"{value:g}" for value in listed}) < len(listed):  # folders' names
             raise UserError(f"{name}: has to have entries, each of them once")
-    if min(study.rates) <= 0 or min(study.seeds) < 0:
+    if not all(0 < rate < math.inf for rate in study.rates) or min(study.seeds) < 0:
         raise UserError("rates have to be above 0, seeds at least 0")
     if not study.variants:
         raise UserError("variants: there is none")

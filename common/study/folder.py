@@ -1,11 +1,13 @@
 """The folder of a study: a run of it is a folder there, and its files tell how far it has come."""
 
+import contextlib
 import json
 import os
+import re
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from common.cli import UserError
-from common.io.files import atomic, check_is_local, read_json, write_json
+from common.io.files import TEMPORARY, atomic, check_is_local, read_json, write_json
 
 from .definition import Study
 
@@ -75,12 +77,14 @@ class Folder:
         check_is_local(self.path, "--out")
         before = self._read("study.json")
         if before is None:
-            if os.path.isdir(self.path) and set(os.listdir(self.path)) - {"study.lock"}:
+            own = re.compile(r"study\.lock|study\.json" + TEMPORARY)
+            names = os.listdir(self.path) if os.path.isdir(self.path) else []
+            if not all(map(own.fullmatch, names)):
                 raise UserError(f"--out {self.path}: holds other files; give a new folder")
             return
         remedy = f"give another --out, or the file that {self.path} was made with"
         for name, value in self.study.entries().items():
-            if before["entries"][name] != value:
+            if before["entries"].get(name) != value:
                 raise UserError(
                     f"--out {self.path}: is of a study with other {name} than {self.study.path};"
                     f" {remedy}"
@@ -91,6 +95,11 @@ class Folder:
                     f"--out {self.path}: there {variant} has other flags than in"
                     f" {self.study.path}; {remedy}, or take another name"
                 )
+
+    def files(self) -> List[str]:
+        """The files that say what the study is and what was chosen."""
+        names = ("study.json", "chosen.json")
+        return [self.study.path, *(os.path.join(self.path, name) for name in names)]
 
     def begin(self) -> None:
         """Write which study this is; its variants join those that have been there before."""
@@ -147,7 +156,8 @@ def epochs(log_path: str) -> List[dict]:
     found = {}
     with open(log_path, encoding="utf-8") as file:
         for line in file:
-            entry = json.loads(line)
-            if entry["event"] == "epoch":
-                found[entry["epoch"]] = entry
+            with contextlib.suppress(ValueError):  # a line that a full disk or a kill has cut
+                entry = json.loads(line)
+                if entry["event"] == "epoch":
+                    found[entry["epoch"]] = entry
     return [found[number] for number in sorted(found)]

@@ -23,7 +23,7 @@ from .folder import Folder, Run, epochs
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: a signal for this process when its parent has died
 _TIMED = 30  # batches that time a variant; training says its speed after 22
-_NOT_FINITE = "the loss is not finite"
+_NOT_FINITE = "not finite"
 
 
 def training(folder: Folder, run: Run) -> List[str]:
@@ -74,20 +74,29 @@ def perform(folder: Folder, run: Run, stop: Stop) -> Optional[str]:
     os.makedirs(folder.of(run), exist_ok=True)
     output = folder.of(run, "output.txt")
     command = training(folder, run)
-    print(shlex.join(command))
-    if execute(command, output, stop):
-        said = last_line(output)
-        if _NOT_FINITE not in said:
-            return said
+    code, said = _run(command, output, stop)
+    if code == 2 and _NOT_FINITE in said:
         finish(folder, run, {"diverged": said})
         return None
+    if code:
+        return said
     if not os.path.exists(folder.of(run, "score.json")):
         command = scoring(folder, run)
-        print(shlex.join(command))
-        if execute(command, output, stop):
-            return last_line(output)
+        code, said = _run(command, output, stop)
+        if code:
+            return said
     finish(folder, run, _measured(folder, run))
     return None
+
+
+def _run(command, output, stop):
+    """The exit code of a command, and what it said last if it has failed."""
+    print(shlex.join(command))
+    begun = os.path.getsize(output) if os.path.exists(output) else 0
+    code = execute(command, output, stop)
+    if code < 0:
+        return code, f"killed by {signal.Signals(-code).name}; {output} has its output"
+    return code, last_line(output, begun) if code else ""
 
 
 def execute(command: List[str], output: str, stop: Stop) -> int:
@@ -124,11 +133,12 @@ def _as_child():
     }
 
 
-def last_line(output: str) -> str:
-    """What a process said last in its output file."""
+def last_line(output: str, begun: int = 0) -> str:
+    """What a process said last in its output file, of which it found ``begun`` bytes."""
     with open(output, encoding="utf-8", errors="replace") as file:
+        file.seek(begun)
         lines = [line.strip() for line in file if line.strip()]
-    return lines[-1] if lines else f"{output} is empty"
+    return lines[-1] if lines else f"it said nothing; {output} has its output"
 
 
 def finish(folder: Folder, run: Run, result: dict) -> None:

@@ -5,7 +5,6 @@ python -m common.study.report docs/results/relu.json --error 0.4      # prints t
 
 import csv
 import json
-import math
 import statistics
 from typing import Dict, List, Optional
 
@@ -149,11 +148,11 @@ def table(results: dict, error: Optional[float] = None) -> str:
         if "top-1" not in figures:
             lines.append(f"| {name} |" + " |" * 8)
             continue
-        difference = 100 * figures.get("difference", math.nan)
+        difference = f"{100 * figures['difference']:+.2f}" if "difference" in figures else ""
         train = figures["train"]
         lines.append(
             f"| {name} | {figures['lr']:g} | {figures['top-1']:.2%} | {100 * figures['spread']:.2f}"
-            f" | {difference:+.2f} | {figures['loss']:.3f} | {train['top-1']:.2%}"
+            f" | {difference} | {figures['loss']:.3f} | {train['top-1']:.2%}"
             f" | {train['loss']:.3f} | {len(_ended(figures))} |"
         )
     if error is None:
@@ -205,7 +204,7 @@ def main() -> None:
     with open(args.results, encoding="utf-8") as file:
         try:
             print(table(json.load(file), args.error))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise cli.UserError(f"{args.results}: is not what --report writes ({error!r})")
 
 
