@@ -63,6 +63,25 @@ def test_what_the_page_says_of_lrn_is_so():
     assert set(std) == {60}
 
 
+def test_views_are_crops_mirrored_and_lit_as_their_row_says():
+    settings = draw.recipes.recipe("alexnet", "imagenet").settings
+    picture = draw.scene(256)
+    windows = [picture[y : y + 227, x : x + 227] for y in range(30) for x in range(30)]
+    crops = {window.tobytes() for window in windows}
+    mirrored = {window[:, ::-1].tobytes() for window in windows}
+    plain = draw.seen(picture, settings, ["--random-mirror", "0", "--pca-noise", "0"])
+    assert len({view.tobytes() for view in plain} & crops) == 6
+    both = draw.seen(picture, settings, ["--pca-noise", "0"])
+    assert all(view.tobytes() in crops | mirrored for view in both)
+    assert 0 < sum(view.tobytes() in mirrored for view in both) < 6
+    shift = draw.seen(picture, settings, []).astype(int) - both
+    inside = np.ma.masked_where((both < 20) | (both > 235), shift)
+    assert (
+        inside.max(axis=(1, 2)) == inside.min(axis=(1, 2))
+    ).all()  # the same for all pixels of a channel
+    assert 3 <= abs(inside).max() < 20
+
+
 def test_each_picture_can_be_drawn_again():
     pytest.importorskip("matplotlib")
     from figures import overlapping
