@@ -48,6 +48,15 @@ def test_the_table_of_relu_is_that_of_its_results():
     for half, lower in zip(*([row.split("|")[1:-1] for row in table] for table in tables)):
         row = "|" + "|".join([*half[:4], half[-1], lower[-1]]) + "|"
         assert row in PAGE.splitlines()
+    means = {
+        (name, error): np.mean(
+            [report.epochs_to(r["epochs"], error) for r in figures["runs"].values()]
+        )
+        for name, figures in results["variants"].items()
+        for error in (0.5, 0.4)
+    }
+    times = [means["tanh", error] / means["relu", error] for error in (0.5, 0.4)]
+    assert "{:.1f} times to 50%, {:.1f} times to 40%".format(*times) in PAGE.replace("\n", " ")
     rates = results["variants"]["tanh"]["rates"]
     best = max(rates, key=lambda rate: rates[rate]["top-1"])
     assert float(best) == results["variants"]["tanh"]["lr"] == max(map(float, rates))
