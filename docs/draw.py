@@ -6,8 +6,10 @@
 With a checkpoint of the demo, its first layer replaces docs/results/conv1.npz before that.
 """
 
+import argparse
 import json
 import os
+import tempfile
 from typing import Any, Dict, List
 
 import numpy as np
@@ -16,12 +18,18 @@ import symbols
 from common import cli
 from common.draw import pictures, study, style
 from common.evaluate import network
+from common.input import pipeline
+from common.input.augmentation import Augmentation, add_args
 from common.input.preparation import Preparation
+from common.input.training_data import TrainingData
 from common.io.files import atomic
+from common.io.opencv import cv2
+from common.records.writer import create_records
 from common.runtime.mxnet import mx
 from common.train import recipes
 from docs.scene import scene
 
+_TIMES = 6  # that an image is seen
 _HERE = os.path.dirname(os.path.abspath(__file__))
 CONV1 = os.path.join(_HERE, "results", "conv1.npz")
 
@@ -79,7 +87,47 @@ def lrn() -> Any:
     )
 
 
-PICTURES = (relu, kernels, lrn)
+def augmentation() -> Any:
+    """The scene as training sees it, by more and more of the article's augmentation."""
+    rows = {
+        "crops": ["--random-mirror", "0", "--pca-noise", "0"],
+        "crops, half of them mirrored": ["--pca-noise", "0"],
+        "crops, mirrored, with lighting": [],
+        "the same, lighting five times as strong as in training": ["--pca-noise", "0.5"],
+    }
+    settings = recipes.recipe("alexnet", "imagenet").settings
+    picture = scene(settings["resize"])
+    views = [(title, seen(picture, settings, words)) for title, words in rows.items()]
+    return pictures.variations(picture, views)
+
+
+def seen(picture: np.ndarray, settings: Dict[str, Any], words: List[str]) -> np.ndarray:
+    """Six times what a training run with these settings and flags sees of the picture.
+
+    Returns:
+        (6, height, width, 3) uint8, R, G, B.
+    """
+    parser = cli.ArgumentParser()
+    add_args(parser)
+    parser.set_defaults(**settings)
+    args = parser.parse_args(words, argparse.Namespace(seed=0))
+    preparation = Preparation.from_args(settings)
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = os.path.join(folder, "scene")
+        encoded = cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes()
+        with create_records(prefix) as writer:
+            for _ in range(_TIMES):
+                writer.write(0, encoded)
+        records = pipeline.checked_records(f"{prefix}.rec", 1)
+        augmented = Augmentation.from_args(args)
+        data = TrainingData(records, _TIMES, 1, _TIMES, preparation, augmented)
+        batches = pipeline.training_iterator(data, mx.cpu())
+        batch = next(batches)
+        batches.stop()  # it reads ahead, and its file is about to go
+        return np.stack([preparation.shown(image) for image in batch.data[0].asnumpy()])
+
+
+PICTURES = (relu, augmentation, kernels, lrn)
 
 
 def main() -> None:

@@ -48,6 +48,15 @@ def test_the_table_of_relu_is_that_of_its_results():
     for half, lower in zip(*([row.split("|")[1:-1] for row in table] for table in tables)):
         row = "|" + "|".join([*half[:4], half[-1], lower[-1]]) + "|"
         assert row in PAGE.splitlines()
+    means = {
+        (name, error): np.mean(
+            [report.epochs_to(r["epochs"], error) for r in figures["runs"].values()]
+        )
+        for name, figures in results["variants"].items()
+        for error in (0.5, 0.4)
+    }
+    times = [means["tanh", error] / means["relu", error] for error in (0.5, 0.4)]
+    assert "{:.1f} times to 50%, {:.1f} times to 40%".format(*times) in PAGE.replace("\n", " ")
     rates = results["variants"]["tanh"]["rates"]
     best = max(rates, key=lambda rate: rates[rate]["top-1"])
     assert float(best) == results["variants"]["tanh"]["lr"] == max(map(float, rates))
@@ -61,6 +70,25 @@ def test_what_the_page_says_of_lrn_is_so():
     assert f"the largest is {before.max():.1f}." in PAGE
     std = draw.recipes.recipe("alexnet", "cifar10").settings["rgb_std"]
     assert set(std) == {60}
+
+
+def test_views_are_crops_mirrored_and_lit_as_their_row_says():
+    settings = draw.recipes.recipe("alexnet", "imagenet").settings
+    picture = draw.scene(256)
+    windows = [picture[y : y + 227, x : x + 227] for y in range(30) for x in range(30)]
+    crops = {window.tobytes() for window in windows}
+    mirrored = {window[:, ::-1].tobytes() for window in windows}
+    plain = draw.seen(picture, settings, ["--random-mirror", "0", "--pca-noise", "0"])
+    assert len({view.tobytes() for view in plain} & crops) == 6
+    both = draw.seen(picture, settings, ["--pca-noise", "0"])
+    assert all(view.tobytes() in crops | mirrored for view in both)
+    assert 0 < sum(view.tobytes() in mirrored for view in both) < 6
+    shift = draw.seen(picture, settings, []).astype(int) - both
+    inside = np.ma.masked_where((both < 20) | (both > 235), shift)
+    assert (
+        inside.max(axis=(1, 2)) == inside.min(axis=(1, 2))
+    ).all()  # the same for all pixels of a channel
+    assert 3 <= abs(inside).max() < 20
 
 
 def test_each_picture_can_be_drawn_again():

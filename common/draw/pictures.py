@@ -61,6 +61,27 @@ def maps(picture: np.ndarray, answers: Sequence[Answer], title: str) -> Any:
 
 
 @styled
+def variations(picture: np.ndarray, rows: Sequence[Tuple[str, np.ndarray]]) -> Any:
+    """A matplotlib figure: a picture, and at its right rows of what was made of it.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        rows: a title and (N, h, w, 3) uint8 each.
+    """
+    strips = [sheet(images, len(images)) for _, images in rows]
+    beside = 0.72 * _WIDTH  # inches
+    height = sum(beside * strip.shape[0] / strip.shape[1] + 0.24 for strip in strips)
+    figure = new_figure(_WIDTH, height)
+    grid = figure.add_gridspec(len(rows), 2, width_ratios=[_WIDTH - beside, beside])
+    show_pixels(figure.add_subplot(grid[:, 0]), picture, "the image")
+    for i, ((title, _), strip) in enumerate(zip(rows, strips)):
+        axes = figure.add_subplot(grid[i, 1])
+        show_pixels(axes, strip)
+        axes.set_title(title, loc="left")
+    return figure
+
+
+@styled
 def before_and_after(before: Answer, after: Answer) -> Any:
     """A matplotlib figure: the strongest maps before an operation, and the same after it.
 

@@ -179,6 +179,8 @@ def test_pictures_are_fit_to_print(tmp_path):
     figure = pictures.occlusion(seen, rng.normal(0, 0.1, (67, 67)), "golden retriever", 0.87)
     assert_fit_to_print(figure, tmp_path)
     assert "golden retriever: 87%" in words(figure)
+    views = [(f"step {n}", np.stack([photo(60, 60)] * 6)) for n in range(4)]
+    assert_fit_to_print(pictures.variations(seen, views), tmp_path)
     row = pictures.Neighbours(seen, "x" * 60, [seen] * 6, [("golden retriever", 123.4)] * 6)
     assert_fit_to_print(pictures.nearest([row, row]), tmp_path)
 
