@@ -137,13 +137,13 @@ def from_opencv(args: argparse.Namespace) -> Imported:
         source = caffe_reader.read(*args.files)
     else:
         source = onnx_reader.read(*args.files, rgb=args.channel_order == "RGB")
-    if source.image_shape[0] != 3:
-        raise UserError(f"{args.files[0]}: takes images of {source.image_shape[0]} channels, not 3")
     network = alexnet_import.network(source)
     resolve(args, network)
     source = source._replace(rgb=args.channel_order == "RGB")
     symbol = alexnet_import.build(source, symbols.get_symbol)
     weights = alexnet_import.weights(source, symbol)
+    if source.image_shape[0] != 3:
+        raise UserError(f"{args.files[0]}: takes images of {source.image_shape[0]} channels, not 3")
 
     def prove():
         largest = alexnet_import.difference(symbol, weights, source, args.mean, args.std)

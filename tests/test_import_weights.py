@@ -575,6 +575,20 @@ def test_what_is_there_is_lost_only_with_overwrite(caffe, imported, monkeypatch)
     assert load_config(imported[0])["args"]["resize"] == SIDE
 
 
+def test_no_file_that_is_imported_is_replaced(tmp_path, monkeypatch):
+    source = tmp_path / "g-0000.params"  # as Gluon's export names it
+    mx.nd.save(str(source), {"x": mx.nd.ones(2)})
+    before = source.read_bytes()
+    monkeypatch.setattr(import_weights, "imported", lambda args: made)
+    made = import_weights.Imported("alexnet", None, {"fc3_bias": [0]}, (3, 67, 67), (), None)
+    command = [source, "--out-prefix", tmp_path / "g", "--overwrite", "--resize"]
+    with pytest.raises(cli.UserError, match="--out-prefix .*would replace .*g-0000.params"):
+        run(monkeypatch, *command, 67)
+    with pytest.raises(cli.UserError, match="--resize 66: is smaller than .* 3,67,67"):
+        run(monkeypatch, *command, 66)
+    assert source.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_full_size(tmp_path, monkeypatch, capsys):
     (tmp_path / "x.prototxt").write_text(bvlc_alexnet.prototxt(1000, 227))
