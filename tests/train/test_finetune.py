@@ -9,9 +9,10 @@ import cv2
 import mxnet as mx
 import numpy as np
 import pytest
-from conftest import assert_refused, bands, run_script, train, write_records
+from conftest import assert_refused, bands, run_here, run_script, train, write_records
 
 import symbols
+import train_imagenet
 from common.checkpoint import store
 from common.checkpoint.config import load_config, save_config
 from common.cli import UserError
@@ -63,7 +64,7 @@ def test_flags_that_make_no_sense_are_refused(source):
         (["--pretrained", source, "--pretrained-epoch", 9], "0009"),
     ):
         command = [*LENET, "--benchmark", 1, "--num-classes", 3, *flags]
-        assert_refused(run_script("train_imagenet.py", *command), words)
+        assert_refused(run_here(train_imagenet.main, *command), words)
 
 
 def test_a_network_of_which_nothing_fits_is_refused(source, tmp_path):
@@ -77,7 +78,7 @@ def test_frozen_layers_stay_and_the_others_learn(source, grey, tmp_path):
     prefix = str(tmp_path / "tuned")
     flags = ["--data-train", grey.train, "--model-prefix", prefix, "--freeze", "c1,c3"]
     pretrained = ["--pretrained", source, "--pretrained-epoch", 2]
-    result = run_script("train_imagenet.py", *LENET, *flags, *pretrained)
+    result = run_here(train_imagenet.main, *LENET, *flags, *pretrained)
     assert result.returncode == 0, result.stderr
     assert "frozen; new: " in result.stdout
     before, after = mx.nd.load(f"{source}-0002.params"), mx.nd.load(f"{prefix}-0001.params")
@@ -85,10 +86,10 @@ def test_frozen_layers_stay_and_the_others_learn(source, grey, tmp_path):
     assert same == {name for name in after if name[4:6] in ("c1", "c3")}
     # A frozen weight has no optimizer state, and resuming knows.
     more = ["--num-epochs", 2, "--resume"]
-    result = run_script("train_imagenet.py", *LENET, *flags, *pretrained, *more)
+    result = run_here(train_imagenet.main, *LENET, *flags, *pretrained, *more)
     assert result.returncode == 0, result.stderr
     assert_refused(
-        run_script("train_imagenet.py", *LENET, *flags[:-2], *pretrained, "--resume"), "--freeze"
+        run_here(train_imagenet.main, *LENET, *flags[:-2], *pretrained, "--resume"), "--freeze"
     )
 
 
@@ -99,7 +100,7 @@ def test_new_layers_have_a_learning_rate_of_their_own(source, grey, tmp_path):
         prefix = str(tmp_path / f"m{len(ends)}")
         flags = ["--data-train", grey.train, "--model-prefix", prefix, "--new-lr-mult", mult]
         flags += ["--pretrained", source, "--pretrained-epoch", 2, "--lr", 0.05 + len(ends) / 100]
-        assert run_script("train_imagenet.py", *LENET, *flags).returncode == 0
+        assert run_here(train_imagenet.main, *LENET, *flags).returncode == 0
         ends.append(mx.nd.load(f"{prefix}-0001.params"))
     last = "arg:output_weight"
     assert np.array_equal(ends[0][last].asnumpy(), ends[1][last].asnumpy())
