@@ -5,6 +5,7 @@ import shutil
 from typing import Callable, Dict, List, Sequence
 
 from common.cli import UserError
+from common.io.history import log_path
 from common.io.log import duration
 from common.records.scan import Records, scan_records
 
@@ -90,7 +91,7 @@ class Times:
         return (images + scored * _SCORED) / self._speeds[run.variant] + _START
 
     def _epochs(self, run):
-        path = f"{self._folder.prefix(run)}-log.jsonl"
+        path = log_path(self._folder.prefix(run))
         return epochs(path) if os.path.exists(path) else []
 
 
@@ -98,13 +99,13 @@ def describe(folder: Folder, runs: Sequence[Run], times: Times) -> str:
     """The runs, a line each, and what those that are left take together."""
     width = max(len(run.name) for run in runs)
     lines: List[str] = []
-    left = 0.0
+    left, ended = 0.0, 0
     for run in runs:
         result = folder.result(run)
+        ended += result is not None
         seconds = times.of(run)
         left += 0 if result else seconds
         state = "ended: its loss was not finite" if result and "diverged" in result else "finished"
         lines.append(f"{run.name:{width}}  {state if result else 'about ' + duration(seconds)}")
-    ended = sum(folder.result(run) is not None for run in runs)
     lines.append(f"{len(runs)} runs, {ended} ended; the others take about {duration(left)} here")
     return "\n".join(lines)

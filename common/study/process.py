@@ -14,6 +14,7 @@ from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.io import cpus
+from common.io.history import log_path
 from common.io.signals import Stop
 from common.records.scan import scan_records
 
@@ -38,15 +39,8 @@ def training(folder: Folder, run: Run) -> List[str]:
     flags += ["--seed", str(study.seeds[0] if run.is_trial else run.seed)]
     flags += ["--data-train", study.records["train"]]
     flags += [] if run.is_trial else ["--data-val", study.records["holdout"]]
-    flags += [
-        "--model-prefix",
-        folder.prefix(run),
-        "--resume",
-        "--keep",
-        "1",
-        "--save-minutes",
-        "5",
-    ]
+    flags += ["--model-prefix", folder.prefix(run)]
+    flags += ["--resume", "--keep", "1", "--save-minutes", "5"]
     return _script("train_imagenet.py", flags)
 
 
@@ -73,16 +67,14 @@ def perform(folder: Folder, run: Run, stop: Stop) -> Optional[str]:
     """
     os.makedirs(folder.of(run), exist_ok=True)
     output = folder.of(run, "output.txt")
-    command = training(folder, run)
-    code, said = _run(command, output, stop)
+    code, said = _run(training(folder, run), output, stop)
     if code == 2 and _NOT_FINITE in said:
         finish(folder, run, {"diverged": said})
         return None
     if code:
         return said
     if not os.path.exists(folder.of(run, "score.json")):
-        command = scoring(folder, run)
-        code, said = _run(command, output, stop)
+        code, said = _run(scoring(folder, run), output, stop)
         if code:
             return said
     finish(folder, run, _measured(folder, run))
@@ -155,7 +147,7 @@ def _measured(folder, run):
         score = json.load(file)
     return {
         "score": score,
-        "epochs": epochs(f"{folder.prefix(run)}-log.jsonl"),
+        "epochs": epochs(log_path(folder.prefix(run))),
         "images": config["args"]["num_examples"] or len(scan_records(config["args"]["data_train"])),
         "versions": config["versions"],
         "cpu": cpus.model(),
