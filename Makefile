@@ -48,8 +48,9 @@ ablation:
 	@$(BIN)/python ablate.py $(STUDY) --out $(RUNS)
 	@$(BIN)/python ablate.py $(STUDY) --out $(RUNS) --report $(RUNS)/report
 
+# A file's tests stay in one process; many more than two would only wait for each other's threads.
 test:
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow:
 	@$(BIN)/python -m pytest -m slow
@@ -83,5 +84,5 @@ bench: $(VENV)/.ready .venv-bench/.ready
 .venv-bench/.ready: Makefile
 	@$(PYTHON) -m venv --clear .venv-bench
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 \
-	  numpy onnx onnxruntime openvino pillow safetensors simplejpeg
+	  numpy onnx onnxruntime openvino MNN ncnn pnnx pillow safetensors simplejpeg
 	@touch $@

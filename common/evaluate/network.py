@@ -8,8 +8,7 @@ from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.graph.graph import Graph
-from common.graph.native_operators import MIN_IMAGES, use_native_operators
-from common.runtime import native
+from common.graph.lowering import for_cpu
 from common.runtime.mxnet import mx
 
 
@@ -26,9 +25,9 @@ def bind(
     layers. Bind another module for other weights: after its first forward pass MXNet's CPU build
     keeps its own copy of the weights and silently ignores what is set later.
     """
-    images = data_shape[0] // len(contexts)
-    if contexts[0].device_type == "cpu" and images >= MIN_IMAGES and native.load():
-        symbol = use_native_operators(symbol, (images, *data_shape[1:]), for_training=False)
+    if contexts[0].device_type == "cpu":
+        images = data_shape[0] // len(contexts)
+        symbol = for_cpu(symbol, (images, *data_shape[1:]), for_training=False)
     labels = None  # export_mxnet.py's copies have none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]

@@ -14,7 +14,7 @@ import math
 
 from common.runtime.mxnet import mx
 
-from .graph import Graph
+from .graph import Graph, Node, Output
 
 # With fewer images a device, MXNet's convolutions and fully connected layers are the faster ones.
 MIN_IMAGES = 8
@@ -104,8 +104,8 @@ def use_native_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
     """Replace fully connected layers, and the convolutions at which ours are faster.
 
     With fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also stays
-    MXNet's if it has no bias or an unusual attribute, or if something else reads its weight or
-    bias.
+    MXNet's if it has an unusual attribute, or if something else reads its weight or bias. One
+    without bias gets a constant one of zeros.
 
     Args:
         symbol: any float32 graph with an input ``data``.
@@ -122,18 +122,27 @@ def use_native_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
         if not op or any(not one.is_variable or uses[one] > 1 for one in weights):
             continue
         node.op = op
+        if len(weights) == 1:
+            del node.attrs["no_bias"]
+            node.inputs.append(Output(_zeros(f"{node.name}_no_bias", known[0][0])))
         # MXNet infers shapes through an extension's operator only if all ranks are known.
         for variable, shape in zip(weights, known):
             variable.attrs.setdefault("__shape__", str(shape))
     return graph.symbol()
 
 
+def _zeros(name, length):
+    return Node("_zeros", name, attrs={"shape": f"({length},)", "dtype": "float32"})
+
+
 def _native_layer(node, weights, output):
     """Our operator for ``node``, with weight and bias of the shapes ``weights``, or None."""
     settings = node.settings
     said = {key for key, value in settings.items() if value not in _DEFAULTS.get(key, ())}
-    if len(weights) != 2 or not all(shape and all(shape) for shape in weights):
-        return None  # no bias, or shapes that `data` does not determine
+    if not weights or not all(shape and all(shape) for shape in weights):
+        return None  # shapes that `data` does not determine
+    if len(weights) == 1:
+        said.discard("no_bias")
     if node.op == "FullyConnected" and said == {"num_hidden"}:
         return _FULLY_CONNECTED
     if node.op == "Convolution" and said <= {"kernel", "num_filter", "num_group", "pad"}:

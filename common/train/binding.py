@@ -7,9 +7,8 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 
 from common.graph import precision
-from common.graph.native_operators import use_native_operators
+from common.graph.lowering import for_cpu
 from common.graph.stock_leaky import decompose_leaky
-from common.graph.stock_lrn import decompose_lrn
 from common.graph.weighted_loss import WEIGHT, weighted
 from common.runtime import native
 from common.runtime.mxnet import mx
@@ -99,7 +98,7 @@ def bind(
     mx.random.seed(settings.seed)
     np.random.seed(settings.seed)
     fast = contexts[0].device_type == "cpu" and native.load()
-    symbol = _for_devices(symbol, contexts, shape, settings, fast)
+    symbol = _for_devices(symbol, contexts, shape, settings)
     symbol = _for_training(symbol, settings, pretrained)
     module = _bound(symbol, contexts, shape, pretrained.frozen if pretrained else None, std)
     _init_params(module, settings.initializer, resumed, pretrained)
@@ -139,13 +138,11 @@ def _init_params(module, name, resumed, pretrained):
     module.set_params(arg_params, aux_params)
 
 
-def _for_devices(symbol, contexts, shape, settings, fast):
+def _for_devices(symbol, contexts, shape, settings):
     """The graph that these devices run in place of the plain one."""
-    symbol = decompose_leaky(symbol, shape)
-    if fast:
-        return use_native_operators(symbol, (shape[0] // len(contexts), *shape[1:]))
     if contexts[0].device_type == "cpu":
-        return decompose_lrn(symbol, shape)
+        return for_cpu(symbol, (shape[0] // len(contexts), *shape[1:]))
+    symbol = decompose_leaky(symbol, shape)
     if settings.dtype == "float16":
         return precision.cast(symbol, settings.dtype, settings.loss_scale)
     return symbol

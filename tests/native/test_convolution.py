@@ -198,6 +198,13 @@ def test_a_usual_layer_is_replaced():
     assert operators(use_native_layers(explicit, USUAL)) == {"c": "_alexnet_convolution"}
 
 
+def test_a_layer_without_bias_is_replaced():
+    plain = convolution(no_bias=True)
+    replaced = use_native_layers(plain, USUAL)
+    assert operators(replaced) == {"c": "_alexnet_convolution", "c_no_bias": "_zeros"}
+    assert replaced.list_arguments() == plain.list_arguments()
+
+
 def test_lists_are_as_good_as_tuples():
     plain = convolution(kernel=[3, 3], pad=[1, 1], stride=[1, 1])
     replaced = use_native_layers(plain, USUAL)
@@ -210,7 +217,6 @@ def test_lists_are_as_good_as_tuples():
     [
         {"stride": (2, 2)},
         {"dilate": (2, 2)},
-        {"no_bias": True},
         {"kernel": (1, 1)},
         {"kernel": (3, 5)},
         {"kernel": (7, 7)},

@@ -124,8 +124,6 @@ def test_few_images_stay_mxnets():
 
 def unusual(kind):
     data, weight = mx.sym.Variable("data"), mx.sym.Variable("w")
-    if kind == "no bias":
-        return mx.sym.FullyConnected(data, num_hidden=5, no_bias=True)
     if kind == "each row":
         return mx.sym.FullyConnected(data, num_hidden=5, flatten=False)
     if kind == "computed weight":
@@ -138,7 +136,7 @@ def unusual(kind):
 
 @pytest.mark.parametrize(
     "kind",
-    ["no bias", "each row", "computed weight", "weight that is an output, too", "shared weight"],
+    ["each row", "computed weight", "weight that is an output, too", "shared weight"],
 )
 def test_unusual_layers_stay_mxnets(kind):
     plain = unusual(kind)

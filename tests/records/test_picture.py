@@ -319,9 +319,10 @@ def huge(kind):
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(kind):
     with pytest.raises(Unreadable, match="has 50000x40000 pixels, more than 1999999999"):
         decode(huge(kind), max_pixels=50000 * 40000 - 1)
-    with pytest.raises(Unreadable) as cause:
-        decode(huge(kind), max_pixels=1 << 33)  # then it is OpenCV that refuses it
-    assert "more than" not in str(cause.value)
+    if kind != "jpg":  # libjpeg would make 6 GB of them
+        with pytest.raises(Unreadable) as cause:
+            decode(huge(kind), max_pixels=1 << 33)  # then it is OpenCV that refuses it
+        assert "more than" not in str(cause.value)
 
 
 @pytest.mark.parametrize("name", KINDS)

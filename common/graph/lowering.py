@@ -1,0 +1,41 @@
+"""The graph that a CPU runs in place of a plain one: right gradients, faster layers.
+
+docs/your-own-network.md shows it in a program of yours.
+"""
+
+from typing import Tuple
+
+from common.runtime import native
+from common.runtime.mxnet import mx
+
+from .native_operators import MIN_IMAGES, use_native_operators
+from .stock_leaky import decompose_leaky
+from .stock_lrn import decompose_lrn
+
+
+def for_cpu(
+    symbol: mx.sym.Symbol, data: Tuple[int, ...], for_training: bool = True
+) -> mx.sym.Symbol:
+    """What to bind on the CPU in place of ``symbol``; save the plain one.
+
+    For training, LRN, PReLU and RReLU get right gradients. With ``MIN_IMAGES`` images or more, C++
+    operators compute the layers at which they are the faster ones. The first call on a machine
+    builds them, which takes half a minute. Without a compiler, one line on stderr says so, and
+    stock operators give the right gradients.
+
+    Args:
+        symbol: any float32 graph with an input ``data``. Layers of which that input alone does not
+            determine the shapes stay as they are.
+        data: shape of that input as one device sees it.
+        for_training: whether gradients are wanted; then bind with ``grad_req="write"``.
+
+    Returns:
+        A symbol with the arguments, auxiliary states and outputs of ``symbol``.
+    """
+    if for_training:
+        symbol = decompose_leaky(symbol, data)
+    elif data[0] < MIN_IMAGES:
+        return symbol
+    if native.load():
+        return use_native_operators(symbol, data, for_training)
+    return decompose_lrn(symbol, data) if for_training else symbol
