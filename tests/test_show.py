@@ -37,13 +37,14 @@ def draw(*flags):
     return run_here(show.main, *flags)
 
 
-@pytest.mark.parametrize("command", ["kernels", "maps", "where", "nearest", "network"])
+@pytest.mark.parametrize("command", ["kernels", "maps", "where", "nearest", "mistakes", "network"])
 def test_each_command_writes_its_picture(made, command, tmp_path):
     flags = {
         "kernels": made.flags,
         "maps": [made.picture, *made.flags],
         "where": [made.picture, *made.flags, "--class-name", "middle"],
         "nearest": [*made.flags, made.picture, "--data-train", made.records, "--layer", "f6"],
+        "mistakes": [*made.flags, "--data-val", made.records],
         "network": ["lenet", "--out", tmp_path / "x.png"],
     }
     result = draw(command, *flags[command])
