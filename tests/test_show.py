@@ -49,7 +49,8 @@ def test_each_command_writes_its_picture(made, command, tmp_path):
     }
     result = draw(command, *flags[command])
     assert result.returncode == 0, result.stderr
-    assert cv2.imread(str(tmp_path / "x.png")).shape[1] > 1000
+    drawn = cv2.imread(str(tmp_path / "x.png"))
+    assert drawn.shape[1] > 1000 and drawn.std() > 1
     assert (tmp_path / "x.png").stat().st_size < 200_000
     assert result.stdout.splitlines()[-1] == f"wrote {tmp_path / 'x.png'}"
 

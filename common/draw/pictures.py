@@ -169,7 +169,7 @@ def labelled(shown: Sequence[np.ndarray], titles: Sequence[Sequence[str]]) -> An
     rows = -(-len(shown) // _ACROSS)
     side = _WIDTH / _ACROSS
     figure = new_figure(_WIDTH, rows * (side + 0.36) + 0.1)
-    grid = figure.subplots(rows, _ACROSS, squeeze=False).flat
+    grid = list(figure.subplots(rows, _ACROSS, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
     for axes, pixels, lines in zip(grid, shown, titles):
