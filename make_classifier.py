@@ -26,6 +26,7 @@ from common.records.scan import scan_records
 from common.study.process import execute, script, speed
 from common.train import recipes
 
+_RECIPE = recipes.recipe("alexnet", "photos").settings
 _LEAST = 10  # images of a class: two are set apart
 _BEFORE_PLAN = ("photos-", "plan.json.", "classifier.lock")  # files that a kill may leave
 _SIDES = (227, 195, 163, 131, 99, 67)  # px of the input: the sizes that leave AlexNet's graph whole
@@ -83,14 +84,28 @@ def size_flags(side: int) -> List[str]:
     return ["--image-shape", f"3,{side},{side}", "--resize", str(round(side * 128 / 113))]
 
 
+def trained_on(args: argparse.Namespace) -> int:
+    """How many images there are to train on.
+
+    Raises:
+        UserError: they are fewer than a batch.
+    """
+    count = len(scan_records(os.path.join(args.out, "photos-train.rec")))
+    if count < _RECIPE["batch_size"]:
+        raise UserError(
+            f"{args.photos}: {count} images to train on are too few; {_RECIPE['batch_size']} are"
+            f" needed, and as many more as can be; add some and delete {args.out}"
+        )
+    return count
+
+
 def measure(args: argparse.Namespace, images: int) -> Dict[Optional[int], float]:
     """Side of the input -> images a second trained here; None is the side of --from."""
-    settings = recipes.recipe("alexnet", "photos").settings
     found = {}
     for side in [None] if args.start else _TIMED_SIDES:
         flags = [*start_flags(args), *(size_flags(side) if side else [])]
         name = f"input of {side} px" if side else "fine-tuning"
-        found[side] = speed(flags, name, images, settings["batch_size"], settings["lr"])
+        found[side] = speed(flags, name, images, _RECIPE["batch_size"], _RECIPE["lr"])
         print(f"{name}: {found[side]:.0f} img/s here", flush=True)
     if args.start:
         return found
@@ -211,7 +226,7 @@ def main() -> None:
         if not begun.has_begun:
             do(packing(args), stop)
             begun.begin()
-        images = len(scan_records(os.path.join(args.out, "photos-train.rec")))
+        images = trained_on(args)
         side, epochs = begun.training(images)
         scoring, drawing = judging(args, epochs)
         do(training(args, side, epochs), stop)

@@ -21,6 +21,7 @@ from common.cli import UserError
 from common.io.opencv import cv2
 from common.records.picture import Unreadable, decode
 from data import workers as pool
+from data.progress import progress
 
 _ALIKE = 6  # bits that may differ
 _SIDE = 32  # pixels of the picture that is transformed
@@ -70,7 +71,8 @@ def find_alike(images: Dict[str, List[str]], workers: int) -> Groups:
         UserError: a file is in two classes, or a process died.
     """
     paths = [path for listed in images.values() for path in listed]
-    found = dict(pool.run(_print, paths, workers, "--workers", str))
+    prints = pool.run(_print, paths, workers, "--workers", str)
+    found = dict(progress(prints, "comparing", len(paths)))
     _check_classes(images, found)
     return {name: _groups(listed, found) for name, listed in images.items()}
 

@@ -30,11 +30,11 @@ MAINS = {
 
 @pytest.fixture
 def photos(tmp_path):
-    """Two classes of 15 pictures, one dark and one light, in a folder with a space."""
+    """Two classes of 25 pictures, one dark and one light, in a folder with a space."""
     files = {
         f"{name}/{i}.png": file(".png", photo(40, 40, seed=100 * dark + i) // 2 + dark)
         for name, dark in (("dark é", 0), ("light", 120))
-        for i in range(15)
+        for i in range(25)
     }
     return write_tree(tmp_path / "my photos", files)
 
@@ -58,7 +58,7 @@ def here(monkeypatch):
         return result.returncode
 
     monkeypatch.setattr(make_classifier, "execute", execute)
-    monkeypatch.setattr(make_classifier, "speed", lambda *_: 24 * 3 / 60 / 0.5)
+    monkeypatch.setattr(make_classifier, "speed", lambda *_: 40 * 3 / 60 / 0.5)
     small = recipes.Recipe("", "", {**recipes.recipe("lenet", "mnist").settings, "batch_size": 4})
     monkeypatch.setitem(recipes.RECIPES, ("lenet", "photos"), small)
     return done, failing
@@ -88,7 +88,7 @@ def test_a_folder_becomes_a_classifier_and_stays_as_it_was(here, photos, flags, 
     assert changes(photos) == before
     with open(tmp_path / "mine" / "score.json") as figures:
         score = json.load(figures)
-    assert score["images"] == 6 and score["temperature"] > 0
+    assert score["images"] == 10 and score["temperature"] > 0
     assert {"confusion.png", "confusion.csv"} <= set(os.listdir(tmp_path / "mine"))
     command = result.stdout.rpartition("predict.py")[2].partition(" PICTURE")[0].split()
     named = run_here(predict.main, *command, photos / "light" / "1.png")
@@ -116,6 +116,14 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(here, photos, flags, t
     assert_refused(refused, "full: holds other files; give a new folder")
     assert run_here(make_classifier.main, tmp_path / "none", *flags[1:]).returncode == 2
     assert not (tmp_path / "mine").exists() and not here[0][1:]
+
+
+def test_too_few_pictures_are_refused_with_the_number_needed(here, photos, flags):
+    for path in photos.rglob("1?.png"):
+        path.unlink()
+    assert_refused(
+        run_here(make_classifier.main, *flags), "24 images to train on are too few; 32 are needed"
+    )
 
 
 def test_a_folder_that_was_begun_with_other_flags_is_refused(here, flags):
