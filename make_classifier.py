@@ -31,7 +31,7 @@ _LEAST = 10  # images of a class: two are set apart
 _BEFORE_PLAN = ("photos-", "plan.json.", "classifier.lock")  # files that a kill may leave
 _SIDES = (227, 195, 163, 131, 99, 67)  # px of the input: the sizes that leave AlexNet's graph whole
 _TIMED_SIDES = (67, 131)
-_EPOCHS, _MOST_EPOCHS = 30, 150  # that a larger side has to leave time for; more gain nothing
+_EPOCHS, _MOST_EPOCHS = 30, 150  # a larger side has to leave time for the first; the most
 
 
 def parse_args() -> argparse.Namespace:
