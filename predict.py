@@ -20,6 +20,7 @@ from tqdm import tqdm
 from common import cli
 from common.checkpoint import store
 from common.cli import UserError
+from common.evaluate import calibration
 from common.evaluate.classifier import MAX_PIXELS, Classifier, Guess
 from common.io.files import atomic
 from common.records.picture import EXTENSIONS
@@ -38,6 +39,13 @@ def parse_args() -> argparse.Namespace:
     )
     store.add_args(parser)
     parser.add_argument("--top-k", type=cli.positive_int, default=5, help="guesses a picture")
+    parser.add_argument(
+        "--threshold",
+        type=cli.number(above=0, most=1),
+        metavar="P",
+        help="a picture is none of the classes if the likeliest is less probable; probabilities are"
+        " those with the temperature that score.py --fit-temperature has found",
+    )
     parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
     parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     parser.add_argument("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
@@ -55,11 +63,17 @@ def parse_args() -> argparse.Namespace:
         help="of --features: arrays 'files' (N paths) and 'features' (N, ...), for numpy.load",
     )
     args = parser.parse_args()
+    _check(args)
+    return args
+
+
+def _check(args):
     if bool(args.features) != bool(args.out):
         raise UserError("--features LAYER and --out X.npz: give both, or neither")
-    if args.features and (args.format, args.top_k) != ("text", 5):
-        raise UserError("--format and --top-k: are not for --features, which prints nothing")
-    return args
+    if args.features and (args.format, args.top_k, args.threshold) != ("text", 5, None):
+        raise UserError(
+            "--format, --top-k and --threshold: are not for --features, which prints nothing"
+        )
 
 
 def find(names: Iterable[str]) -> Tuple[List[str], Counter]:
@@ -103,6 +117,8 @@ def _pictures_below(folder, ignored):
 
 def as_text(path: str, guesses: List[Guess]) -> str:
     """The path, and below it a line a guess."""
+    if not guesses:
+        return f"{path}\n  {NONE}"
     lines = [f"  {guess.probability:6.1%}  {guess.name}" for guess in guesses]
     return "\n".join([path, *lines])
 
@@ -110,8 +126,8 @@ def as_text(path: str, guesses: List[Guess]) -> str:
 def as_csv(path: str, guesses: List[Guess]) -> str:
     """A row a guess, under the columns of ``CSV_HEADER``."""
     text = io.StringIO()
-    rows = ([path, rank, g.name, _rounded(g.probability)] for rank, g in enumerate(guesses, 1))
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    rows = [[path, rank, g.name, _rounded(g.probability)] for rank, g in enumerate(guesses, 1)]
+    csv.writer(text, lineterminator="\n").writerows(rows or [[path, "", NONE, ""]])
     return text.getvalue()[:-1]
 
 
@@ -125,6 +141,7 @@ def _rounded(probability):
     return float(f"{probability:.7g}")  # what float32 holds
 
 
+NONE = "none of these"  # classes: what --threshold says
 CSV_HEADER = "file,rank,name,probability"
 FORMATS = {"text": as_text, "csv": as_csv, "jsonl": as_jsonl}
 
@@ -133,14 +150,28 @@ def print_guesses(
     args: argparse.Namespace, classifier: Classifier, paths: List[str], changes: List[str]
 ) -> int:
     """Print each picture's likeliest classes; how many pictures were read."""
-    answers = classifier.stream(paths, args.top_k, changes=changes)
+    temperature = None
+    if args.threshold:
+        temperature = calibration.needed_temperature(args.model_prefix, args.load_epoch)
+    wanted = len(classifier.classes) if temperature else args.top_k
+    answers = classifier.stream(paths, wanted, changes=changes)
     if args.format == "csv":
         print(CSV_HEADER)
     done = 0
     for path, guesses in _readable(paths, answers, args.batch_size):
+        if temperature:
+            guesses = _sure(guesses, args, temperature)
         tqdm.write(FORMATS[args.format](path, guesses), file=sys.stdout)
         done += 1
     return done
+
+
+def _sure(guesses, args, temperature):
+    """The first of all classes' guesses, with the temperature; none below --threshold."""
+    shares = calibration.scaled([guess.probability for guess in guesses], temperature)
+    if shares[0] < args.threshold:
+        return []
+    return [Guess(guess.name, float(p)) for guess, p in zip(guesses[: args.top_k], shares)]
 
 
 def write_features(

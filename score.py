@@ -17,7 +17,7 @@ from common.checkpoint import store
 from common.checkpoint.config import versions
 from common.cli import UserError
 from common.draw import style
-from common.evaluate import confusion, network
+from common.evaluate import calibration, confusion, network
 from common.evaluate.evaluator import Evaluator, check_crops
 from common.evaluate.scores import resolve_top_k
 from common.input import pipeline
@@ -54,6 +54,12 @@ def parse_args() -> argparse.Namespace:
         metavar="X.csv|X.png|X.svg",
         help="write which class is taken for which, as a table, a picture or both",
     )
+    add(
+        "--fit-temperature",
+        action="store_true",
+        help="fit the temperature that predict.py --threshold uses, kept with the checkpoint;"
+        " --data-val has to be images that it was not trained on",
+    )
     add("--json", type=cli.new_file, metavar="X.json", help="write all figures, each class's too")
     add("--verbose", action="store_true", help="show MXNet's own messages")
     return parser.parse_args()
@@ -83,7 +89,24 @@ def as_text(scores: confusion.Confusion) -> str:
     return "  ".join([*parts, f"mean recall {confusion.mean_recall(scores):.2%}"])
 
 
-def as_json(args: argparse.Namespace, scores: confusion.Confusion) -> dict:
+def calibrate(args: argparse.Namespace, config: dict, answers: calibration.Answers) -> dict:
+    """The calibration error, without and with the temperature, which is fitted if wanted."""
+    said, labels = answers.probabilities, answers.labels
+    temperature = calibration.temperature(config, args.load_epoch)
+    if args.fit_temperature:
+        temperature = calibration.fit_temperature(said, labels)
+        kept = {"epoch": args.load_epoch, "temperature": temperature}
+        kept.update(data_val=args.data_val, images=answers.count)
+        calibration.keep_temperature(args.model_prefix, config, **kept)
+    after = calibration.calibration_error(calibration.scaled(said, temperature), labels)
+    return {
+        "temperature": temperature,
+        "calibration_error": calibration.calibration_error(said, labels),
+        "calibration_error_with_temperature": after,
+    }
+
+
+def as_json(args: argparse.Namespace, scores: confusion.Confusion, calibrated: dict) -> dict:
     """All figures, by the names under which --json writes them."""
     return {
         "checkpoint": store.params_path(args.model_prefix, args.load_epoch),
@@ -94,6 +117,7 @@ def as_json(args: argparse.Namespace, scores: confusion.Confusion) -> dict:
         "right": scores.right(),
         "interval95": scores.intervals(),
         "mean_recall": confusion.mean_recall(scores),
+        **calibrated,
         "per_class": [{**row._asdict(), "top-1": row.top1} for row in confusion.per_class(scores)],
         "versions": versions(),
     }
@@ -118,18 +142,22 @@ def main() -> None:
 
     started = time.monotonic()
     reading = preparation, args.batch_size, args.data_nthreads, args.crops, args.verbose
-    scores = confusion.Confusion(top_k, classes)
+    wanted = args.fit_temperature or calibration.temperature(config, args.load_epoch)
+    scores = (calibration.Answers if wanted else confusion.Confusion)(top_k, classes)
     Evaluator(symbol, contexts, records, *reading).evaluate(*weights, scores)
     speed = scores.count / (time.monotonic() - started)
+    calibrated = calibrate(args, config, scores) if wanted else {}
 
     for path in args.confusion:
         confusion.write(scores, path)
     if args.json:
         with files.atomic(args.json) as temporary, open(temporary, "w") as file:
-            json.dump(as_json(args, scores), file, indent=1)
+            json.dump(as_json(args, scores, calibrated), file, indent=1)
             file.write("\n")
     if args.per_class:
         print(confusion.table(scores) + "\n")
+    if calibrated:
+        print(calibration.describe(calibrated, args.fit_temperature))
     print(f"{as_text(scores)}  |  {speed:.0f} img/s")
 
 

@@ -4,6 +4,7 @@
     python show.py maps cat.jpg --model-prefix ... --load-epoch 3     what each layer answers
     python show.py where cat.jpg --model-prefix ... --load-epoch 3    which region decides
     python show.py nearest cat.jpg --data-train train.rec --model-prefix ... --load-epoch 3
+    python show.py mistakes --data-val val.rec --model-prefix ... --load-epoch 3
     python show.py network alexnet2012                                its diagram
 
 Each writes --out, a PNG or an SVG file.
@@ -22,12 +23,16 @@ from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.draw import network, pictures, style
 from common.evaluate import nearest, occlusion
+from common.evaluate.calibration import Answers
 from common.evaluate.classifier import Classifier
-from common.evaluate.network import first_kernels
+from common.evaluate.evaluator import Evaluator
+from common.evaluate.network import class_names, first_kernels
 from common.graph.graph import Graph
 from common.input import pipeline
 from common.input.preparation import images_at
+from common.io import cpus
 from common.io.log import Progress, RunLog
+from common.runtime.mxnet import mx
 
 _PERIOD = 2  # batches between two lines of progress
 
@@ -41,6 +46,7 @@ def parse_args() -> argparse.Namespace:
         (maps, "what each layer answers to a picture"),
         (where, "which region of a picture decides: parts of it are hidden"),
         (near, "the training pictures that the network finds most alike"),
+        (mistakes, "the pictures of which the network is most sure, and wrong"),
         (diagram, "a network's diagram"),
     ):
         name = {near: "nearest", diagram: "network"}.get(draw, draw.__name__)
@@ -86,6 +92,11 @@ def _near_args(add):
         help="the training pictures' features; computed if it is not there; default: beside the"
         " checkpoint",
     )
+
+
+def _mistake_args(add):
+    add("--data-val", required=True, metavar="X.rec", help="records of pictures not trained on")
+    add("--count", type=cli.number(int, least=1, most=60), default=24, help="pictures")
 
 
 def _diagram_args(add):
@@ -179,9 +190,7 @@ def near(args: argparse.Namespace) -> Any:
     classifier = load(args)
     images = [classifier.prepare(path) for path in args.images]
     features = list(classifier.outputs(images, args.layer))  # the layer's name is checked by it
-    count = len(classifier.classes)
-    names = load_config(args.model_prefix)["classes"]
-    records = pipeline.checked_records(args.data_train, count, classes=names)
+    records = _records(args, args.data_train)
     source = nearest.Source(args.model_prefix, args.load_epoch, args.layer, records)
     path = args.index or nearest.default_path(args.model_prefix, args.load_epoch, args.layer)
     index = nearest.open_index(path, source, classifier)
@@ -194,12 +203,37 @@ def near(args: argparse.Namespace) -> Any:
     return pictures.nearest(rows)
 
 
+def _records(args, path):
+    config = load_config(args.model_prefix)
+    return pipeline.checked_records(path, len(class_names(config)), classes=config["classes"])
+
+
 def _found(classifier, records, found) -> Tuple[List[np.ndarray], List[Tuple[str, float]]]:
-    """The pictures of (record, distance) pairs, in their order, and (class, distance) of each."""
+    """The pictures of (record, figure) pairs, in their order, and (class, figure) of each."""
     numbers = sorted(i for i, _ in found)
     images = dict(zip(numbers, images_at(records, np.array(numbers), classifier.preparation)))
     shown = [classifier.preparation.shown(images[i]) for i, _ in found]
     return shown, [(classifier.classes[int(records.labels[i])], far) for i, far in found]
+
+
+def mistakes(args: argparse.Namespace) -> Any:
+    """A figure of the wrong guesses that are most probable, with the true class above each."""
+    classifier, records = load(args), _records(args, args.data_val)
+    symbol, *weights = classifier.network
+    reading = classifier.preparation, args.batch_size, cpus.available()
+    answers = Answers(1, classifier.classes)
+    Evaluator(symbol, [mx.cpu()], records, *reading).evaluate(*weights, answers)
+    guesses, sure = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
+    wrong = np.flatnonzero(guesses != answers.labels)
+    if not len(wrong):
+        raise UserError(f"{args.data_val}: there is no mistake in its {len(records)} images")
+    worst = wrong[np.argsort(-sure[wrong], kind="stable")][: args.count]
+    shown, true = _found(classifier, records, [(int(i), sure[i]) for i in worst])
+    titles = [
+        (name, f"{share:.0%} {classifier.classes[guesses[i]]}")
+        for i, (name, share) in zip(worst, true)
+    ]
+    return pictures.labelled(shown, titles)
 
 
 def diagram(args: argparse.Namespace) -> Any:
@@ -216,6 +250,7 @@ _ARGUMENTS = {
     maps: _map_args,
     where: _where_args,
     near: _near_args,
+    mistakes: _mistake_args,
     diagram: _diagram_args,
 }
 

@@ -22,13 +22,14 @@ import sys
 import unicodedata
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from common.cli import ArgumentParser, UserError, counted, run
+from common.cli import ArgumentParser, UserError, counted, positive_int, run
 from common.records.picture import EXTENSIONS
 from common.records.writer import create_records
 from data import pack
 from data.listing import read_list
 from data.outputs import prefix_of, prepare_output
 from data.progress import progress
+from data.split import find_alike, split
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
@@ -129,22 +130,6 @@ def _some(names):
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
-def split(images: Dict[str, List[str]], fraction: float, seed: int) -> Tuple[dict, dict]:
-    """Divide each class at random; return (training, validation), each like ``images``.
-
-    A class of two or more images has at least one on either side; a class's only image goes to
-    training. How a class is divided does not depend on the other classes.
-    """
-    training, validation = {}, {}
-    for name, paths in images.items():
-        count = min(max(1, round(fraction * len(paths))), len(paths) - 1)
-        shuffled = list(paths)
-        random.Random(f"{seed} {name}").shuffle(shuffled)
-        validation[name] = sorted(shuffled[:count])
-        training[name] = sorted(shuffled[count:])
-    return training, validation
-
-
 def items(images: Dict[str, List[str]], seed: Optional[int] = None) -> List[pack.Item]:
     """(name, label, path) of every image; in class order, or shuffled with ``seed``.
 
@@ -159,6 +144,7 @@ def items(images: Dict[str, List[str]], seed: Optional[int] = None) -> List[pack
 def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], Tree]:
     """What to write: prefix -> items; and the classes, with all that was ignored."""
     tree = _source(args.train_dir, args.list, args.root)
+    _check_counts(args, tree.images)
     training, validation = tree.images, None
     if args.val_dir or args.val_list:
         other = _source(args.val_dir, args.val_list, args.root, empty=True)
@@ -171,11 +157,21 @@ def outputs(args: argparse.Namespace) -> Tuple[Dict[str, List[pack.Item]], Tree]
         validation = {name: other.images.get(name, []) for name in training}
         tree.ignored.update(other.ignored)
     elif args.val_fraction:
-        training, validation = split(training, args.val_fraction, args.seed)
+        alike = find_alike(training, args.workers) if args.keep_alike else None
+        training, validation = split(training, args.val_fraction, args.seed, alike)
     if validation is None:
         return {args.out_prefix: items(training, args.seed)}, tree
     train, val = f"{args.out_prefix}-train", f"{args.out_prefix}-val"
     return {train: items(training, args.seed), val: items(validation)}, tree
+
+
+def _check_counts(args, images):
+    few = [f"{name} ({len(paths)})" for name, paths in images.items() if len(paths) < args.least]
+    if few:
+        raise UserError(
+            f"{args.train_dir or args.list}: fewer than {args.least} images in {_some(few)}; add"
+            " some, or take the class out"
+        )
 
 
 def _source(folder, path, root, empty=False):
@@ -251,11 +247,22 @@ def parse_args() -> argparse.Namespace:
     validation.add_argument("--val-dir", help="validation images, in folders of the same names")
     validation.add_argument("--val-list", metavar="X.lst|X.csv", help="validation images")
     validation.add_argument("--val-fraction", type=_fraction, help="of each class, at random")
+    parser.add_argument(
+        "--keep-alike",
+        action="store_true",
+        help="with --val-fraction: copies and near copies of a picture stay on one side, and a file"
+        " in two classes is refused",
+    )
+    parser.add_argument(
+        "--least", metavar="N", type=positive_int, default=1, help="images a class must have"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the split and the record order")
     pack.add_args(parser)
     args = parser.parse_intermixed_args()  # so that flags may stand between the two positions
     if bool(args.train_dir) == bool(args.list):
         parser.error("give TRAIN_DIR OUT_PREFIX, or --list and OUT_PREFIX")
+    if args.keep_alike and not args.val_fraction:
+        parser.error("--keep-alike: is for --val-fraction; leave it out")
     if args.root and not args.list and not args.val_list:
         parser.error("--root: is for --list; leave it out")
     return args

@@ -37,18 +37,20 @@ def draw(*flags):
     return run_here(show.main, *flags)
 
 
-@pytest.mark.parametrize("command", ["kernels", "maps", "where", "nearest", "network"])
+@pytest.mark.parametrize("command", ["kernels", "maps", "where", "nearest", "mistakes", "network"])
 def test_each_command_writes_its_picture(made, command, tmp_path):
     flags = {
         "kernels": made.flags,
         "maps": [made.picture, *made.flags],
         "where": [made.picture, *made.flags, "--class-name", "middle"],
         "nearest": [*made.flags, made.picture, "--data-train", made.records, "--layer", "f6"],
+        "mistakes": [*made.flags, "--data-val", made.records],
         "network": ["lenet", "--out", tmp_path / "x.png"],
     }
     result = draw(command, *flags[command])
     assert result.returncode == 0, result.stderr
-    assert cv2.imread(str(tmp_path / "x.png")).shape[1] > 1000
+    drawn = cv2.imread(str(tmp_path / "x.png"))
+    assert drawn.shape[1] > 1000 and drawn.std() > 1
     assert (tmp_path / "x.png").stat().st_size < 200_000
     assert result.stdout.splitlines()[-1] == f"wrote {tmp_path / 'x.png'}"
 

@@ -9,6 +9,7 @@ from .tiles import heat_over, kernel_tiles, map_tiles, shape_of_sheet, sheet, st
 
 _WIDTH = 8.0  # inches
 _MAPS = 24  # of a layer that are shown
+_ACROSS = 6  # labelled pictures in a row
 _TILE = 100  # pixels that a map is wide, at least
 
 
@@ -159,4 +160,18 @@ def nearest(rows: Sequence[Neighbours]) -> Any:
             show_pixels(axes, pixels, title, size=8)
         cells[1].plot([0.5, 0.5], [0, 1], color=FAINT, linewidth=0.8)
         cells[1].set(xlim=(0, 1), ylim=(0, 1))
+    return figure
+
+
+@styled
+def labelled(shown: Sequence[np.ndarray], titles: Sequence[Sequence[str]]) -> Any:
+    """A matplotlib figure: pictures, (H, W, 3) uint8, with lines of text above each."""
+    rows = -(-len(shown) // _ACROSS)
+    side = _WIDTH / _ACROSS
+    figure = new_figure(_WIDTH, rows * (side + 0.36) + 0.1)
+    grid = list(figure.subplots(rows, _ACROSS, squeeze=False).flat)
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, pixels, lines in zip(grid, shown, titles):
+        show_pixels(axes, pixels, "\n".join(fitting(lines, int(side * 13))), size=8)
     return figure

@@ -86,6 +86,7 @@ def decode(
     grey: bool = False,
     max_pixels: int = MAX_PIXELS,
     changes: Optional[List[str]] = None,
+    enough: int = 0,
 ) -> np.ndarray:
     """The picture in the file content ``image``, upright: (height, width, 3) BGR, uint8.
 
@@ -93,11 +94,13 @@ def decode(
         grey: return (height, width), the luminance.
         max_pixels: refuse a larger picture, before it is decoded if its header tells the size.
         changes: as :func:`encode` takes it; several threads may share one list.
+        enough: a JPEG may be decoded smaller, to a short side of at least twice so many pixels.
 
     Raises:
         Unreadable: OpenCV cannot decode it, or not the whole of it, or it is too large.
     """
-    return _decode(image, read_jpeg(image), 1, grey, max_pixels, changes)
+    jpeg = read_jpeg(image)
+    return _decode(image, jpeg, _reduction(jpeg, enough), grey, max_pixels, changes)
 
 
 def fault(image: bytes) -> Optional[str]:

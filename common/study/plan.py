@@ -78,7 +78,7 @@ class Times:
             told = [epoch["img_per_s"] for run in own for epoch in self._epochs(run)]
             if not told:
                 print(f"timing {variant}", flush=True)
-                told = [speed(self._folder.study, variant, self._counts["train"])]
+                told = [self._speed(variant)]
             self._speeds[variant] = told[-1]
 
     def of(self, run: Run) -> float:
@@ -89,6 +89,12 @@ class Times:
         if not run.is_trial:
             scored = self._counts["test"] + scored * settings.num_epochs
         return (images + scored * _SCORED) / self._speeds[run.variant] + _START
+
+    def _speed(self, variant):
+        study = self._folder.study
+        settings = study.settings(variant)
+        flags = [*study.flags, *study.variants[variant], "--data-train", study.records["train"]]
+        return speed(flags, variant, self._counts["train"], settings.batch_size, settings.lr)
 
     def _epochs(self, run):
         path = log_path(self._folder.prefix(run))

@@ -1,5 +1,6 @@
 """Training runs and their scores, each a process of its own that ends with this one."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -18,7 +19,6 @@ from common.io.history import log_path
 from common.io.signals import Stop
 from common.records.scan import scan_records
 
-from .definition import Study
 from .folder import Folder, Run, epochs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -41,7 +41,7 @@ def training(folder: Folder, run: Run) -> List[str]:
     flags += [] if run.is_trial else ["--data-val", study.records["holdout"]]
     flags += ["--model-prefix", folder.prefix(run)]
     flags += ["--resume", "--keep", "1", "--save-minutes", "5"]
-    return _script("train_imagenet.py", flags)
+    return script("train_imagenet.py", flags)
 
 
 def scoring(folder: Folder, run: Run) -> List[str]:
@@ -50,12 +50,13 @@ def scoring(folder: Folder, run: Run) -> List[str]:
     records = study.records["holdout" if run.is_trial else "test"]
     epoch = study.settings(run.variant, run.is_trial).num_epochs
     flags = ["--model-prefix", folder.prefix(run), "--load-epoch", str(epoch)]
-    return _script(
+    return script(
         "score.py", [*flags, "--data-val", records, "--json", folder.of(run, "score.json")]
     )
 
 
-def _script(name, flags):
+def script(name: str, flags: List[str]) -> List[str]:
+    """The command that runs a script of the project."""
     return [os.path.relpath(sys.executable), os.path.relpath(os.path.join(ROOT, name)), *flags]
 
 
@@ -91,14 +92,15 @@ def _run(command, output, stop):
     return code, last_line(output, begun) if code else ""
 
 
-def execute(command: List[str], output: str, stop: Stop) -> int:
-    """Run a command, its output appended to a file; returns its exit code.
+def execute(command: List[str], output: Optional[str], stop: Stop) -> int:
+    """Run a command, its output appended to a file, or to ours; returns its exit code.
 
     A signal that has asked ``stop`` to stop is passed on, and ends this process after that one.
     """
-    with open(output, "ab") as file:
+    with open(output, "ab") if output else contextlib.nullcontext() as file:
+        options = {**_as_child(), **({} if output else {"stderr": None})}
         # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
-        child = subprocess.Popen(command, stdout=file, start_new_session=True, **_as_child())
+        child = subprocess.Popen(command, stdout=file, start_new_session=True, **options)
     told = False
     while True:
         try:
@@ -155,23 +157,26 @@ def _measured(folder, run):
     }
 
 
-def speed(study: Study, variant: str, images: int) -> float:
-    """Images a second that a variant trains, timed in a process that writes no file.
+def speed(flags: List[str], name: str, images: int, batch_size: int, lr: float) -> float:
+    """Images a second that train_imagenet.py trains, timed in a process that writes no file.
 
     Args:
+        flags: of the training.
+        name: what is timed, for messages.
         images: that there are to train on.
+        batch_size, lr: of the training.
 
     Raises:
-        UserError: the variant cannot be trained.
+        UserError: it cannot be trained.
     """
-    settings = study.settings(variant)
-    flags = [*study.flags, *study.variants[variant], "--data-train", study.records["train"]]
-    timed = min(images, _TIMED * settings.batch_size)
-    flags += ["--num-examples", str(timed), "--num-epochs", "1"]
-    flags += ["--warmup-epochs", "0", "--lr", f"{settings.lr / 10:g}"]
-    command = _script("train_imagenet.py", flags)
+    timed = min(images, _TIMED * batch_size)
+    command = script(
+        "train_imagenet.py",
+        [*flags, "--num-examples", str(timed), "--num-epochs", "1"]
+        + ["--warmup-epochs", "0", "--lr", f"{lr / 10:g}"],
+    )
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **_as_child())
     said = re.findall(r"at (\d+) img/s", done.stdout) or re.findall(r"(\d+) img/s", done.stdout)
     if done.returncode or not said:
-        raise UserError(f"{variant}: {(done.stdout.strip().splitlines() or ['no output'])[-1]}")
+        raise UserError(f"{name}: {(done.stdout.strip().splitlines() or ['no output'])[-1]}")
     return float(said[0])

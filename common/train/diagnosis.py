@@ -4,6 +4,7 @@ from typing import Mapping, Optional
 
 import numpy as np
 
+from common.cli import UserError
 from common.evaluate.scores import Scores
 from common.input.training_data import TrainingData
 
@@ -56,6 +57,34 @@ def _input(args) -> Optional[str]:
     if name in _SCALED and std < _PIXELS / 6:
         return f"--initializer {name} is for --rgb-std {_PIXELS}, not {std:g}; give that, or paper"
     return None
+
+
+class Divergence:
+    """Ends a run whose loss is far above that of guessing after its first batches.
+
+    No rate that only falls from there mends that, and an epoch may take hours.
+    """
+
+    BATCHES, WORSE = 50, 5.0  # in nats: the true class gets 1/150 of what guessing gives it
+
+    def __init__(self, num_classes: int, cause: str):
+        self._guessing, self._cause = np.log(num_classes), cause
+        self._scores = Scores()
+
+    def check(self, number: int, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        """Count batch ``number``, from 0, if it is of the second half of the first BATCHES.
+
+        Raises:
+            UserError: it is the last of them, and their mean loss is too high.
+        """
+        if not self.BATCHES / 2 <= number < self.BATCHES:
+            return
+        self._scores.update(probabilities, labels)
+        if number + 1 == self.BATCHES and self._scores.loss > self._guessing + self.WORSE:
+            raise UserError(
+                f"after {self.BATCHES} batches the loss is {self._scores.loss:.1f}, far above that"
+                f" of guessing, {self._guessing:.1f}; likely cause: {self._cause}"
+            )
 
 
 class Standstill:

@@ -19,7 +19,7 @@ from common.io.signals import Stop
 from common.runtime.mxnet import mx
 
 from .checkpoints import Checkpoints, are_finite
-from .diagnosis import Standstill, cause_of_overflow, cause_of_standstill
+from .diagnosis import Divergence, Standstill, cause_of_overflow, cause_of_standstill
 from .gradients import Gradients
 from .module_state import auxiliary_states, weights
 from .resume import State, seed_dropout
@@ -102,6 +102,7 @@ class Run:
         warmup = scheduler.warmup_steps if scheduler else 0
         is_plain = data.records and data.class_weights is None  # else the loss says less
         self.standstill = is_plain and Standstill(data, warmup)
+        self.divergence = Divergence(data.num_classes, settings.overflow)
 
     def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> int:
         """Train all epochs that are left, or until validation stops improving.
@@ -194,6 +195,7 @@ class Run:
 
     def _count(self, probabilities, labels):
         self.scores.update(probabilities, labels)
+        self.divergence.check(self.state.batches, probabilities, labels)
         if self.standstill and self.standstill.is_seen(self.state.batches, probabilities, labels):
             self.log.say(
                 f"after {self.standstill.batches} batches the loss is still that of guessing"

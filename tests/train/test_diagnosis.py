@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from conftest import assert_refused, bands, train, write_records
 
+from common.cli import UserError
 from common.records.scan import scan_records
-from common.train.diagnosis import Standstill, cause_of_overflow, cause_of_standstill
+from common.train.diagnosis import Divergence, Standstill, cause_of_overflow, cause_of_standstill
 
 LENET = ["--network", "lenet", "--dataset", "mnist"]
 STILL = ["--initializer", "uniform", "--lr", 1e-6]
@@ -117,3 +118,27 @@ def test_the_cause_follows_from_the_flags(change, overflow, standstill):
     args = {**ARGS, **change}
     assert overflow in cause_of_overflow(args)
     assert (standstill or overflow) in cause_of_standstill(args)
+
+
+@pytest.mark.parametrize(
+    "share, batches, ends", [(1e-3, 50, True), (0.1, 50, False), (1e-3, 49, False)]
+)
+def test_a_loss_far_above_guessing_ends_a_run_after_its_first_batches(share, batches, ends):
+    divergence = Divergence(3, "lower --lr")
+    answer = np.tile([share, 1 - share, 0], (8, 1))
+    for number in range(batches - 1):
+        divergence.check(number, answer, np.zeros(8))
+    if ends:
+        with pytest.raises(UserError, match="after 50 batches the loss is 6.9, far above .* 1.1; "):
+            divergence.check(batches - 1, answer, np.zeros(8))
+    else:
+        divergence.check(batches - 1, answer, np.zeros(8))
+
+
+def test_a_run_that_diverges_ends_in_one_line_and_its_prefix_is_free(grey, tmp_path):
+    own = [*LENET, "--data-train", grey.train, "--batch-size", 3, "--num-epochs", 1]
+    own += ["--model-prefix", tmp_path / "x"]
+    cause = "--lr 20 is too high; lower --lr"
+    result = train(*own, "--lr", 20)
+    assert_refused(result, "after 50 batches the loss is ", f"likely cause: {cause}")
+    assert train(*own).returncode == 0
