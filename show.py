@@ -11,7 +11,7 @@ Each writes --out, a PNG or an SVG file.
 
 import argparse
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ from common.cli import UserError
 from common.draw import network, pictures, style
 from common.evaluate import nearest, occlusion
 from common.evaluate.classifier import Classifier
-from common.evaluate.network import first_kernels
-from common.graph.graph import Graph
+from common.evaluate.network import activations, first_kernels
 from common.input import pipeline
 from common.input.preparation import images_at
 from common.io.log import Progress, RunLog
@@ -121,7 +120,7 @@ def maps(args: argparse.Namespace) -> Any:
     image = classifier.prepare(args.image)
     named = args.layers and {layer: layer for layer in args.layers.split(",")}
     answers = []
-    for layer, text in (named or _activations(classifier)).items():
+    for layer, text in (named or activations(classifier.network)).items():
         answer = next(classifier.outputs([image], layer))
         if answer.ndim != 3:
             raise UserError(f"--layers {layer}: has no maps, but {answer.size} numbers")
@@ -129,19 +128,6 @@ def maps(args: argparse.Namespace) -> Any:
     if not answers:
         raise UserError(f"{args.model_prefix}: has no layer Convolution; name some with --layers")
     return pictures.maps(classifier.preparation.shown(image), answers, _guess(classifier, image))
-
-
-def _activations(classifier) -> Dict[str, str]:
-    """Each convolution's activation, or itself where none reads it, and what to call it."""
-    nodes = Graph(classifier.network[0]).nodes
-    reading = {
-        node.inputs[0].node: node.name for node in nodes if node.op in ("Activation", "LeakyReLU")
-    }
-    return {
-        reading.get(node, node.name): ", ".join(filter(None, (node.name, reading.get(node))))
-        for node in nodes
-        if node.op == "Convolution"
-    }
 
 
 def _guess(classifier, image) -> str:

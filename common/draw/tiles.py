@@ -6,6 +6,7 @@ import numpy as np
 
 from .style import COLOURS, SHADES, rgb
 
+_TILE = 100  # pixels that a map in a strip is wide, at least
 _STRONG, _WEAK = (np.array(rgb(COLOURS[i]), np.float32) for i in (1, 0))  # of heat
 
 
@@ -101,6 +102,19 @@ def sheet(tiles: np.ndarray, columns: int, least: int = 1, rows_apart: int = 0) 
         top, left = tops[i // columns], i % columns * (width + gap)
         page[top : top + height, left : left + width] = tile
     return page
+
+
+def strip(maps: np.ndarray, most: int, columns: int = 12) -> np.ndarray:
+    """The strongest ``most`` of a layer's (N, h, w) maps, side by side: (H, W, 3) uint8."""
+    return framed(map_tiles(maps)[strongest(maps, most)], columns)
+
+
+def framed(tiles: np.ndarray, columns: int = 12) -> np.ndarray:
+    """Maps as (N, h, w, 3) uint8 tiles, enlarged and framed: (H, W, 3) uint8."""
+    factor = -(-_TILE // tiles.shape[2])
+    tiles = tiles.repeat(factor, axis=1).repeat(factor, axis=2)
+    tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=160)
+    return sheet(tiles, columns)
 
 
 def shape_of_sheet(count: int, widest: int) -> Tuple[int, int]:

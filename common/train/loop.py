@@ -256,6 +256,7 @@ class Run:
             scores = Scores(self.settings.top_k)
             result["val"] = evaluator.evaluate(*weights(self.module), scores).figures()
             state.validated.append(float(result["val"]["top-1"]))
+            state.validation = {"images": scores.count, "right": scores.right()["top-1"]}
         saved = ""
         if self.checkpoints.of_epoch:
             saved = f"  -> {self.checkpoints.path}"
