@@ -23,7 +23,7 @@ from common.cli import UserError
 from common.draw import network, pictures, style
 from common.evaluate import nearest, occlusion
 from common.evaluate.classifier import Classifier
-from common.evaluate.network import activations, first_kernels
+from common.evaluate.network import activations, check_finite, first_kernels
 from common.input import pipeline
 from common.input.preparation import images_at
 from common.io.log import Progress, RunLog
@@ -59,10 +59,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _layers(text):
+    """An argparse type: 'conv1,conv2' -> their names."""
+    names = text.split(",")
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of layers such as conv1,conv2")
+    return names
+
+
 def _map_args(add):
     add("image", metavar="IMAGE", help="a picture file")
     add(
         "--layers",
+        type=_layers,
         metavar="A,B",
         help="names in the table of python -m symbols; default: each convolution's activation",
     )
@@ -94,8 +103,10 @@ def _diagram_args(add):
 
 
 def load(args: argparse.Namespace) -> Classifier:
-    """The checkpoint that the command line names."""
-    return Classifier(args.model_prefix, args.load_epoch, args.batch_size)
+    """The checkpoint that the command line names, which has to be of a run that did not diverge."""
+    classifier = Classifier(args.model_prefix, args.load_epoch, args.batch_size)
+    check_finite(classifier.network, store.params_path(args.model_prefix, args.load_epoch))
+    return classifier
 
 
 def title(args: argparse.Namespace) -> str:
@@ -118,7 +129,7 @@ def maps(args: argparse.Namespace) -> Any:
     """A figure of what layers answer to the picture."""
     classifier = load(args)
     image = classifier.prepare(args.image)
-    named = args.layers and {layer: layer for layer in args.layers.split(",")}
+    named = args.layers and {layer: layer for layer in args.layers}
     answers = []
     for layer, text in (named or activations(classifier.network)).items():
         answer = next(classifier.outputs([image], layer))

@@ -179,7 +179,10 @@ class Board:
         pages = [
             tiles.captioned(
                 preparation.shown(image),
-                [_name(names, row.label), f"{_name(names, row.guess)} {row.share:.0%}"],
+                [
+                    f"{_name(names, row.label)}, taken for",
+                    f"{_name(names, row.guess)} {row.share:.0%}",
+                ],
             )
             for row, image in zip(rows, images)
         ]

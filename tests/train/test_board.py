@@ -139,7 +139,11 @@ def test_mistakes_are_shown_with_their_class_and_what_they_were_taken_for(
     for tile, (label, guess) in seen:
         near = [np.abs(np.float32(tile[..., 0]) - image[0]).max() for image in images]
         assert min(near) <= 1
-        assert records.labels[int(np.argmin(near))] == int(label) != int(guess.split()[0])
+        assert (
+            records.labels[int(np.argmin(near))]
+            == int(label.split(",")[0])
+            != int(guess.split()[0])
+        )
 
 
 def test_what_cannot_be_written_ends_no_run(flags, tmp_path, monkeypatch):
