@@ -55,8 +55,9 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise UserError(f"--host {host} --port {port}: {error.strerror}; --port 0 takes a free one")
+    except (OSError, UnicodeError) as error:
+        cause = getattr(error, "strerror", "is no name of a host")
+        raise UserError(f"--host {host} --port {port}: {cause}; --port 0 takes a free one")
 
 
 def main() -> None:
@@ -65,7 +66,7 @@ def main() -> None:
     with bind(args.host, args.port) as listening:
         models = Models(args.model_prefix, args.load_epoch)
         address, port = listening.getsockname()[:2]
-        if not ipaddress.ip_address(address).is_loopback:
+        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
             print(f"warning: --host {args.host}: other machines may use it", file=sys.stderr)
         name = f"[{address}]" if ":" in address else address
         print(f"http://{name}:{port}/  (Ctrl-C ends it)", flush=True)

@@ -43,7 +43,7 @@ async function post(address, side, file) {
     if (response.ok) return response;
     if (response.status !== 503 || tries === 10) {
       const said = await response.json().catch(() => ({}));
-      throw new Error(said.error || `the server is busy (${response.status}); try again`);
+      throw new Error(said.error || `the server failed (${response.status}); it says why`);
     }
     await new Promise((wake) => setTimeout(wake, 1000));
   }

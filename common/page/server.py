@@ -100,7 +100,8 @@ class Page:
                 while done is not None:
                     yield json.dumps({"done": done, "images": plan.images}) + "\n"
                     done = await self._run(plan.step)
-                yield json.dumps(await self._run(plan.result)) + "\n"
+                result = await self._run(plan.result)
+            yield json.dumps(result) + "\n"  # the next map need not wait until it has arrived
         except _Refused as cause:
             yield json.dumps({"error": str(cause)}) + "\n"
 

@@ -262,6 +262,7 @@ def test_mistakes_are_refused_in_one_line(made, tmp_path):
     assert_refused(start(*given, 1, *given, 1, *given, 1), "--model-prefix", "3 times")
     assert_refused(start(*given, 1, "--load-epoch", 2), "--load-epoch")
     assert_refused(start(*given, 1, "--host", "203.0.113.1"), "--host 203.0.113.1")
+    assert_refused(start(*given, 1, "--host", "a..b"), "--host a..b", "name")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert_refused(start(*given, 1, "--port", port), f"--port {port}", "in use")
