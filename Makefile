@@ -5,6 +5,7 @@
 # make ablation        AlexNet without each of its ideas, on CIFAR-10: hours; stopped and run again,
 #                      it resumes. STUDY=studies/relu.json RUNS=checkpoints/relu: ReLU against tanh
 # make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU
+# make test-browser    the page in Debian's chromium, headless
 # make test-mxnet MXNET=path                  MXNet's own unit tests, from its source at tag 1.9.1
 # make sanitize        native/ under GCC's address, undefined and thread sanitizers
 # make test | lint     PYTHON=python3.14 make test   picks the interpreter
@@ -19,8 +20,8 @@ dataset_alexnet := cifar10
 dataset_lenet   := mnist
 DATASET := $(dataset_$(NETWORK))
 
-.PHONY: demo ablation test test-slow test-cuda test-mxnet sanitize lint bench clean
-demo ablation test test-slow test-cuda test-mxnet sanitize lint: $(VENV)/.ready
+.PHONY: demo ablation test test-slow test-cuda test-browser test-mxnet sanitize lint bench clean
+demo ablation test test-slow test-cuda test-browser test-mxnet sanitize lint: $(VENV)/.ready
 test-slow: .venv-bench/.ready
 
 # MXNet's metadata asks for numpy<2, which Python 3.13 and later do not have: no dependencies.
@@ -59,6 +60,14 @@ test-slow:
 test-cuda:
 	@$(MAKE) --no-print-directory CUDA=1 VENV=$(VENV)-cuda $(VENV)-cuda/.ready
 	@CUDA_PYTHON=$(VENV)-cuda/bin/python $(BIN)/python -m pytest -m cuda
+
+test-browser:
+	@command -v chromium >/dev/null || { echo 'Installing chromium with apt-get ...'; \
+	  apt-get install --quiet --yes chromium >/dev/null; } || \
+	  { echo 'error: no chromium: as root, apt-get install chromium' >&2; exit 2; }
+	@echo 'Installing playwright into $(VENV) ...'
+	@$(BIN)/pip install --quiet --disable-pip-version-check playwright
+	@$(BIN)/python -m pytest -m browser
 
 # Their tests import scipy, and nose, which pynose is on today's Python.
 test-mxnet:

@@ -12,7 +12,7 @@ Each writes --out, a PNG or an SVG file.
 
 import argparse
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, List, Tuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ from common.evaluate import nearest, occlusion
 from common.evaluate.calibration import Answers
 from common.evaluate.classifier import Classifier
 from common.evaluate.evaluator import Evaluator
-from common.evaluate.network import class_names, first_kernels
-from common.graph.graph import Graph
+from common.evaluate.network import activations, check_finite, class_names, first_kernels
 from common.input import pipeline
 from common.input.preparation import images_at
 from common.io import cpus
@@ -66,10 +65,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _layers(text):
+    """An argparse type: 'conv1,conv2' -> their names."""
+    names = text.split(",")
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of layers such as conv1,conv2")
+    return names
+
+
 def _map_args(add):
     add("image", metavar="IMAGE", help="a picture file")
     add(
         "--layers",
+        type=_layers,
         metavar="A,B",
         help="names in the table of python -m symbols; default: each convolution's activation",
     )
@@ -106,8 +114,10 @@ def _diagram_args(add):
 
 
 def load(args: argparse.Namespace) -> Classifier:
-    """The checkpoint that the command line names."""
-    return Classifier(args.model_prefix, args.load_epoch, args.batch_size)
+    """The checkpoint that the command line names, which has to be of a run that did not diverge."""
+    classifier = Classifier(args.model_prefix, args.load_epoch, args.batch_size)
+    check_finite(classifier.network, store.params_path(args.model_prefix, args.load_epoch))
+    return classifier
 
 
 def title(args: argparse.Namespace) -> str:
@@ -130,9 +140,9 @@ def maps(args: argparse.Namespace) -> Any:
     """A figure of what layers answer to the picture."""
     classifier = load(args)
     image = classifier.prepare(args.image)
-    named = args.layers and {layer: layer for layer in args.layers.split(",")}
+    named = args.layers and {layer: layer for layer in args.layers}
     answers = []
-    for layer, text in (named or _activations(classifier)).items():
+    for layer, text in (named or activations(classifier.network)).items():
         answer = next(classifier.outputs([image], layer))
         if answer.ndim != 3:
             raise UserError(f"--layers {layer}: has no maps, but {answer.size} numbers")
@@ -140,19 +150,6 @@ def maps(args: argparse.Namespace) -> Any:
     if not answers:
         raise UserError(f"{args.model_prefix}: has no layer Convolution; name some with --layers")
     return pictures.maps(classifier.preparation.shown(image), answers, _guess(classifier, image))
-
-
-def _activations(classifier) -> Dict[str, str]:
-    """Each convolution's activation, or itself where none reads it, and what to call it."""
-    nodes = Graph(classifier.network[0]).nodes
-    reading = {
-        node.inputs[0].node: node.name for node in nodes if node.op in ("Activation", "LeakyReLU")
-    }
-    return {
-        reading.get(node, node.name): ", ".join(filter(None, (node.name, reading.get(node))))
-        for node in nodes
-        if node.op == "Convolution"
-    }
 
 
 def _guess(classifier, image) -> str:

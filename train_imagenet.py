@@ -31,6 +31,7 @@ from common.runtime import devices
 from common.runtime.mxnet import mx
 from common.train import binding, finetune, loop, recipes, resume
 from common.train import flags as train_flags
+from common.train.board import Board
 from common.train.checkpoints import Checkpoints, CheckpointSettings
 from common.train.schedule import Length
 from symbols import options
@@ -180,7 +181,8 @@ def train(
         symbol, contexts, validation, data.preparation, args.batch_size, args.data_nthreads
     )
     looping = loop.LoopSettings.from_args(args)
-    run = loop.Run(module, data, length, looping, checkpoints, log, state)
+    shown = Board(args.tensorboard, vars(args), symbol, state, evaluator)
+    run = loop.Run(module, data, length, looping, checkpoints, log, state, shown)
     return run.train(batches, evaluator)
 
 

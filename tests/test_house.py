@@ -17,7 +17,7 @@ FLOORS = [
     ["graph"],
     ["checkpoint", "input", "draw"],
     ["evaluate"],
-    ["train"],
+    ["train", "page"],
     ["convert"],
     ["study"],
 ]

@@ -73,6 +73,8 @@ def test_mistakes_are_refused_in_one_line(made, tmp_path):
     assert_refused(draw("maps", made.records, *flags), "is not a picture")
     assert_refused(draw("maps", picture, *flags, "--layers", "conv9"), "conv9", "c1")
     assert_refused(draw("maps", picture, *flags, "--layers", "f6"), "f6", "84 numbers")
+    for layers in ("", "c1,", ",c1"):
+        assert_refused(draw("maps", picture, *flags, "--layers", layers), "--layers", "such as")
     assert_refused(draw("where", picture, *flags, "--class-name", "cat"), "cat", "middle")
     assert_refused(draw("nearest", picture, *flags, "--data-train", made.records), "fc2", "f6")
     not_records = ["--layer", "f6", "--data-train", picture]
@@ -82,6 +84,18 @@ def test_mistakes_are_refused_in_one_line(made, tmp_path):
     assert_refused(draw("network", "alexnet", *small, *flags[-2:]), "--image-shape")
     assert_refused(draw("kernels", *flags[:-1], tmp_path / "x.gif"), "x.gif")
     assert_refused(draw("kernels", *flags, "--load-epoch", 7), "no such checkpoint")
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("command", ["kernels", "maps", "where", "nearest"])
+def test_a_network_that_has_diverged_is_refused(made, command, tmp_path):
+    symbol, *weights = store.load(made.prefix, 1)
+    weights[0]["c3_bias"][1] = np.nan
+    store.save(made.prefix, 2, symbol, *weights)
+    given = [] if command == "kernels" else [made.picture]
+    given += ["--data-train", made.records] if command == "nearest" else []
+    refused = draw(command, *given, *made.flags, "--load-epoch", 2)
+    assert_refused(refused, "x-0002.params: c3_bias is not finite")
     assert not (tmp_path / "x.png").exists()
 
 

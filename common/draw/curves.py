@@ -40,7 +40,10 @@ def curves(panels: Sequence[Panel], xlabel: str, note: str = "") -> Any:
         _finish(axes, panel, xlabel)
     handles = _handles(figure, labels)
     columns = max(1, min(4, int(_NAMES * len(panels) / (5 + max(map(len, labels))))))
-    figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False)
+    blank = [" "] * len(labels)  # matplotlib before 3.10 leaves out a label that begins with _
+    legend = figure.legend(handles, blank, loc="outside upper left", ncols=columns, frameon=False)
+    for text, label in zip(legend.get_texts(), labels):
+        text.set_text(label)
     if note:
         figure.supxlabel(note, fontsize=8, x=0.01, ha="left")
     return figure

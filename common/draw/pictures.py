@@ -5,12 +5,20 @@ from typing import Any, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from .style import FAINT, fitting, new_figure, show_pixels, styled
-from .tiles import heat_over, kernel_tiles, map_tiles, shape_of_sheet, sheet, strongest
+from .tiles import (
+    framed,
+    heat_over,
+    kernel_tiles,
+    map_tiles,
+    shape_of_sheet,
+    sheet,
+    strip,
+    strongest,
+)
 
 _WIDTH = 8.0  # inches
 _MAPS = 24  # of a layer that are shown
 _ACROSS = 6  # labelled pictures in a row
-_TILE = 100  # pixels that a map is wide, at least
 
 
 class Answer(NamedTuple):
@@ -48,15 +56,15 @@ def kernels(weights: np.ndarray, title: str, columns: int = 1) -> Any:
 @styled
 def maps(picture: np.ndarray, answers: Sequence[Answer], title: str) -> Any:
     """A matplotlib figure: the (H, W, 3) uint8 picture, and below it a strip for each layer."""
-    strips = [_strip(answer.maps) for answer in answers]
-    heights = [1.7, *(_WIDTH * strip.shape[0] / strip.shape[1] + 0.3 for strip in strips)]
+    strips = [strip(answer.maps, _MAPS) for answer in answers]
+    heights = [1.7, *(_WIDTH * page.shape[0] / page.shape[1] + 0.3 for page in strips)]
     figure = new_figure(_WIDTH, sum(heights) + 0.3)
     first, *others = figure.subplots(len(heights), 1, height_ratios=heights)
     show_pixels(first, picture, title)
-    for axes, answer, strip in zip(others, answers, strips):
+    for axes, answer, page in zip(others, answers, strips):
         count, height, width = answer.maps.shape
         most = "" if count <= _MAPS else f", the {_MAPS} strongest"
-        show_pixels(axes, strip)
+        show_pixels(axes, page)
         axes.set_title(f"{answer.layer}: {count} maps of {height}x{width}{most}", loc="left")
     return figure
 
@@ -71,13 +79,13 @@ def variations(picture: np.ndarray, rows: Sequence[Tuple[str, np.ndarray]]) -> A
     """
     strips = [sheet(images, len(images)) for _, images in rows]
     beside = 0.72 * _WIDTH  # inches
-    height = sum(beside * strip.shape[0] / strip.shape[1] + 0.24 for strip in strips)
+    height = sum(beside * page.shape[0] / page.shape[1] + 0.24 for page in strips)
     figure = new_figure(_WIDTH, height)
     grid = figure.add_gridspec(len(rows), 2, width_ratios=[_WIDTH - beside, beside])
     show_pixels(figure.add_subplot(grid[:, 0]), picture, "the image")
-    for i, ((title, _), strip) in enumerate(zip(rows, strips)):
+    for i, ((title, _), page) in enumerate(zip(rows, strips)):
         axes = figure.add_subplot(grid[i, 1])
-        show_pixels(axes, strip)
+        show_pixels(axes, page)
         axes.set_title(title, loc="left")
     return figure
 
@@ -91,25 +99,14 @@ def before_and_after(before: Answer, after: Answer) -> Any:
     count = len(before.maps)
     chosen = strongest(before.maps, _MAPS)
     both = map_tiles(np.concatenate([before.maps[chosen], after.maps[chosen]]))
-    strips = [_framed(both[: len(chosen)]), _framed(both[len(chosen) :])]
+    strips = [framed(both[: len(chosen)]), framed(both[len(chosen) :])]
     height = _WIDTH * strips[0].shape[0] / strips[0].shape[1] + 0.3
     figure = new_figure(_WIDTH, 2 * height)
-    for axes, answer, strip in zip(figure.subplots(2, 1), (before, after), strips):
-        show_pixels(axes, strip)
+    for axes, answer, page in zip(figure.subplots(2, 1), (before, after), strips):
+        show_pixels(axes, page)
         title = f"{answer.layer}: up to {answer.maps.max():.1f}"
         axes.set_title(f"{title}, {len(chosen)} of {count} maps", loc="left")
     return figure
-
-
-def _strip(maps):
-    return _framed(map_tiles(maps)[strongest(maps, _MAPS)])
-
-
-def _framed(chosen):
-    factor = -(-_TILE // chosen.shape[2])
-    tiles = chosen.repeat(factor, axis=1).repeat(factor, axis=2)
-    tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=160)  # frames
-    return sheet(tiles, 12)
 
 
 @styled

@@ -1,11 +1,15 @@
 """Kernels, maps and heat as pixels: numpy arrays, for figures, the page and TensorBoard alike."""
 
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import numpy as np
 
-from .style import COLOURS, SHADES, rgb
+from common.io.opencv import cv2
 
+from .style import COLOURS, INK, SHADES, fitting, rgb
+
+_TILE = 100  # pixels that a map in a strip is wide, at least
+_CAPTIONED, _LINE, _LETTER = 128, 16, 7.5  # pixels: a captioned picture's, a line's, a letter's
 _STRONG, _WEAK = (np.array(rgb(COLOURS[i]), np.float32) for i in (1, 0))  # of heat
 
 
@@ -101,6 +105,31 @@ def sheet(tiles: np.ndarray, columns: int, least: int = 1, rows_apart: int = 0) 
         top, left = tops[i // columns], i % columns * (width + gap)
         page[top : top + height, left : left + width] = tile
     return page
+
+
+def strip(maps: np.ndarray, most: int, columns: int = 12) -> np.ndarray:
+    """The strongest ``most`` of a layer's (N, h, w) maps, side by side: (H, W, 3) uint8."""
+    return framed(map_tiles(maps)[strongest(maps, most)], columns)
+
+
+def framed(tiles: np.ndarray, columns: int = 12) -> np.ndarray:
+    """Maps as (N, h, w, 3) uint8 tiles, enlarged and framed: (H, W, 3) uint8."""
+    factor = -(-_TILE // tiles.shape[2])
+    tiles = tiles.repeat(factor, axis=1).repeat(factor, axis=2)
+    tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=160)
+    return sheet(tiles, columns)
+
+
+def captioned(tile: np.ndarray, lines: Sequence[str]) -> np.ndarray:
+    """A (h, w, 3) uint8 picture, enlarged if it is small, with lines of text below it."""
+    factor = -(-_CAPTIONED // tile.shape[1])
+    tile = tile.repeat(factor, axis=0).repeat(factor, axis=1)
+    foot = np.full((_LINE * len(lines) + 4, tile.shape[1], 3), 255, np.uint8)
+    for i, text in enumerate(fitting(lines, int(tile.shape[1] / _LETTER))):
+        plain = text.replace("…", "~").encode("ascii", "replace").decode()  # all that OpenCV has
+        at = 2, _LINE * i + 13
+        cv2.putText(foot, plain, at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, rgb(INK), 1, cv2.LINE_AA)
+    return np.concatenate([tile, foot])
 
 
 def shape_of_sheet(count: int, widest: int) -> Tuple[int, int]:

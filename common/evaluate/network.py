@@ -1,6 +1,6 @@
 """A checkpoint's network, bound for inference."""
 
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -68,6 +68,33 @@ def first_kernels(network: tuple) -> Tuple[str, np.ndarray]:
         if node.op == "Convolution":
             return node.name, arg_params[node.inputs[1].node.name].asnumpy()
     raise UserError("the network has no layer Convolution; int8 networks have others")
+
+
+def activations(network: tuple) -> Dict[str, str]:
+    """Each convolution's activation, or itself where none reads it, and what to call it.
+
+    int8 networks have no layer Convolution, so nothing here.
+    """
+    nodes = Graph(network[0]).nodes
+    reading = {
+        node.inputs[0].node: node.name for node in nodes if node.op in ("Activation", "LeakyReLU")
+    }
+    return {
+        reading.get(node, node.name): ", ".join(filter(None, (node.name, reading.get(node))))
+        for node in nodes
+        if node.op == "Convolution"
+    }
+
+
+def check_finite(network: tuple, where: str) -> None:
+    """Raise UserError if a weight is not finite; the message begins with ``where``."""
+    for group in network[1:]:
+        for name, array in group.items():
+            if not np.isfinite(array.asnumpy()).all():
+                raise UserError(
+                    f"{where}: {name} is not finite, so training has diverged; take an earlier"
+                    " checkpoint"
+                )
 
 
 def outputs(

@@ -31,6 +31,8 @@ from .module_state import optimizer_state, weights
 from .resume import State
 from .schedule import Length
 
+_REPORTED = ("reported", "best", "validated", "validation")  # what validation tells of a state
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
@@ -130,9 +132,12 @@ class Checkpoints:
                 f" {cause_of_overflow(self._settings.args)}; --resume continues from before"
             )
         place = self._place(state, epoch, last)
-        record = {"args": self._settings.args, "data": self._settings.fingerprint, **vars(state)}
+        date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        record = {"args": self._settings.args, "data": self._settings.fingerprint, "date": date}
         with _writing(must):
-            store.save(*place, self._symbol, *network, optimizer_state(module), **record)
+            store.save(
+                *place, self._symbol, *network, optimizer_state(module), **record, **vars(state)
+            )
             self.place = place
             self.delete_needless(state)
         return store.params_path(*place)
@@ -147,7 +152,7 @@ class Checkpoints:
         """Write to the record how the epoch was validated, and which is the best so far."""
         if self.place:
             with _writing(must):
-                known = {name: getattr(state, name) for name in ("reported", "best", "validated")}
+                known = {name: getattr(state, name) for name in _REPORTED}
                 store.update_record(*self.place, **known)
                 self.delete_needless(state)
 

@@ -6,7 +6,7 @@ from common import cli
 from common.cli import UserError
 from common.runtime import devices
 
-from . import finetune
+from . import board, finetune
 from .binding import OPTIMIZERS
 from .initializers import NAMES as INITIALIZERS
 
@@ -151,6 +151,7 @@ def _add_output_args(group):
         default=0,
         help="print the norms of all tensors every so many batches; 0: never",
     )
+    board.add_args(group)
     add("--verbose", action="store_true", help="show MXNet's own messages")
 
 
@@ -171,6 +172,7 @@ def check_train_args(args: argparse.Namespace) -> None:
     _check_rate_args(args)
     _check_device_args(args)
     _check_output_args(args)
+    board.check_args(args)
     finetune.check_args(args)
 
 

@@ -18,6 +18,7 @@ from common.io.log import Forecast, Progress, RunLog, describe
 from common.io.signals import Stop
 from common.runtime.mxnet import mx
 
+from .board import Board
 from .checkpoints import Checkpoints, are_finite
 from .diagnosis import Divergence, Standstill, cause_of_overflow, cause_of_standstill
 from .gradients import Gradients
@@ -84,9 +85,11 @@ class Run:
         checkpoints: Checkpoints,
         log: RunLog,
         state: State,
+        board: Optional[Board] = None,
     ):
         self.module, self.data, self.length, self.settings = module, data, length, settings
         self.checkpoints, self.log, self.state = checkpoints, log, state
+        self.board = board or Board()
         self.gradients = Gradients(module, settings.accumulate, data.class_weights)
         self.is_random = any(node.op in _RANDOM for node in Graph(module.symbol).nodes)
         self.scores = Scores(settings.top_k)
@@ -169,6 +172,7 @@ class Run:
                 state.seconds = time.monotonic() - started
                 self.forecast.update(state.seconds - before)
                 progress.update(length.batch_size, **self.scores.figures())
+                self.board.batch(state.batches, self.scores, self.module._optimizer)
                 if state.batches < end and (self.stop.requested or self.checkpoints.is_due()):
                     self._save()
                     if self.stop.requested:
@@ -254,10 +258,11 @@ class Run:
         """Validate and log ``epoch``, which is saved by now."""
         state, num_epochs = self.state, self.length.num_epochs
         result = {"train": self.scores.figures()}
+        scores = self.board.scores(self.settings.top_k)
         if evaluator:
-            scores = Scores(self.settings.top_k)
             result["val"] = evaluator.evaluate(*weights(self.module), scores).figures()
             state.validated.append(float(result["val"]["top-1"]))
+            state.validation = {"images": scores.count, "right": scores.right()["top-1"]}
         saved = ""
         if self.checkpoints.of_epoch:
             saved = f"  -> {self.checkpoints.path}"
@@ -268,6 +273,7 @@ class Run:
         shown = "  |  ".join(f"{name} {describe(figures)}" for name, figures in result.items())
         self.log.say(f"epoch {epoch}/{num_epochs}  {shown}  |  {speed:.0f} img/s{saved}")
         self.log.event("epoch", epoch=epoch, img_per_s=round(speed, 1), **result)
+        self.board.epoch(state.batches, self.module, scores)
         state.reported = True
         self.checkpoints.report(state, must=epoch == num_epochs)
         if self.plateau and self.plateau.heed(state.validated):

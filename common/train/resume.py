@@ -54,6 +54,7 @@ class State:
     reported: bool = True  # whether the last complete epoch was validated and logged
     best: Optional[dict] = None  # epoch and top-1 of the best one that was saved
     validated: List[float] = dataclasses.field(default_factory=list)  # each epoch's top-1
+    validation: Optional[dict] = None  # of the last one: images, and how many were right
 
     @property
     def updates(self) -> int:

@@ -230,3 +230,10 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
     with pytest.raises(UserError, match=r"^--out: .* matplotlib; pip install '\.\[plots\]'$"):
         style.check("--out")
+
+
+def test_a_label_that_begins_with_an_underscore_is_in_the_legend(tmp_path):
+    drawn = [Curve(label, [1, 2], np.ones((1, 2))) for label in ("_a longer name", "b")]
+    figure = curves([Panel("loss", drawn)], "epoch")
+    assert_fit_to_print(figure, tmp_path)
+    assert {"_a longer name", "b"} <= set(words(figure))

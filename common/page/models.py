@@ -1,0 +1,145 @@
+"""The networks that the page shows, and what they make of a picture; one thread runs them all."""
+
+import base64
+import collections
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+import numpy as np
+
+from common.checkpoint import store
+from common.draw import tiles
+from common.evaluate import network, occlusion
+from common.evaluate.classifier import Classifier
+from common.io.opencv import cv2
+
+from .card import card
+
+MAX_PIXELS = 50_000_000  # of a picture: 150 MB once decoded
+_TOP = 5  # classes that are named
+_MAPS, _COLUMNS = 24, 8  # of the first layer that are shown; a row must fit a telephone
+_BATCH = 16  # pictures with a hidden part that run together
+
+
+class Models:
+    """One or two prefixes side by side, each with its checkpoints.
+
+    MXNet is used by one thread alone, which :meth:`submit` gives work to. A network is loaded when
+    it is asked for; no more are kept than there are prefixes, so that memory stays level.
+    """
+
+    def __init__(self, prefixes: Sequence[str], epochs: Sequence[int]):
+        """``epochs``: the checkpoint of each prefix that is shown first.
+
+        Raises:
+            UserError: one is missing, damaged or diverged.
+        """
+        self.prefixes = prefixes
+        self._first = list(epochs)
+        self._loaded: Dict[tuple, Classifier] = collections.OrderedDict()
+        self._worker = ThreadPoolExecutor(1, "MXNet")
+        for side, epoch in enumerate(epochs):
+            self.submit(self._classifier, side, epoch).result()
+
+    def submit(self, work: Callable, *args: Any) -> Any:
+        """The future of ``work(*args)`` in MXNet's thread."""
+        return self._worker.submit(work, *args)
+
+    def describe(self) -> List[dict]:
+        """For each prefix its name, its checkpoints with their cards, and which is shown first."""
+        return [
+            {
+                "name": os.path.basename(prefix),
+                "first": first,
+                "checkpoints": [
+                    {"epoch": epoch, "card": card(prefix, epoch)} for epoch in store.numbers(prefix)
+                ],
+            }
+            for prefix, first in zip(self.prefixes, self._first)
+        ]
+
+    def has(self, side: int, epoch: int) -> bool:
+        """Whether ``prefixes[side]`` has a checkpoint of this epoch."""
+        return side in range(len(self.prefixes)) and epoch in store.numbers(self.prefixes[side])
+
+    def _classifier(self, side: int, epoch: int) -> Classifier:
+        """The checkpoint of ``prefixes[side]``, loaded now or before."""
+        key = self.prefixes[side], epoch
+        if key not in self._loaded:
+            for _ in range(len(self._loaded) - len(self.prefixes) + 1):
+                self._loaded.pop(next(iter(self._loaded)))
+            loaded = Classifier(*key, batch_size=_BATCH, max_pixels=MAX_PIXELS)
+            network.check_finite(loaded.network, store.params_path(*key))
+            self._loaded[key] = loaded
+        self._loaded[key] = self._loaded.pop(key)  # the one that was used last is dropped last
+        return self._loaded[key]
+
+    def classify(self, side: int, epoch: int, picture: bytes) -> dict:
+        """The likeliest classes, the crop that the network saw, and its first layer's maps.
+
+        Raises:
+            UserError: not a picture, or there is no such checkpoint.
+        """
+        classifier = self._classifier(side, epoch)
+        image = classifier.prepare(picture)
+        probabilities = next(classifier.outputs([image]))
+        best = np.argsort(-probabilities, kind="stable")[:_TOP].tolist()
+        answer: Dict[str, Any] = {
+            "guesses": [[classifier.classes[i], float(probabilities[i])] for i in best],
+            "crop": _png(classifier.preparation.shown(image)),
+            "maps": None,
+        }
+        for layer, name in list(network.activations(classifier.network).items())[:1]:
+            maps = next(classifier.outputs([image], layer))
+            count, height, width = maps.shape
+            answer["maps"] = _png(tiles.strip(maps, _MAPS, _COLUMNS))
+            answer["layer"] = f"{name}: {min(count, _MAPS)} of {count} maps of {height}×{width}"
+        return answer
+
+    def plan(self, side: int, epoch: int, picture: bytes) -> "Where":
+        """Which region of the picture decides, to be computed step by step.
+
+        Raises:
+            UserError: as for :meth:`classify`.
+        """
+        return Where(self._classifier(side, epoch), picture)
+
+
+class Where:
+    """An occlusion map under way; all its methods belong into MXNet's thread."""
+
+    def __init__(self, classifier: Classifier, picture: bytes):
+        self._classifier = classifier
+        self._plan = occlusion.plan(classifier.prepare(picture))
+        self._answers: Iterator[np.ndarray] = occlusion.probabilities(classifier, self._plan)
+        self._said: List[np.ndarray] = []
+        self.images = len(self._plan.corners) + 1  # that the network is asked for
+
+    def step(self) -> Optional[int]:
+        """Run one batch; how many images are done, or None if all were already."""
+        before = len(self._said)
+        for _ in range(_BATCH):
+            answer = next(self._answers, None)
+            if answer is None:
+                break
+            self._said.append(answer)
+        return len(self._said) if len(self._said) > before else None
+
+    def result(self) -> dict:
+        """The map as a picture, the class that it is of, and the largest change, 0 to 1."""
+        whole, *hidden = self._said
+        best = int(whole.argmax())
+        heat = self._plan.heat(whole[best] - np.array(hidden)[:, best])
+        shown = self._classifier.preparation.shown(self._plan.image)
+        return {
+            "map": _png(tiles.heat_over(shown, heat)),
+            "name": self._classifier.classes[best],
+            "most": float(np.abs(heat).max()),
+        }
+
+
+def _png(pixels):
+    """(H, W, 3) uint8, R, G, B, as a PNG's data URL."""
+    encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]))[1]
+    return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode()
