@@ -3,7 +3,7 @@
     python launch.py -n 4 -- SCRIPT.py --flags
 
 It starts MXNet's scheduler, servers and workers. The first process that fails, is killed or does
-nothing for --stall-seconds ends the job, and is named.
+nothing for --stall-seconds ends the job, and is named. docs/scaling.md has more.
 """
 
 import argparse

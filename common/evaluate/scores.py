@@ -1,7 +1,7 @@
 """Loss and accuracy of probabilities, with confidence intervals."""
 
 import math
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -50,6 +50,12 @@ class Scores:
         """Go on from another's :meth:`state`."""
         self.count, self._loss = state[:2]
         self._hits = np.array(state[2:], float)
+
+    def add(self, state: Sequence[float]) -> None:
+        """Add the images of another's :meth:`state`."""
+        self.count += int(state[0])
+        self._loss += float(state[1])
+        self._hits += state[2:]
 
     def update(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
         """Add n images: ``probabilities`` (n, classes), ``labels`` (n,) class numbers."""
