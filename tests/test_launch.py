@@ -1,5 +1,6 @@
 """launch.py refuses before it starts anything; restarts continue."""
 
+import re
 import socket
 
 import pytest
@@ -40,6 +41,34 @@ def test_a_port_in_use_is_refused(script, tmp_path, monkeypatch):
         result = run_here(launch.main, "-n", 2, "--port", port, "--", script)
     assert_refused(result, f"--port {port}", "in use")
     assert list(tmp_path.iterdir()) == [script]
+
+
+@pytest.mark.parametrize(
+    "lines, word",
+    [
+        ("# none", "lists no machine"),
+        ("nowhere.invalid", "nowhere.invalid: .*; write HOST ADDRESS"),
+        ("one 127.0.0.1\nnowhere.invalid", "nowhere.invalid: "),
+    ],
+)
+def test_a_wrong_list_of_hosts_is_refused(lines, word, script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hosts").write_text(lines)
+    result = run_here(launch.main, "-n", 2, "--hosts", "hosts", "--", script)
+    assert_refused(result, "hosts: ")
+    assert re.search(word, result.stderr)
+    assert not (tmp_path / "launch-logs").exists()
+    assert_refused(run_here(launch.main, "-n", 2, "--hosts", "no", "--", script), "no: No such")
+
+
+def test_a_machine_that_cannot_be_reached_ends_the_job(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hosts").write_text("gone 127.0.0.1")
+    rsh = "sh -c 'echo no route to $0; exit 255'"
+    result = run_here(launch.main, "-n", 2, "--hosts", "hosts", "--rsh", rsh, "--", script)
+    assert result.returncode == 255
+    assert "on gone ended with exit code 255" in result.stderr
+    assert "no route to gone" in result.stderr
 
 
 def run(script, failures, monkeypatch, *flags):

@@ -1,5 +1,6 @@
 """Processes that end when this one does, whatever ends it."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -33,3 +34,10 @@ def as_child(**environment: str) -> Dict[str, Any]:
         "env": {**os.environ, "PYTHONPATH": ROOT, **environment},
         "preexec_fn": end_with_parent,
     }
+
+
+def is_stopped(process: int) -> bool:
+    """Whether a signal such as SIGSTOP holds a process of this machine."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] in "Tt"
+    return False

@@ -9,11 +9,14 @@ import subprocess
 import time
 from typing import IO, Deque, Dict, List, NamedTuple, Optional, Sequence, cast
 
-from .children import as_child
+from .children import as_child, is_stopped
 from .heartbeat import MARK
+from .leash import SILENCE, STOPPED
 
 _SHOWN = 5  # of a process's lines, when it has failed
 _REFUSED = 2  # the exit code for a mistake, which a restart does not mend
+_NO_CONNECTION = 255  # the exit code of ssh
+_START = 300  # seconds without a word that are allowed until a worker's first batch
 _GRACE = 20  # seconds: how long a signal to stop, or the end of the workers, may take
 
 
@@ -24,6 +27,7 @@ class Task(NamedTuple):
     host: str
     command: List[str]
     environment: Dict[str, str]
+    is_remote: bool = False  # the command runs leash.py on another machine
 
     @property
     def log(self) -> str:
@@ -53,10 +57,14 @@ class _Process:
         options = as_child(**task.environment)
         # A session of its own: Ctrl-C reaches the launcher alone, and killpg all that it starts.
         options.update(stdout=subprocess.PIPE, start_new_session=True)
+        if task.is_remote:
+            options["stdin"] = subprocess.PIPE
         self.popen = subprocess.Popen(task.command, **options)
         self.output = cast(IO[bytes], self.popen.stdout)
         os.set_blocking(self.output.fileno(), False)
-        self.batches, self.seen, self._part = 0, time.monotonic(), b""
+        self.batches, self.seen, self._part = -1, time.monotonic(), b""
+        self.heard = self._told = 0.0  # of leash.py; when it last got a line
+        self._stopped, self._ran = False, time.monotonic()
         self.last: Deque[str] = collections.deque(maxlen=_SHOWN)
 
     def read(self) -> bool:
@@ -75,9 +83,13 @@ class _Process:
                 return False
 
     def _take(self, line):
-        self.seen = time.monotonic()
+        now, mark = time.monotonic(), line[len(MARK) :]
+        if line.startswith(MARK) and not mark.isdecimal():
+            self.heard, self._stopped = now, mark == STOPPED
+            return
+        self.seen = now
         if line.startswith(MARK):
-            self.batches = int(line[len(MARK) :] or 0)
+            self.batches = int(mark)
             return
         self._log.write(f"{line}\n".encode())
         self._log.flush()
@@ -86,11 +98,33 @@ class _Process:
         if self.shown:
             print(f"[{self.task.name}] {line}", flush=True)
 
-    def is_stopped(self) -> bool:
-        """Whether a signal such as SIGSTOP holds it, if it runs on this machine."""
-        with contextlib.suppress(OSError), open(f"/proc/{self.popen.pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] in "Tt"
-        return False
+    def stopped_for(self) -> float:
+        """The seconds that a signal such as SIGSTOP has held it."""
+        now = time.monotonic()
+        if not (self._stopped or is_stopped(self.popen.pid)):
+            self._ran = now
+        return now - self._ran
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        if self.task.is_remote:
+            self._tell(b"%d\n" % number)
+        else:
+            self.popen.send_signal(number)
+
+    def is_lost(self) -> bool:
+        """Whether nothing comes from its machine any more; it is told that this one is there."""
+        now = time.monotonic()
+        if not self.task.is_remote:
+            return False
+        if now - self._told > 1:
+            self._told = now
+            self._tell(b"\n")
+        return bool(self.heard) and now - self.heard > SILENCE
+
+    def _tell(self, line):
+        with contextlib.suppress(OSError):
+            os.write(cast(IO[bytes], self.popen.stdin).fileno(), line)
 
     def kill(self) -> None:
         """End it, and what it has started."""
@@ -163,6 +197,7 @@ class Job:
                     return None
 
     def _failed(self, running):
+        lost = [p for p in running if p.is_lost()]
         if self._signal:
             return self._stopped(running)
         ended = [p for p in self._processes if p.popen.returncode]
@@ -170,9 +205,13 @@ class Job:
         for process in sorted(ended, key=lambda p: p.popen.returncode > 0):
             process.read()
             code = process.popen.returncode
+            if code > 128 and process.task.is_remote and code != _NO_CONNECTION:
+                code = 128 - code
             if code < 0:
                 return process.failure(f"was killed by {signal.Signals(-code).name}", 128 - code)
             return process.failure(f"ended with exit code {code}", code)
+        if lost:
+            return lost[0].failure(f"cannot be reached: nothing has come for {SILENCE} seconds", 1)
         return self._stalled(running)
 
     def _stopped(self, running):
@@ -181,17 +220,20 @@ class Job:
         if first in running and time.monotonic() < self._until:
             if not self._told:
                 self._told = True
-                first.popen.send_signal(self._signal)
+                first.send(self._signal)
             return None
         name = signal.Signals(self._signal).name
         return Failure(f"stopped by {name}", 128 + self._signal, is_final=True)
 
     def _stalled(self, running):
-        workers = [p for p in running if p.task.is_worker]
-        if not workers or time.monotonic() - min(p.seen for p in workers) < self._stall:
+        now, workers = time.monotonic(), [p for p in running if p.task.is_worker]
+        limits = [self._stall if p.batches >= 0 else max(self._stall, _START) for p in workers]
+        silent = any(now - p.seen >= limit for p, limit in zip(workers, limits))
+        # The scheduler may be stopped for long before the workers miss it, at their end.
+        stopped = {p: p.stopped_for() for p in running}
+        if max(stopped.values(), default=0) >= (0.1 if silent else self._stall):
+            return max(running, key=stopped.get).failure("is stopped by a signal", 1)
+        if not silent:
             return None
-        stopped = [p for p in running if p.is_stopped()]
-        if stopped:
-            return stopped[0].failure("is stopped by a signal", 1)
         slowest = min(workers, key=lambda p: (p.batches, p.seen))
-        return slowest.failure(f"has done nothing for {self._stall:g} seconds", 1)
+        return slowest.failure(f"has done nothing for {now - slowest.seen:.0f} seconds", 1)

@@ -66,14 +66,18 @@ def test_a_job_ends_when_all_workers_have(tmp_path, capsys):
 def test_the_first_that_fails_ends_the_job_and_is_named(tmp_path, name, end):
     said, code = ENDS[end]
     bodies = dict.fromkeys(["scheduler", "server 0", "worker 0", "worker 1"], BEAT)
-    bodies[name] = f"print('the last word', flush=True)\ntime.sleep(0.2)\n{end}"
-    if "SIGSTOP" in end:  # then all workers wait for it
-        bodies["worker 0"] = "time.sleep(1000)"
+    once = "print('\\x1e1', flush=True)\n"  # a batch
+    bodies[name] = f"{once}print('the last word', flush=True)\ntime.sleep(0.2)\n{end}"
     failure = Job([task(*item) for item in bodies.items()], str(tmp_path), stall=1).run()
     assert f"{name} on here {said}" in failure.text
     assert "the last word" in failure.text
     assert failure.code == code
     assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
+
+
+def test_a_worker_may_take_longer_until_its_first_batch(tmp_path):
+    tasks = [task("worker 0", "time.sleep(1.5)")]
+    assert Job(tasks, str(tmp_path), stall=0.5).run() is None
 
 
 def test_what_a_process_has_started_ends_with_the_job(tmp_path):
