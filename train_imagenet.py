@@ -9,6 +9,7 @@ trains on synthetic images and needs no records.
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 from typing import List, Optional, Tuple
@@ -26,6 +27,7 @@ from common.input.training_data import TrainingData
 from common.io.history import log_path
 from common.io.lock import lock
 from common.io.log import RunLog
+from common.records.identity import records_fingerprint
 from common.records.scan import Records
 from common.runtime import devices
 from common.runtime.mxnet import mx
@@ -33,6 +35,8 @@ from common.train import binding, finetune, loop, recipes, resume
 from common.train import flags as train_flags
 from common.train.board import Board
 from common.train.checkpoints import Checkpoints, CheckpointSettings
+from common.train.cluster import Cluster
+from common.train.loop_settings import LoopSettings
 from common.train.schedule import Length
 from symbols import options
 
@@ -129,18 +133,24 @@ def main() -> None:
     if args.test_io:
         loop.test_io(data, pipeline.training_iterator(data, contexts[0]), args.disp_batches)
         return
+    cluster = Cluster.from_args(args)  # what a worker refuses alone, it has refused by now
+    data = dataclasses.replace(data, share=cluster.share)
     devices.check_memory(
         symbol,
         contexts,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size // cluster.share.size,
         image_shape=args.image_shape,
         optimizer=args.optimizer,
         dtype=args.dtype,
         accumulate=args.accumulate,
     )
-    with lock(args.model_prefix) if args.model_prefix else contextlib.nullcontext(False) as locked:
-        trained = train(args, contexts, data, validation, symbol, pretrained, locked)
-    if args.model_prefix:
+    if args.gpus:
+        devices.set_cudnn(args.cudnn_tune, args.deterministic)
+    writes = args.model_prefix and cluster.is_first
+    with lock(args.model_prefix) if writes else contextlib.nullcontext(False) as locked:
+        trained = train(args, contexts, data, validation, symbol, pretrained, locked, cluster)
+    cluster.leave()
+    if writes:
         python = os.path.relpath(sys.executable)
         checkpoint_flags = f"--model-prefix {args.model_prefix} --load-epoch {trained}"
         print(f"Name a picture with it: {python} predict.py {checkpoint_flags} PICTURE")
@@ -154,6 +164,7 @@ def train(
     symbol: mx.sym.Symbol,
     pretrained: Optional[finetune.Pretrained],
     locked: bool,
+    cluster: Cluster,
 ) -> int:
     """Plan up to the first batch; then commit: delete, write, train. Returns the epochs trained."""
     length = Length(data.images, data.batch_size, args.num_epochs)
@@ -161,29 +172,46 @@ def train(
     said = resume.describe(args, resumed)
     if said:
         print(said)
-    if args.gpus:
-        devices.set_cudnn(args.cudnn_tune, args.deterministic)
-    settings = binding.ModuleSettings.from_args(args)
+    cluster.check_same(together(args, data, validation, resumed))
+    settings = binding.ModuleSettings.from_args(args, cluster.share.size)
     scheduler = settings.learning_rate.scheduler(length)
     std = data.preparation.std if data.dtype == "uint8" else None
-    start, shape = (resumed, pretrained), (args.batch_size, *args.image_shape)
+    start, shape = (resumed, pretrained), (args.batch_size // cluster.share.size, *args.image_shape)
     module = binding.bind(symbol, contexts, shape, settings, scheduler, *start, std)
+    cluster.start(module)
     state = resumed.state if resumed else resume.State()
     _, seen = length.position(state.batches)
     if seen >= data.batch_size:
         print(f"skipping the {seen} images that the unfinished epoch has had")
     batches = pipeline.run_batches(data, contexts[0], state.batches)
 
+    if not cluster.is_first:  # it writes nothing
+        args = argparse.Namespace(**{**vars(args), "model_prefix": None})
     log = commit(args, data, resumed, locked)  # nothing has been deleted or written before
     keeping = CheckpointSettings.from_args(args, data.fingerprint)
-    checkpoints = Checkpoints(symbol, length, keeping, resumed and resumed.place)
-    evaluator = validation and Evaluator(
-        symbol, contexts, validation, data.preparation, args.batch_size, args.data_nthreads
-    )
-    looping = loop.LoopSettings.from_args(args)
+    checkpoints = Checkpoints(symbol, length, keeping, resumed and keeping.prefix and resumed.place)
+    how = {"batch_size": shape[0], "threads": args.data_nthreads, "share": cluster.share}
+    evaluator = validation and Evaluator(symbol, contexts, validation, data.preparation, **how)
+    looping = LoopSettings.from_args(args)
     shown = Board(args.tensorboard, vars(args), symbol, state, evaluator)
-    run = loop.Run(module, data, length, looping, checkpoints, log, state, shown)
+    run = loop.Run(module, data, length, looping, checkpoints, log, state, cluster, shown)
     return run.train(batches, evaluator)
+
+
+def together(
+    args: argparse.Namespace,
+    data: TrainingData,
+    validation: Optional[Records],
+    resumed: Optional[resume.Resumed],
+) -> dict:
+    """What has to be the same on all workers."""
+    own = ("data_train", "data_val", "data_nthreads", "gpus", "cpus", "verbose")
+    return {
+        "training records": data.fingerprint,
+        "validation records": validation and records_fingerprint(validation.path),
+        "flags": {name: value for name, value in vars(args).items() if name not in own},
+        "checkpoint": resumed and store.load_record(*resumed.place),
+    }
 
 
 def commit(

@@ -6,6 +6,7 @@ from typing import Iterator, List
 from common.cli import UserError
 from common.input import pipeline
 from common.input.preparation import Preparation
+from common.input.share import Share
 from common.records.scan import Records
 from common.runtime.mxnet import mx
 
@@ -54,6 +55,7 @@ class Evaluator:
         threads: that decode.
         crops: 1: the centre crop of each image is scored. 10: the probabilities are averaged over
             ten crops of the central square of the resized image, as in 2012.
+        share: which part of the images this process scores, if there are several workers.
     """
 
     symbol: mx.sym.Symbol
@@ -64,14 +66,18 @@ class Evaluator:
     threads: int
     crops: int = 1
     verbose: bool = False
+    share: Share = Share()
 
     def evaluate(self, arg_params: dict, aux_params: dict, scores: Scores) -> Scores:
-        """Add each image exactly once to ``scores``, which is returned."""
-        batch_size = min(self.batch_size, len(self.records))
+        """Add each image of the share exactly once to ``scores``, which is returned."""
+        numbers = self.share.part(len(self.records))
+        if not len(numbers):
+            return scores
+        batch_size = min(self.batch_size, len(numbers))
         shape = (batch_size, *self.preparation.image_shape)
         contexts = self.contexts[:batch_size]  # each needs an image
         module = network.bind(self.symbol, arg_params, aux_params, shape, contexts)
-        for batch, count in self._batches(batch_size):
+        for batch, count in self._batches(batch_size, numbers):
             said = [
                 network.outputs(module, view, batch.label).asnumpy()
                 for view in self._views(batch.data[0])
@@ -80,13 +86,18 @@ class Evaluator:
             scores.update(sum(said)[:count] / self.crops, labels[:count])
         return scores
 
-    def _batches(self, batch_size):
+    def _batches(self, batch_size, numbers):
         preparation = self.preparation
         if self.crops > 1:
             square = (preparation.channels, preparation.resize, preparation.resize)
             preparation = dataclasses.replace(preparation, image_shape=square)
         return pipeline.evaluation_batches(
-            self.records, preparation, batch_size, self.threads, self.verbose
+            self.records,
+            preparation,
+            batch_size,
+            self.threads,
+            self.verbose,
+            numbers if self.share.size > 1 else None,
         )
 
     def _views(self, images):

@@ -1,7 +1,7 @@
 """Loss and accuracy of probabilities, with confidence intervals."""
 
 import math
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -46,10 +46,16 @@ class Scores:
         """The sums so far, exactly, as JSON has them; :meth:`restore` takes them."""
         return [self.count, self._loss, *self._hits.tolist()]
 
-    def restore(self, state: list) -> None:
+    def restore(self, state: Sequence[float]) -> None:
         """Go on from another's :meth:`state`."""
-        self.count, self._loss = state[:2]
+        self.count, self._loss = int(state[0]), float(state[1])
         self._hits = np.array(state[2:], float)
+
+    def add(self, state: Sequence[float]) -> None:
+        """Add the images of another's :meth:`state`."""
+        self.count += int(state[0])
+        self._loss += float(state[1])
+        self._hits += state[2:]
 
     def update(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
         """Add n images: ``probabilities`` (n, classes), ``labels`` (n,) class numbers."""

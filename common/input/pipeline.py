@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import os
+import sys
 import tempfile
 from typing import Iterator, Optional, Tuple
 
@@ -19,7 +20,7 @@ from common.records.scan import Records, index_of, scan_records
 from common.runtime import native
 from common.runtime.mxnet import mx
 
-from . import balanced, dali, prefetch
+from . import balanced, copies, dali, order, prefetch
 from .preparation import Preparation
 from .training_data import TrainingData
 
@@ -87,19 +88,18 @@ def training_iterator(data: TrainingData, context: mx.Context, first: int = 0) -
         third array, the shift (N, C), comes with them. Each epoch has each image once; the batch in
         which an epoch ends is filled up from the next one.
     """
-    if data.backend == "dali":
+    images = data.images
+    if data.share.size > 1:  # one endless epoch: a worker's epochs are not all of one length
+        read = functools.partial(_read_share, data, first)
+        images, first = sys.maxsize, 0
+    elif data.backend == "dali":
         gpu = context.device_id if context.device_type == "gpu" else None
         read = functools.partial(dali.read, data, gpu)
     else:
         read = functools.partial(_read, data)
     native.load()  # before two threads can do it at once
     buffers = prefetch.Buffers(data.batch_shape, context, data.dtype)
-    return prefetch.Ahead(prefetch.batches(read, data.images, data.batch_size, buffers, first))
-
-
-# How many images are read at most before an epoch begins. Every iterator draws the same sequence of
-# crops and mirrors; an offset into it, different for each epoch, varies them.
-_MAX_OFFSET = 1024
+    return prefetch.Ahead(prefetch.batches(read, images, data.batch_shape[0], buffers, first))
 
 
 def _read(data, epoch):
@@ -109,11 +109,11 @@ def _read(data, epoch):
     same memory. Each epoch has a new iterator; otherwise its order would depend on earlier epochs.
     """
     mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
-    records, number = data.records, itertools.count()
+    records, number, size = data.records, itertools.count(), data.batch_size
     parts = [(None, len(records))]
     if data.balanced:
         seed = data.augmentation.epoch_seed(epoch)
-        parts = balanced.files(records, data.images, seed, data.batch_size)
+        parts = copies.files(records, balanced.draw(records.labels, data.images, seed), size)
     for part, (files, count) in enumerate(parts):
         seed = data.augmentation.epoch_seed(epoch, part)
         for labels, images in _decoded(data, seed, files, count):
@@ -121,19 +121,36 @@ def _read(data, epoch):
             yield prefetch.Chunk(labels, images, light - mean, std)
 
 
-def _decoded(data, seed, files, count):
+def _read_share(data, first, _):
+    """A worker's part of each batch from batch ``first`` on, without end, as `_read` has images."""
+    mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
+    size = data.batch_shape[0]
+    for epoch in itertools.count(first * data.batch_size // data.images):
+        own = data.share.positions(epoch, data.images, data.batch_size)
+        own = own[own >= first * data.batch_size - epoch * data.images]
+        numbers = order.order(data, epoch)[own]
+        parts = copies.files(data.records, numbers, size) if len(own) else ()
+        for part, (files, count) in enumerate(parts):
+            seed = data.augmentation.epoch_seed(epoch, 1 + part * data.share.size + data.share.rank)
+            for labels, images in _decoded(data, seed, files, count, shuffle=False):
+                at, own = np.split(own, [len(labels)])
+                light = order.lighting(data, epoch, at)
+                yield prefetch.Chunk(labels, images, light - mean, std)
+
+
+def _decoded(data, seed, files, count, shuffle=True):
     """Labels and images, cropped and mirrored, by batches, of ``count`` records.
 
     Args:
         files: record file and index that were drawn; None for the records themselves.
     """
-    size = data.batch_size
-    options = dict(data.augmentation.options, batch_size=size, shuffle=True, seed=seed)
+    size = min(data.batch_shape[0], count)
+    options = dict(data.augmentation.options, batch_size=size, shuffle=shuffle, seed=seed)
     # Without round_batch the last batch ends in noise, but the next pass is complete.
     options.update(dtype="uint8", round_batch=False, verbose=data.verbose)
     # Each thread draws crops and mirrors by a generator of its own, for whichever images it gets.
     batches = _record_iterator(data.records, data.preparation, data.threads, files, **options)
-    offset = seed % max(1, _MAX_OFFSET // size)
+    offset = order.offset(seed, size)
     while offset > 0:
         offset -= sum(1 for _ in itertools.islice(batches, offset))
         batches.reset()
@@ -148,21 +165,27 @@ def evaluation_batches(
     batch_size: int,
     threads: int,
     verbose: bool = False,
+    numbers: Optional[np.ndarray] = None,
 ) -> Iterator[Tuple[mx.io.DataBatch, int]]:
-    """Centre crops of all images of ``records``, in order, each exactly once.
+    """Centre crops of images of ``records``, in order, each exactly once.
 
     Args:
         threads: that decode.
         verbose: show MXNet's own messages.
+        numbers: of the records, a batch at least; None: all.
 
     Yields:
         A batch, and how many of its rows count; the rest of the last batch is padding.
     """
     # A new iterator each time: after a reset MXNet 1.9.1 mixes the last epoch's padding in.
     options = {"batch_size": batch_size, "verbose": verbose}
-    batches = _record_iterator(records, preparation, threads, **options)
-    for i, batch in enumerate(take(batches, records.path, -(-len(records) // batch_size))):
-        yield batch, min(batch_size, len(records) - i * batch_size)
+    parts = [(None, len(records))]
+    if numbers is not None:
+        parts = copies.files(records, numbers, batch_size)
+    for files, total in parts:
+        batches = _record_iterator(records, preparation, threads, files, **options)
+        for i, batch in enumerate(take(batches, records.path, -(-total // batch_size))):
+            yield batch, min(batch_size, total - i * batch_size)
 
 
 def take(batches: mx.io.DataIter, path: str, count: int) -> Iterator[mx.io.DataBatch]:
@@ -192,7 +215,7 @@ def run_batches(data: TrainingData, context: mx.Context, first: int) -> Iterator
 
 def synthetic(data: TrainingData, context: mx.Context) -> Iterator[mx.io.DataBatch]:
     """``--benchmark 1``: the same random batch over and over, and no file is read."""
-    rng, size = np.random.RandomState(0), data.batch_size
+    rng, size = np.random.RandomState(0), data.batch_shape[0]
     images = rng.randint(0, 256, data.batch_shape, np.uint8)
     labels = rng.randint(0, data.num_classes, size).astype(np.float32)
     shift = np.tile(-np.float32(data.preparation.mean), (size, 1))

@@ -14,6 +14,7 @@ from common.records.scan import Records
 from .augmentation import Augmentation
 from .class_weights import class_weights
 from .preparation import Preparation
+from .share import Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +25,14 @@ class TrainingData:
         records: the record file; None for synthetic images.
         images: how many of them make an epoch.
         num_classes: labels are 0 to ``num_classes`` - 1.
-        batch_size: images that make an update, over all devices together.
+        batch_size: images that make an update, over all devices and workers together.
         dtype: of a batch, "float32", normalised, or "uint8", which the devices normalise.
         backend: "mxnet" or "dali", the reader.
         threads: that decode; with 1 ImageRecordIter's crops and mirrors are repeatable.
         verbose: show MXNet's own messages.
         class_weights: what an image of each class weighs in the gradient; None: all the same.
         balanced: an epoch has each class equally often, in place of each image once.
+        share: which part of each batch this process reads, if there are several workers.
     """
 
     records: Optional[Records]
@@ -45,6 +47,7 @@ class TrainingData:
     verbose: bool = False
     class_weights: Optional[Sequence[float]] = None
     balanced: bool = False
+    share: Share = Share()
 
     @classmethod
     def from_args(
@@ -89,8 +92,8 @@ class TrainingData:
 
     @property
     def batch_shape(self) -> Tuple[int, int, int, int]:
-        """(N, C, H, W) of a batch."""
-        return (self.batch_size, *self.preparation.image_shape)
+        """(N, C, H, W) of this process's part of a batch."""
+        return (self.batch_size // self.share.size, *self.preparation.image_shape)
 
     @property
     def fingerprint(self) -> Optional[str]:

@@ -1,7 +1,6 @@
 """Training runs and their scores, each a process of its own that ends with this one."""
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -15,14 +14,13 @@ from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.io import cpus
+from common.io.children import ROOT, as_child
 from common.io.history import log_path
 from common.io.signals import Stop
 from common.records.scan import scan_records
 
 from .folder import Folder, Run, epochs
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl: a signal for this process when its parent has died
 _TIMED = 30  # batches that time a variant; training says its speed after 22
 _NOT_FINITE = "not finite"
 
@@ -98,7 +96,7 @@ def execute(command: List[str], output: Optional[str], stop: Stop) -> int:
     A signal that has asked ``stop`` to stop is passed on, and ends this process after that one.
     """
     with open(output, "ab") if output else contextlib.nullcontext() as file:
-        options = {**_as_child(), **({} if output else {"stderr": None})}
+        options = {**as_child(), **({} if output else {"stderr": None})}
         # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
         child = subprocess.Popen(command, stdout=file, start_new_session=True, **options)
     told = False
@@ -114,17 +112,6 @@ def execute(command: List[str], output: Optional[str], stop: Stop) -> int:
         print("stopped; the same command goes on from here")
         stop.leave()
     return code
-
-
-def _as_child():
-    """Options of a process that finds our modules, reads nothing and ends when this one does."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)  # looked up before the fork
-    return {
-        "stdin": subprocess.DEVNULL,
-        "stderr": subprocess.STDOUT,
-        "env": {**os.environ, "PYTHONPATH": ROOT},
-        "preexec_fn": lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
-    }
 
 
 def last_line(output: str, begun: int = 0) -> str:
@@ -175,7 +162,7 @@ def speed(flags: List[str], name: str, images: int, batch_size: int, lr: float) 
         [*flags, "--num-examples", str(timed), "--num-epochs", "1"]
         + ["--warmup-epochs", "0", "--lr", f"{lr / 10:g}"],
     )
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **_as_child())
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, **as_child())
     said = re.findall(r"at (\d+) img/s", done.stdout) or re.findall(r"(\d+) img/s", done.stdout)
     if done.returncode or not said:
         raise UserError(f"{name}: {(done.stdout.strip().splitlines() or ['no output'])[-1]}")

@@ -32,12 +32,14 @@ class ModuleSettings:
         momentum: of sgd and nag.
         weight_decay: of weights; biases have none.
         initializer: a name of common/train/initializers.py.
-        kv_store: how devices share gradients: "device", "local" or "nccl".
+        kv_store: how devices share gradients: "device", "local" or "nccl"; None: they do not, as
+            common/train/cluster.py sums them.
         seed: of the initial weights.
         dtype: "float32", or "float16" on GPUs, with float32 copies of the weights.
         loss_scale: the loss is multiplied by it for float16, against underflow of gradients.
         accumulate: how many batches of the module make an update.
         weighted: whether a second label says what each image weighs in the gradient.
+        workers: processes whose batches make one.
     """
 
     learning_rate: LearningRate
@@ -45,15 +47,16 @@ class ModuleSettings:
     momentum: float = 0.0
     weight_decay: float = 0.0
     initializer: str = "xavier"
-    kv_store: str = "device"
+    kv_store: Optional[str] = "device"
     seed: int = 0
     dtype: str = "float32"
     loss_scale: float = 1.0
     accumulate: int = 1
     weighted: bool = False
+    workers: int = 1
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace) -> "ModuleSettings":
+    def from_args(cls, args: argparse.Namespace, workers: int = 1) -> "ModuleSettings":
         """From the parsed flags."""
         return cls(
             LearningRate.from_args(args),
@@ -61,12 +64,13 @@ class ModuleSettings:
             args.mom,
             args.wd,
             args.initializer,
-            args.kv_store,
+            args.kv_store if workers == 1 else None,
             args.seed,
             args.dtype,
             args.loss_scale,
             args.accumulate,
             args.class_weights is not None,
+            workers,
         )
 
 
@@ -163,7 +167,7 @@ def _init_optimizer(module, settings, scheduler, updates, batch_size, fast):
         "wd": settings.weight_decay,
         "lr_scheduler": scheduler,
         "begin_num_update": updates,
-        "rescale_grad": 1 / (batch_size * settings.accumulate),
+        "rescale_grad": 1 / (batch_size * settings.accumulate * settings.workers),
     }
     if settings.optimizer in _WITH_MOMENTUM:
         options["momentum"] = settings.momentum

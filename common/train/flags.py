@@ -6,7 +6,7 @@ from common import cli
 from common.cli import UserError
 from common.runtime import devices
 
-from . import board, finetune
+from . import board, cluster, finetune
 from .binding import OPTIMIZERS
 from .initializers import NAMES as INITIALIZERS
 
@@ -31,10 +31,18 @@ def _add_device_args(group):
     add("--cpus", type=cli.positive_int, default=1, help="CPU contexts")
     add(
         "--kv-store",
-        choices=["device", "local", "nccl"],
+        choices=["device", "local", "nccl", *cluster.DISTRIBUTED],
         default="device",
-        help="how devices share gradients; nccl: GPUs, through NVIDIA's library",
+        help="how devices share gradients; nccl: GPUs, through NVIDIA's library; dist_*: the"
+        " workers that launch.py starts, too",
     )
+    add(
+        "--gc-type",
+        choices=["none", "2bit"],
+        default="none",
+        help="2bit: workers send -T, 0 or T for each gradient, and the rest with the next",
+    )
+    add("--gc-threshold", type=cli.number(above=0), default=0.5, help="T of --gc-type 2bit")
     add(
         "--dtype",
         choices=["float32", "float16"],
@@ -59,7 +67,7 @@ def _add_device_args(group):
 def _add_optimizer_args(group):
     add, number = group.add_argument, cli.number
     add("--num-epochs", type=cli.positive_int)
-    add("--batch-size", type=cli.positive_int, help="over all devices together")
+    add("--batch-size", type=cli.positive_int, help="over all devices and workers together")
     add(
         "--accumulate",
         type=cli.positive_int,
@@ -171,6 +179,7 @@ def check_train_args(args: argparse.Namespace) -> None:
         )
     _check_rate_args(args)
     _check_device_args(args)
+    cluster.check(args)
     _check_output_args(args)
     board.check_args(args)
     finetune.check_args(args)

@@ -1,7 +1,5 @@
 """The training loop around ``mx.mod.Module``."""
 
-import argparse
-import dataclasses
 import logging
 import time
 from typing import Iterator, Optional
@@ -14,57 +12,22 @@ from common.evaluate.scores import Scores
 from common.graph.graph import Graph
 from common.input import pipeline
 from common.input.training_data import TrainingData
+from common.io.heartbeat import beat
 from common.io.log import Forecast, Progress, RunLog, describe
 from common.io.signals import Stop
 from common.runtime.mxnet import mx
 
 from .board import Board
 from .checkpoints import Checkpoints, are_finite
-from .diagnosis import Divergence, Standstill, cause_of_overflow, cause_of_standstill
+from .cluster import Cluster
+from .diagnosis import Divergence, Standstill
 from .gradients import Gradients
+from .loop_settings import LoopSettings
 from .module_state import auxiliary_states, weights
 from .resume import State, seed_dropout
 from .schedule import Length, Plateau, epochs_since_best
 
 _RANDOM = ("Dropout", "_random_uniform_like")  # operators
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopSettings:
-    """What the loop does besides training.
-
-    Attributes:
-        seed: of dropout.
-        top_k: the k of the accuracy that is reported besides top-1.
-        disp_batches: batches between two lines of progress.
-        skip_nonfinite: how many batches may be skipped because their loss is not finite.
-        check_gradients: also skip a batch whose gradients are beyond float16's range.
-        monitor: batches between two prints of all tensors' norms; 0: none.
-        stop_patience: epochs without better validation after which the run ends; None: never.
-        accumulate: parts in which a batch is computed.
-        overflow: why loss or weights would not be finite.
-        standstill: why the loss would not fall.
-    """
-
-    seed: int = 0
-    top_k: int = 5
-    disp_batches: int = 20
-    skip_nonfinite: int = 0
-    check_gradients: bool = False
-    monitor: int = 0
-    stop_patience: Optional[int] = None
-    accumulate: int = 1
-    overflow: str = "lower --lr"
-    standstill: str = ""
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
-        """From the parsed flags."""
-        half = args.dtype == "float16"
-        nonfinite, disp = args.skip_nonfinite, args.disp_batches
-        causes = cause_of_overflow(vars(args)), cause_of_standstill(vars(args))
-        more = args.monitor, args.stop_patience, args.accumulate, *causes
-        return cls(args.seed, args.top_k, disp, nonfinite, half, *more)
 
 
 class Run:
@@ -74,6 +37,7 @@ class Run:
         module: bound, with weights and an optimizer.
         data: where the batches come from.
         state: where the run is; it changes with each batch.
+        cluster: the workers that run it together.
     """
 
     def __init__(
@@ -85,10 +49,12 @@ class Run:
         checkpoints: Checkpoints,
         log: RunLog,
         state: State,
+        cluster: Cluster,
         board: Optional[Board] = None,
     ):
         self.module, self.data, self.length, self.settings = module, data, length, settings
         self.checkpoints, self.log, self.state = checkpoints, log, state
+        self.cluster, self.stop_agreed = cluster, 0
         self.board = board or Board()
         self.gradients = Gradients(module, settings.accumulate, data.class_weights)
         self.is_random = any(node.op in _RANDOM for node in Graph(module.symbol).nodes)
@@ -136,7 +102,7 @@ class Run:
                 self._train_epoch(epoch, batches)
                 state.reported = False
                 self._save(epoch, last=epoch == length.num_epochs)
-                if self.stop.requested:
+                if self._stopping:
                     self._leave()
                 self._report(epoch, evaluator)
         return length.position(state.batches)[0]
@@ -173,9 +139,9 @@ class Run:
                 self.forecast.update(state.seconds - before)
                 progress.update(length.batch_size, **self.scores.figures())
                 self.board.batch(state.batches, self.scores, self.module._optimizer)
-                if state.batches < end and (self.stop.requested or self.checkpoints.is_due()):
+                if state.batches < end and (self._stopping or self.checkpoints.is_due()):
                     self._save()
-                    if self.stop.requested:
+                    if self._stopping:
                         self._leave()
 
     def _step(self, batch, title):
@@ -184,11 +150,16 @@ class Run:
         if self.monitor:
             self.monitor.tic()
         before = [array.copy() for array in auxiliary_states(self.module)]
-        probabilities = self.gradients.compute(batch)
-        if np.isfinite(probabilities).all() and self._gradients_fit():
-            self.checkpoints.place, self.stop.unsaved = None, self.checkpoints.are_kept
+        probabilities, labels = self.gradients.compute(batch), batch.label[0].asnumpy()
+        beat(self.state.batches)
+        finite, scores = self._agree(probabilities, labels)
+        if finite:
+            self.cluster.reduce(self.module)
+            self.checkpoints.place = None
+            self.stop.unsaved = self.checkpoints.are_kept or self.cluster.share.size > 1
             self.module.update()
-            self._count(probabilities, batch.label[0].asnumpy())
+            self.scores.add(scores)
+            self._watch(probabilities, labels)
         else:
             for array, kept in zip(auxiliary_states(self.module), before):
                 array[:] = kept
@@ -197,8 +168,25 @@ class Run:
             self.monitor.toc_print()
         self.state.batches += 1
 
-    def _count(self, probabilities, labels):
-        self.scores.update(probabilities, labels)
+    @property
+    def _stopping(self):
+        """Whether a signal ends the run here: after the same batch on all workers."""
+        return self.stop.requested if self.cluster.share.size == 1 else self.stop_agreed
+
+    def _agree(self, probabilities, labels):
+        """Whether the batch is finite on all workers, and the sums of its scores over them.
+
+        It is also how each worker learns of a signal that another one has received.
+        """
+        finite = np.isfinite(probabilities).all() and self._gradients_fit()
+        scores = Scores(self.settings.top_k)
+        if finite:
+            scores.update(probabilities, labels)
+        rows = self.cluster.gather([finite, self.stop.requested, *scores.state()])
+        self.stop_agreed = int(rows[:, 1].max())
+        return rows[:, 0].all(), rows[:, 2:].sum(axis=0)
+
+    def _watch(self, probabilities, labels):
         self.divergence.check(self.state.batches, probabilities, labels)
         if self.standstill and self.standstill.is_seen(self.state.batches, probabilities, labels):
             self.log.say(
@@ -243,7 +231,7 @@ class Run:
 
     def _save(self, epoch=None, must=False, last=False):
         self.state.scores = self.scores.state()
-        must = must or last or bool(self.stop.requested)
+        must = must or last or bool(self._stopping)
         saved = self.checkpoints.save(self.module, self.state, epoch, must, last)
         if self.checkpoints.place:
             self.stop.unsaved = False
@@ -252,6 +240,7 @@ class Run:
     def _leave(self):
         if self.checkpoints.are_kept:
             self.log.say(f"stopped after batch {self.state.batches}, saved; --resume continues")
+        self.stop.requested = self._stopping
         self.stop.leave()
 
     def _report(self, epoch, evaluator):
@@ -260,7 +249,9 @@ class Run:
         result = {"train": self.scores.figures()}
         scores = self.board.scores(self.settings.top_k)
         if evaluator:
-            result["val"] = evaluator.evaluate(*weights(self.module), scores).figures()
+            evaluator.evaluate(*weights(self.module), scores)
+            scores.restore(self.cluster.gather(scores.state()).sum(axis=0))
+            result["val"] = scores.figures()
             state.validated.append(float(result["val"]["top-1"]))
             state.validation = {"images": scores.count, "right": scores.right()["top-1"]}
         saved = ""

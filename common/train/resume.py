@@ -39,6 +39,8 @@ _FIXED = (
     "normalization",
     "pooling",
 )
+# Flags that are younger than some checkpoints, and what those were trained with.
+_YOUNG = {"accumulate": 1, "draw": "all", "gc_type": "none", "gc_threshold": 0.5}
 # Arguments whose change is not worth a mention.
 _NOT_MENTIONED = ("resume", "load_epoch", "overwrite", "verbose")
 
@@ -138,10 +140,11 @@ def _load(place, arguments, data):
     _check(record, store.record_path(*place), now, data)
     names = [field.name for field in dataclasses.fields(State)]
     state = State(**{name: record[name] for name in names if name in record})
+    before = {**_YOUNG, **record["args"]}
     changed = [
-        f"{name} {record['args'].get(name)} -> {value}"
+        f"{name} {before.get(name)} -> {value}"
         for name, value in now.items()
-        if name not in (*_NOT_MENTIONED, *_FIXED) and record["args"].get(name) != value
+        if name not in (*_NOT_MENTIONED, *_FIXED) and before.get(name) != value
     ]
     _, *weights = store.load(*place, verified=True)
     return Resumed(place, state, *weights, store.load_optimizer(*place), changed)
@@ -150,8 +153,7 @@ def _load(place, arguments, data):
 def _check(record, path, now, data):
     if "batches" not in record:
         raise UserError(f"{path}: is not of a training run, so there is nothing to resume")
-    # These flags are younger than some checkpoints.
-    before = {"accumulate": 1, "draw": "all", **record["args"]}
+    before = {**_YOUNG, **record["args"]}
     for name in _FIXED:
         if before.get(name) != now[name]:
             flag = name.replace("_", "-")

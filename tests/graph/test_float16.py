@@ -17,6 +17,7 @@ from common.graph.precision import cast
 from common.io.log import RunLog
 from common.train import binding, loop, module_state
 from common.train.checkpoints import Checkpoints, CheckpointSettings
+from common.train.cluster import Cluster
 from common.train.resume import State
 from common.train.schedule import Length
 
@@ -109,7 +110,7 @@ def run_of(module, **settings):
     checkpoints = Checkpoints(module.symbol, length, CheckpointSettings())
     looping = loop.LoopSettings(top_k=1, check_gradients=True, **settings)
     data = SimpleNamespace(records=None, class_weights=None)
-    return loop.Run(module, data, length, looping, checkpoints, RunLog(), State())
+    return loop.Run(module, data, length, looping, checkpoints, RunLog(), State(), Cluster())
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import assert_refused, assert_same_arrays, before_batch, train, write_records
 
-from common.input import balanced, pipeline
+from common.input import copies, pipeline
 from common.input.balanced import draw
 from common.records.scan import scan_records
 from common.records.writer import create_records
@@ -46,10 +46,10 @@ def test_classes_come_equally_often_and_their_pictures_in_turn(count):
 
 @pytest.mark.parametrize("most", [64 << 20, 2000])
 def test_what_is_drawn_is_what_is_read(path, monkeypatch, most):
-    monkeypatch.setattr(balanced, "_BYTES", most)
+    monkeypatch.setattr(copies, "_BYTES", most)
     records = scan_records(path)
     expected, seen, parts = draw(records.labels, 42, 7), [], 0
-    for (file, index), count in balanced.files(records, 42, 7, batch_size=6):
+    for (file, index), count in copies.files(records, expected, batch_size=6):
         reader, parts = mx.recordio.MXIndexedRecordIO(index, file, "r"), parts + 1
         for key in range(count):
             header, image = mx.recordio.unpack_img(reader.read_idx(key), 0)
@@ -65,7 +65,7 @@ def test_what_is_drawn_is_what_is_read(path, monkeypatch, most):
 def test_batches_have_each_class_equally_often_with_its_own_pictures(
     flags, monkeypatch, most, tmp_path
 ):
-    monkeypatch.setattr(balanced, "_BYTES", most)
+    monkeypatch.setattr(copies, "_BYTES", most)
     batches, epochs = [], []
     take = pipeline.take
 

@@ -1,0 +1,157 @@
+"""The workers of a distributed run, joined by MXNet's kvstore ``dist_*``.
+
+Gradients are summed by the servers, and every worker updates its own copy of the weights: the
+copies stay equal, and the optimizer's state is there for checkpoints as in one process.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from typing import Any, Mapping, Optional, Sequence
+
+import numpy as np
+
+from common.cli import UserError
+from common.input.share import Share
+from common.io.heartbeat import WORKER
+from common.runtime.mxnet import mx
+
+DISTRIBUTED = ("dist_sync", "dist_device_sync")
+# Batch norm's statistics would be each worker's own; the others are not written for it.
+_OF_ONE_PROCESS = (
+    ("--normalization", "batch"),
+    ("--draw", "balanced"),
+    ("--data-backend", "dali"),
+    ("--dtype", "float16"),
+)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what several workers cannot do. They do not meet yet.
+
+    Raises:
+        UserError: naming the flag; or this process is a worker of no job, or is one without a flag.
+    """
+    store, launched = args.kv_store, os.environ.get("DMLC_ROLE") == "worker"
+    if store not in DISTRIBUTED:
+        if launched:
+            raise UserError(f"--kv-store {store}: is of one process; give dist_sync")
+        if args.gc_type != "none":
+            raise UserError(f"--gc-type {args.gc_type}: needs --kv-store dist_sync")
+        return
+    if not launched:
+        raise UserError(f"--kv-store {store}: start it with launch.py -n N -- train_imagenet.py")
+    workers = int(os.environ["DMLC_NUM_WORKER"])
+    devices = len(args.gpus) if args.gpus else args.cpus
+    if args.batch_size % workers or args.batch_size < workers * devices:
+        raise UserError(
+            f"--batch-size {args.batch_size}: is of all {workers} workers together; give a multiple"
+            " of their number, with an image for each device"
+        )
+    if args.tensorboard:
+        raise UserError(f"--tensorboard: is not for several workers (--kv-store {store})")
+    for flag, value in _OF_ONE_PROCESS:
+        if getattr(args, flag[2:].replace("-", "_")) == value:
+            raise UserError(f"{flag} {value}: is not for several workers (--kv-store {store})")
+
+
+class Cluster:
+    """All workers, seen from one of them.
+
+    Attributes:
+        share: which of them this one is.
+    """
+
+    def __init__(self, kv_store: Optional[str] = None, gc_threshold: Optional[float] = None):
+        """Meet the others.
+
+        Args:
+            kv_store: one of DISTRIBUTED; None: this process is alone.
+            gc_threshold: of 2-bit compression of gradients; None: they are sent as they are.
+        """
+        self.share, self._kv, self._unit, self._widths = Share(), None, 1.0, set()
+        if kv_store is None:
+            return
+        self._kv = mx.kv.create(kv_store)
+        self._wait_at_exit(False)  # one that fails would wait for the others for ever
+        rank = int(os.environ.get(WORKER, self._kv.rank))
+        self.share = Share(rank, self._kv.num_workers)
+        if gc_threshold is not None:
+            self._kv.set_gradient_compression({"type": "2bit", "threshold": gc_threshold})
+            self._unit = gc_threshold
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> "Cluster":
+        """As the parsed flags say."""
+        store = args.kv_store if args.kv_store in DISTRIBUTED else None
+        return cls(store, None if args.gc_type == "none" else args.gc_threshold)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker writes the checkpoints, and the log."""
+        return self.share.rank == 0
+
+    def gather(self, values: Sequence[float]) -> np.ndarray:
+        """The values of all workers, exactly: (workers, values) float64. All must call it.
+
+        What the servers do is to add float32 arrays, compressed perhaps: so each worker sends bits,
+        in a row of its own. As 0 and the threshold, they pass 2-bit compression unharmed.
+        """
+        own = np.array(values, np.float64)
+        if self._kv is None:
+            return own[None]
+        bits = np.zeros((self.share.size, own.size * 64), np.float32)
+        bits[self.share.rank] = np.unpackbits(own.view(np.uint8)) * np.float32(self._unit)
+        key = f"gather {own.size}"
+        if own.size not in self._widths:
+            self._widths.add(own.size)
+            self._kv.init(key, mx.nd.zeros(bits.shape))
+        array = mx.nd.array(bits)
+        self._kv.push(key, array)
+        self._kv.pull(key, out=array)
+        return np.packbits(array.asnumpy() > self._unit / 2, axis=1).view(np.float64)
+
+    def check_same(self, things: Mapping[str, Any]) -> None:
+        """Make sure that all workers have the same of each thing. All must call it.
+
+        Args:
+            things: by what they are called; anything that JSON can hold.
+
+        Raises:
+            UserError: on all of them, naming a worker that has another.
+        """
+        texts = [json.dumps(thing, sort_keys=True, default=str) for thing in things.values()]
+        digests = [hashlib.sha256(text.encode()).digest()[:6] for text in texts]
+        all_of_them = self.gather([int.from_bytes(digest, "big") for digest in digests])
+        for number, name in enumerate(things):
+            for worker, row in enumerate(all_of_them):
+                if row[number] != all_of_them[0][number]:
+                    raise UserError(
+                        f"worker {worker}: its {name} are not those of worker 0; give all the same"
+                    )
+
+    def start(self, module: mx.mod.Module) -> None:
+        """Give the modules of all workers the weights of one of them."""
+        group = module._exec_group
+        for name, arrays in zip(group.param_names, group.param_arrays):
+            if self._kv is not None:
+                self._kv.init(name, arrays[0])
+                self._kv.pull(name, out=arrays)
+
+    def reduce(self, module: mx.mod.Module) -> None:
+        """Replace the gradients in a module by their sums over its devices and all workers."""
+        group = module._exec_group
+        for index, (name, arrays) in enumerate(zip(group.param_names, group.grad_arrays)):
+            if self._kv is not None and arrays[0] is not None:
+                self._kv.push(name, arrays, priority=-index)  # the first layers are needed first
+                self._kv.pull(name, out=arrays, priority=-index)
+
+    def leave(self) -> None:
+        """End well: wait for the others; the servers and the scheduler then end, too."""
+        if self._kv is not None:
+            self._wait_at_exit(True)
+            self._kv = None
+
+    def _wait_at_exit(self, wait):
+        mx.base.check_call(mx.base._LIB.MXKVStoreSetBarrierBeforeExit(self._kv.handle, int(wait)))
