@@ -55,7 +55,6 @@ def parse_args() -> argparse.Namespace:
         help="write which class is taken for which, as a table, a picture or both",
     )
     add("--json", type=cli.new_file, metavar="X.json", help="write all figures, each class's too")
-    add("--verbose", action="store_true", help="show MXNet's own messages")
     return parser.parse_args()
 
 
@@ -117,7 +116,7 @@ def main() -> None:
     records = pipeline.checked_records(args.data_val, len(classes), classes=config["classes"])
 
     started = time.monotonic()
-    reading = preparation, args.batch_size, args.data_nthreads, args.crops, args.verbose
+    reading = preparation, args.batch_size, args.data_nthreads, args.crops
     scores = confusion.Confusion(top_k, classes)
     Evaluator(symbol, contexts, records, *reading).evaluate(*weights, scores)
     speed = scores.count / (time.monotonic() - started)

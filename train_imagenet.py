@@ -107,9 +107,10 @@ def build(
     if not args.pretrained:
         return symbol, None
     names = source["classes"] if source else None, classes
-    how = args.freeze, args.new_lr_mult, names
     weights = {name: array for part in weights for name, array in part.items()}
-    return symbol, finetune.select(symbol, args.image_shape, args.pretrained, weights, *how)
+    return symbol, finetune.select(
+        symbol, args.image_shape, args.pretrained, weights, args.freeze, names
+    )
 
 
 def main() -> None:

@@ -63,7 +63,6 @@ class Evaluator:
     batch_size: int
     threads: int
     crops: int = 1
-    verbose: bool = False
 
     def evaluate(self, arg_params: dict, aux_params: dict, scores: Scores) -> Scores:
         """Add each image exactly once to ``scores``, which is returned."""
@@ -85,9 +84,7 @@ class Evaluator:
         if self.crops > 1:
             square = (preparation.channels, preparation.resize, preparation.resize)
             preparation = dataclasses.replace(preparation, image_shape=square)
-        return pipeline.evaluation_batches(
-            self.records, preparation, batch_size, self.threads, self.verbose
-        )
+        return pipeline.evaluation_batches(self.records, preparation, batch_size, self.threads)
 
     def _views(self, images):
         if self.crops == 1:

@@ -14,12 +14,12 @@ from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.io import cpus
-from common.io.history import log_path
+from common.io.history import log_path, read_history
 from common.io.signals import Stop
 from common.records.scan import scan_records
 
 from .definition import Study
-from .folder import Folder, Run, epochs
+from .folder import Folder, Run
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: a signal for this process when its parent has died
@@ -147,7 +147,7 @@ def _measured(folder, run):
         score = json.load(file)
     return {
         "score": score,
-        "epochs": epochs(log_path(folder.prefix(run))),
+        "epochs": list(read_history(log_path(folder.prefix(run))).epochs.values()),
         "images": config["args"]["num_examples"] or len(scan_records(config["args"]["data_train"])),
         "versions": config["versions"],
         "cpu": cpus.model(),
