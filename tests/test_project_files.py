@@ -40,6 +40,12 @@ def test_what_these_pages_name_exists(path):
         assert os.path.exists(os.path.join(ROOT, *module.split(".")) + ".py")
 
 
+def test_what_make_test_quick_runs_exists():
+    files = re.search(r"^QUICK := \$\(addprefix tests/,(.*?)\)$", text("Makefile"), re.M | re.S)[1]
+    for file in files.replace("\\\n", " ").split():
+        assert os.path.exists(os.path.join(ROOT, "tests", file)), file
+
+
 def test_the_hook_is_make_lint():
     assert "entry: make lint" in text(".pre-commit-config.yaml")
     assert "\nlint:\n" in text("Makefile")
