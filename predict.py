@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     )
     store.add_args(parser)
     parser.add_argument("--top-k", type=cli.positive_int, default=5, help="guesses a picture")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="csv-bom: for Excel")
     parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     parser.add_argument("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
     parser.add_argument(
@@ -126,7 +126,9 @@ def _rounded(probability):
 
 
 CSV_HEADER = "file,rank,name,probability"
-FORMATS = {"text": as_text, "csv": as_csv, "jsonl": as_jsonl}
+# Spreadsheets on Windows take a file without a byte order mark for the system's own encoding; most
+# other programs take the mark for a part of the first column's name.
+FORMATS = {"text": as_text, "csv": as_csv, "csv-bom": as_csv, "jsonl": as_jsonl}
 
 
 def print_guesses(
@@ -134,7 +136,9 @@ def print_guesses(
 ) -> int:
     """Print each picture's likeliest classes; how many pictures were read."""
     answers = classifier.stream(paths, args.top_k, changes=changes)
-    if args.format == "csv":
+    if args.format == "csv-bom" and sys.stdout.encoding.lower().startswith("utf"):
+        print("\ufeff", end="")
+    if FORMATS[args.format] is as_csv:
         print(CSV_HEADER)
     done = 0
     for path, guesses in _readable(paths, answers, args.batch_size):
