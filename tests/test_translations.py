@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from conftest import ROOT
 
-PAGES = ["README.md"]
+PAGES = ["README.md", "docs/six-ideas.md"]
 
 
 def chinese(page):
