@@ -53,7 +53,7 @@ test:
 	@$(BIN)/python -m pytest
 
 QUICK := $(addprefix tests/,test_house.py test_house_page.py test_project_files.py test_cli.py \
-  test_contributing.py io symbols/test_own.py symbols/test_symbols.py graph/test_graph.py \
+  test_contributing.py io/test_files.py io/test_history.py symbols/test_own.py symbols/test_symbols.py graph/test_graph.py \
   records/test_scan.py records/test_writer.py checkpoint/test_store.py train/test_schedule.py)
 test-quick:
 	@$(BIN)/python -m pytest $(QUICK)

@@ -1,6 +1,7 @@
 """What pip installs: dependencies and prepare_mxnet, and no package that others may have, too."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -30,8 +31,18 @@ def test_a_wheel_puts_nothing_in_the_way_of_others(foreign, tmp_path):
     """Built and installed by pip, in environments that have nothing else; it asks the index."""
     for folder in ("build", "use"):
         subprocess.run([sys.executable, "-m", "venv", tmp_path / folder], check=True)
+    source = tmp_path / "source"  # pip leaves a folder build where it builds
+    (source / "common").mkdir(parents=True)
+    for name in (
+        "setup.cfg",
+        "pyproject.toml",
+        "README.md",
+        "prepare_mxnet.py",
+        "common/version.py",
+    ):
+        shutil.copy(os.path.join(ROOT, name), source / name)
     pip = [tmp_path / "build/bin/python", "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT], check=True)
+    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", tmp_path, source], check=True)
     (wheel,) = tmp_path.glob("alexnet_mxnet-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
