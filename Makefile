@@ -4,6 +4,7 @@
 # make demo CUDA=1                             on GPU 0; GPUS=0,1 picks others. 2 GB of wheels
 # make ablation        AlexNet without each of its ideas, on CIFAR-10: hours; stopped and run again,
 #                      it resumes. STUDY=studies/relu.json RUNS=checkpoints/relu: ReLU against tanh
+# make test-quick      what most small changes can break: under 90 s on 2 cores
 # make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU
 # make test-browser    the page in Debian's chromium, headless
 # make test-mxnet MXNET=path                  MXNet's own unit tests, from its source at tag 1.9.1
@@ -20,8 +21,8 @@ dataset_alexnet := cifar10
 dataset_lenet   := mnist
 DATASET := $(dataset_$(NETWORK))
 
-.PHONY: demo ablation test test-slow test-cuda test-browser test-mxnet sanitize lint bench clean
-demo ablation test test-slow test-cuda test-browser test-mxnet sanitize lint: $(VENV)/.ready
+.PHONY: demo ablation test test-quick test-slow test-cuda test-browser test-mxnet sanitize lint bench clean
+demo ablation test test-quick test-slow test-cuda test-browser test-mxnet sanitize lint: $(VENV)/.ready
 test-slow: .venv-bench/.ready
 
 # MXNet's metadata asks for numpy<2, which Python 3.13 and later do not have: no dependencies.
@@ -52,6 +53,12 @@ ablation:
 # A file's tests stay in one process; many more than two would only wait for each other's threads.
 test:
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+QUICK := $(addprefix tests/,test_house.py test_house_page.py test_project_files.py test_cli.py \
+  test_contributing.py io/test_files.py io/test_history.py symbols/test_own.py symbols/test_symbols.py graph/test_graph.py \
+  records/test_scan.py records/test_writer.py checkpoint/test_store.py train/test_schedule.py)
+test-quick:
+	@$(BIN)/python -m pytest $(QUICK)
 
 test-slow:
 	@$(BIN)/python -m pytest -m slow

@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
         help="a picture is none of the classes if the likeliest is less probable; probabilities are"
         " those with the temperature that score.py --fit-temperature has found",
     )
-    parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="csv-bom: for Excel")
     parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     parser.add_argument("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
     parser.add_argument(
@@ -143,7 +143,9 @@ def _rounded(probability):
 
 NONE = "none of these"  # classes: what --threshold says
 CSV_HEADER = "file,rank,name,probability"
-FORMATS = {"text": as_text, "csv": as_csv, "jsonl": as_jsonl}
+# Spreadsheets on Windows take a file without a byte order mark for the system's own encoding; most
+# other programs take the mark for a part of the first column's name.
+FORMATS = {"text": as_text, "csv": as_csv, "csv-bom": as_csv, "jsonl": as_jsonl}
 
 
 def print_guesses(
@@ -155,7 +157,9 @@ def print_guesses(
         temperature = calibration.needed_temperature(args.model_prefix, args.load_epoch)
     wanted = len(classifier.classes) if temperature else args.top_k
     answers = classifier.stream(paths, wanted, changes=changes)
-    if args.format == "csv":
+    if args.format == "csv-bom" and sys.stdout.encoding.lower().startswith("utf"):
+        print("\ufeff", end="")
+    if FORMATS[args.format] is as_csv:
         print(CSV_HEADER)
     done = 0
     for path, guesses in _readable(paths, answers, args.batch_size):

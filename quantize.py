@@ -40,7 +40,6 @@ def parse_args() -> argparse.Namespace:
         help="use at most so many of them",
     )
     output.add_args(parser, _SUFFIX)
-    parser.add_argument("--verbose", action="store_true", help="show MXNet's own messages")
     args = parser.parse_args()
     output.resolve_prefix(args, _SUFFIX)
     return args
@@ -59,7 +58,7 @@ def main() -> None:
     origin = {"quantized_from": source, "data_calib": args.data_calib, "num_calib_examples": count}
     with output.new_checkpoint(args.out_prefix, args.load_epoch, args.overwrite) as save:
         images = sample_images(found, count, Preparation.from_args(trained))
-        network = quantization.quantize(*network, images, trained["image_shape"], args.verbose)
+        network = quantization.quantize(*network, images, trained["image_shape"])
         saved = save(network, config_entries(trained, classes, int8=origin))
 
     before, after = (os.path.getsize(path) / 1e6 for path in (source, saved))

@@ -61,7 +61,6 @@ def parse_args() -> argparse.Namespace:
         " --data-val has to be images that it was not trained on",
     )
     add("--json", type=cli.new_file, metavar="X.json", help="write all figures, each class's too")
-    add("--verbose", action="store_true", help="show MXNet's own messages")
     return parser.parse_args()
 
 
@@ -141,7 +140,7 @@ def main() -> None:
     records = pipeline.checked_records(args.data_val, len(classes), classes=config["classes"])
 
     started = time.monotonic()
-    reading = preparation, args.batch_size, args.data_nthreads, args.crops, args.verbose
+    reading = preparation, args.batch_size, args.data_nthreads, args.crops
     wanted = args.fit_temperature or calibration.temperature(config, args.load_epoch)
     scores = (calibration.Answers if wanted else confusion.Confusion)(top_k, classes)
     Evaluator(symbol, contexts, records, *reading).evaluate(*weights, scores)

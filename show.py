@@ -108,7 +108,7 @@ def _mistake_args(add):
 
 
 def _diagram_args(add):
-    add("network", choices=symbols.NETWORKS, metavar="NETWORK", help=", ".join(symbols.NETWORKS))
+    add("network", type=symbols.known, metavar="NETWORK", help=", ".join(symbols.NETWORKS))
     add("--image-shape", type=cli.image_shape, help="such as 3,227,227; default: the network's own")
     add("--num-classes", type=cli.positive_int, help="default: the network's own")
 
@@ -235,8 +235,9 @@ def mistakes(args: argparse.Namespace) -> Any:
 
 def diagram(args: argparse.Namespace) -> Any:
     """A figure of the network's diagram."""
-    symbol = symbols.get_symbol(args.network, args.num_classes)
-    shape = args.image_shape or symbols.IMAGE_SHAPES[args.network]
+    with cli.blaming("network"):
+        symbol = symbols.get_symbol(args.network, args.num_classes)
+    shape = args.image_shape or symbols.designed_for(args.network)
     with cli.blaming("--image-shape"):
         symbols.check_image_shape(symbol, shape)
     return network.diagram(symbol, shape, args.network)

@@ -49,7 +49,8 @@ def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optiona
         of --pretrained.
     """
     choice = cli.ArgumentParser(add_help=False)
-    choice.add_argument("--network", choices=symbols.NETWORKS, help="default: alexnet")
+    networks = ", ".join(symbols.NETWORKS)
+    choice.add_argument("--network", type=symbols.known, help=f"{networks}, or a symbols/NAME.py")
     choice.add_argument("--dataset", default="imagenet", help="whose recipe to follow")
     finetune.add_args(choice)
     chosen, _ = choice.parse_known_args()
@@ -105,16 +106,17 @@ def build(
             options.check_same(args, source["args"])
         symbol = finetune.graph(own, args.pretrained, args.num_classes)
     else:
-        with cli.blaming("--normalization"):
+        with cli.blaming("--network"):
             symbol = symbols.get_symbol(args.network, args.num_classes, **options.given(args))
     with cli.blaming("--image-shape"):
         symbols.check_image_shape(symbol, args.image_shape)
     if not args.pretrained:
         return symbol, None
     names = source["classes"] if source else None, classes
-    how = args.freeze, args.new_lr_mult, names
     weights = {name: array for part in weights for name, array in part.items()}
-    return symbol, finetune.select(symbol, args.image_shape, args.pretrained, weights, *how)
+    return symbol, finetune.select(
+        symbol, args.image_shape, args.pretrained, weights, args.freeze, names
+    )
 
 
 def main() -> None:

@@ -26,9 +26,7 @@ def main():
     parser = cli.ArgumentParser()
     flags.add_data_args(parser)
     parser.set_defaults(**recipes.recipe("alexnet", "imagenet").settings)
-    parser.set_defaults(
-        data_train=os.path.join(folder, "photos.rec"), seed=0, verbose=False, accumulate=1
-    )
+    parser.set_defaults(data_train=os.path.join(folder, "photos.rec"), seed=0, accumulate=1)
     args = parser.parse_args([f"--data-backend={backend}", f"--data-nthreads={threads}"])
     flags.check_data_args(args)
     data = TrainingData.from_args(args, scan_records(args.data_train))

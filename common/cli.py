@@ -8,6 +8,7 @@ import sys
 from typing import Callable, Counter, Iterator, List, NoReturn, Optional, Tuple
 
 from common import streams
+from common.version import VERSION
 
 
 class UserError(Exception):
@@ -30,6 +31,8 @@ class ArgumentParser(argparse.ArgumentParser):
         """``doc``: a module's docstring (None under PYTHONOPTIMIZE=2); its first line is shown."""
         kwargs.setdefault("description", (doc or "").partition("\n")[0] or None)
         super().__init__(allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        if self.add_help:
+            self.add_argument("--version", action="version", version=f"alexnet-mxnet {VERSION}")
 
     def error(self, message: str) -> NoReturn:
         """Print the message as one line, and exit with code 2."""

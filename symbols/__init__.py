@@ -16,11 +16,12 @@ article's counts and LeCun's. tests/graph/test_gradients.py compares outputs and
 implementation in numpy.
 """
 
+import argparse
 from typing import Callable, Dict, Optional, Tuple
 
 from common.runtime.mxnet import mx
 
-from . import alexnet, alexnet145, alexnet2012, alexnet_owt, caffenet, lenet
+from . import alexnet, alexnet145, alexnet2012, alexnet_owt, caffenet, lenet, own
 
 NETWORKS: Dict[str, Callable[..., mx.sym.Symbol]] = {
     "alexnet": alexnet.get_symbol,
@@ -30,7 +31,7 @@ NETWORKS: Dict[str, Callable[..., mx.sym.Symbol]] = {
     "caffenet": caffenet.get_symbol,
     "lenet": lenet.get_symbol,
 }
-# The input that each was designed for: (channels, height, width).
+# The input that each was designed for: (channels, height, width). Others take that of alexnet.
 IMAGE_SHAPES = {
     "alexnet": (3, 227, 227),
     "alexnet2012": (3, 227, 227),
@@ -43,21 +44,44 @@ IMAGE_SHAPES = {
 _LARGEST_TRIED = 1024  # pixels
 
 
+def known(network: str) -> str:
+    """An argparse type: a key of :data:`NETWORKS`, or a file of the user's in symbols/."""
+    try:
+        _check_name(network)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error))
+    return network
+
+
+def _check_name(network):
+    names = dict.fromkeys([*NETWORKS, *own.names()])
+    if network not in names:
+        raise ValueError(
+            f"'{network}' is unknown; choose from {', '.join(names)}, or write symbols/{network}.py"
+        )
+
+
+def designed_for(network: str) -> Tuple[int, int, int]:
+    """The network's own (channels, height, width)."""
+    return IMAGE_SHAPES.get(network, IMAGE_SHAPES["alexnet"])
+
+
 def get_symbol(network: str, num_classes: Optional[int] = None, **options) -> mx.sym.Symbol:
     """Build ``network``; ``num_classes`` defaults to the number that it was designed for.
 
     Args:
-        network: a key of :data:`NETWORKS`.
+        network: what :func:`known` takes.
         num_classes: outputs of the last layer.
         options: passed to the network's own ``get_symbol``.
 
     Raises:
-        ValueError: there is no such network.
+        ValueError: it is unknown or has no such option, or the user's file cannot be used.
     """
-    if network not in NETWORKS:
-        raise ValueError(f"network {network!r} is unknown; choose from {', '.join(NETWORKS)}")
+    _check_name(network)
     if num_classes is not None:
         options["num_classes"] = num_classes
+    if network not in NETWORKS:
+        return own.build(network, **options)
     return NETWORKS[network](**options)
 
 

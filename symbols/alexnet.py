@@ -73,7 +73,9 @@ def _check(num_group, activation, normalization, pooling):
         if value not in known:
             raise ValueError(f"{value}: is unknown; choose from {', '.join(known)}")
     if normalization == "lrn-by-column" and num_group == 1:
-        raise ValueError(f"{normalization}: needs two towers, which alexnet2012 has")
+        raise ValueError(
+            f"--normalization {normalization}: needs two towers, which alexnet2012 has"
+        )
 
 
 def _activate(net, layer, activation, normalization):

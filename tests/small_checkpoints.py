@@ -37,6 +37,6 @@ def save_lenet(prefix, classes, channels=3):
 def save_int8(prefix, source, classes):
     """The int8 form of :func:`save_lenet`'s checkpoint ``source``."""
     images = [np.float32(photo(32, 32, i).transpose(2, 0, 1)) / 60 - 2 for i in range(16)]
-    network = quantization.quantize(*store.load(source, 1), images, SETTINGS["image_shape"], False)
+    network = quantization.quantize(*store.load(source, 1), images, SETTINGS["image_shape"])
     save_config(prefix, {**SETTINGS, "num_classes": len(classes)}, classes, int8={})
     store.save(prefix, 1, *network)

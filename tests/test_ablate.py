@@ -129,7 +129,7 @@ def test_the_report_has_every_figure(study, here, tmp_path):
     assert [set(epoch) for epoch in run_of_seed["epochs"]] == [{"train", "holdout"}] * 2
     assert run_of_seed["seconds"] > 0 and run_of_seed["cpu"] and run_of_seed["versions"]["mxnet"]
     assert written["missing"] == []
-    with open(tmp_path / "report.csv") as file:
+    with open(tmp_path / "report.csv", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [(row["variant"], row["seeds"]) for row in rows] == [("baseline", "2"), ("relu", "2")]
     assert rows[1]["top-1"] == str(round(relu["top-1"], 4))

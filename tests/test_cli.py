@@ -10,12 +10,19 @@ from conftest import ROOT, assert_refused, run_script
 
 from common import cli
 from common.io.files import atomic
+from common.version import VERSION
 
 
 @pytest.mark.parametrize("text", ["", "3", "3,227", "2,227,227", "3,0,227", "3,a,227", "3,1,1,1"])
 def test_an_image_shape_that_is_none_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="channels,height,width"):
         cli.image_shape(text)
+
+
+@pytest.mark.parametrize("script", ["train_imagenet.py", "show.py"])
+def test_each_script_says_its_version(script):
+    said = run_script(script, "--version")
+    assert (said.returncode, said.stdout) == (0, f"alexnet-mxnet {VERSION}\n")
 
 
 def test_lists_are_read():

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 FLOORS = [
-    ["streams"],  # a file, as cli is
+    ["streams", "version"],  # files, as cli is
     ["cli"],
     ["io"],
     ["runtime"],

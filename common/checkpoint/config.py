@@ -15,6 +15,7 @@ from common.io import cpus
 from common.io.files import atomic, read_json, write_json
 from common.io.opencv import cv2
 from common.runtime.mxnet import mx
+from common.version import VERSION
 
 _OF_A_CHECKPOINT = re.compile(r"(.+?)-(?:0*(\d+)(?:-optimizer)?\.\w+|(?:symbol|config)\.json)")
 
@@ -52,6 +53,7 @@ def save_config(prefix: str, args: dict, classes: Optional[List[str]], **origin:
 def versions() -> dict:
     """What a result depends on besides its inputs: the versions and the number of threads."""
     return {
+        "alexnet-mxnet": VERSION,
         "python": platform.python_version(),
         "mxnet": mx.__version__,
         "numpy": np.__version__,

@@ -66,12 +66,11 @@ def _paths(prefix, number):
 
 def remove_left_over(prefix: str) -> None:
     """Delete what a run that was killed while it saved has left: temporary files, half a set."""
-    folder = os.path.dirname(prefix)
     for name in (prefix, partial(prefix)):
         for number in _unfinished(name):
             _remove_set(name, number)
         for match in _matches(name, r"-(\d{4,}(-optimizer)?|symbol|config)\.\w+" + TEMPORARY):
-            os.unlink(os.path.join(folder, match[0]))
+            os.unlink(os.path.join(os.path.dirname(prefix), match[0]))
 
 
 def _unfinished(prefix):
@@ -214,7 +213,8 @@ def load_record(prefix: str, number: int) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; without it a checkpoint holds weights only")
     if record.get("format") != _FORMAT:
-        raise UserError(f"{path}: is of a newer version of this program; update it")
+        newer = record.get("versions", {}).get("alexnet-mxnet", "a newer version")
+        raise UserError(f"{path}: was written by {newer} of this program; update this one")
     return record
 
 

@@ -7,7 +7,6 @@ on real images: this is the calibration. The ranges are part of the graph, so a 
 belongs to one epoch's weights.
 """
 
-import logging
 import os
 from typing import Iterable, Sequence, Tuple
 
@@ -72,7 +71,6 @@ def quantize(
     aux_params: dict,
     images: Iterable[np.ndarray],
     image_shape: Sequence[int],
-    verbose: bool = False,
 ) -> Tuple[mx.sym.Symbol, dict, dict]:
     """The same network in int8, calibrated on ``images``.
 
@@ -80,7 +78,6 @@ def quantize(
         symbol, arg_params, aux_params: the plain float32 network.
         images: prepared pictures, (C, H, W) float32 each.
         image_shape: (C, H, W).
-        verbose: show MXNet's own messages.
 
     Returns:
         symbol, arg_params and aux_params, for any batch size. The weights of fully connected layers
@@ -89,7 +86,7 @@ def quantize(
     Raises:
         UserError: the network has no layer that can be quantised.
     """
-    native.drop_lines([] if verbose else native.MXNET_NOISE)
+    native.drop_lines(native.MXNET_NOISE)
     network = mx.contrib.quantization.quantize_model_mkldnn(
         symbol,
         arg_params,
@@ -97,7 +94,7 @@ def quantize(
         calib_mode="naive",  # the whole range; "entropy" needs scipy
         calib_data=_Batches(images, image_shape),
         quantized_dtype="auto",  # unsigned after a relu, else signed
-        logger=logging.getLogger(__name__) if verbose else None,
+        logger=None,
     )
     if not is_quantized(network[0]):
         raise UserError("the network has no convolution or fully connected layer to quantise")

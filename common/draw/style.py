@@ -2,6 +2,8 @@
 
 import functools
 import io
+import re
+import sys
 import threading
 import warnings
 from typing import Any, Callable, Sequence, Tuple
@@ -19,7 +21,6 @@ SHADES = ("#ffffff", "#9ccbe4", "#0072b2", "#00263c")  # from nothing to much
 _DOTS = 200  # an inch: twice those of a screen
 _LARGEST = 200_000  # bytes of a PNG in full colour
 _SETTINGS = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.edgecolor": FAINT,
@@ -32,6 +33,12 @@ _SETTINGS = {
     "text.parse_math": False,  # names may have a $ in them
     "svg.hashsalt": "",  # the same picture is the same file
 }
+# The first comes with matplotlib; for what it lacks, Chinese above all, the first of these that is
+# installed.
+_FONTS = (
+    *("DejaVu Sans", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei"),
+    *("WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei", "SimHei", "PingFang SC"),
+)
 _lock = threading.Lock()  # matplotlib's settings are the process's
 
 
@@ -54,10 +61,17 @@ def styled(draw: Callable) -> Callable:
     def within(*args, **kwargs):
         import matplotlib
 
-        with _lock, matplotlib.rc_context(_SETTINGS):
+        with _lock, matplotlib.rc_context(_settings()):
             return draw(*args, **kwargs)
 
     return within
+
+
+def _settings():
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return {**_SETTINGS, "font.family": [name for name in _FONTS if name in installed]}
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -100,17 +114,25 @@ def fitting(names: Sequence[str], length: int) -> Sequence[str]:
 
 
 def write(figure: Any, path: str) -> None:
-    """Write a figure to ``path``, whole or not at all: SVG if it ends in .svg, else PNG."""
+    """Write a figure to ``path``, whole or not at all: SVG if it ends in .svg, else PNG.
+
+    Characters that no font has are boxes; a line on stderr names them.
+    """
     import matplotlib
 
     kind = "svg" if path.lower().endswith(".svg") else "png"
     nothing = {"Date": None} if kind == "svg" else {"Software": None}  # that changes by itself
     content = io.BytesIO()
-    with _lock, matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # it is drawn as a box
+    with _lock, matplotlib.rc_context(_settings()), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         figure.savefig(
             content, format=kind, dpi=_DOTS, bbox_inches="tight", pad_inches=0.08, metadata=nothing
         )
+    missing = re.findall(r"Glyph (\d+) .*missing", "\n".join(str(one.message) for one in told))
+    if missing:
+        letters = "".join(sorted({chr(int(number)) for number in missing}))
+        remedy = "install one, such as Debian's fonts-noto-cjk"
+        print(f"{path}: no font here has {letters[:20]}; {remedy}", file=sys.stderr)
     if kind == "png":
         content = _smaller(content)
     with atomic(path) as temporary, open(temporary, "wb") as file:

@@ -89,7 +89,8 @@ def write(confusion: Confusion, path: str) -> None:
 
 
 def _write_csv(confusion, path):
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    # With a byte order mark, or spreadsheets on Windows take UTF-8 for the system's own encoding.
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["true class / first guess", *confusion.classes])
         for name, counts in zip(confusion.classes, confusion.matrix.tolist()):

@@ -65,7 +65,6 @@ class Evaluator:
     batch_size: int
     threads: int
     crops: int = 1
-    verbose: bool = False
     share: Share = Share()
 
     def evaluate(self, arg_params: dict, aux_params: dict, scores: Scores) -> Scores:
@@ -91,13 +90,9 @@ class Evaluator:
         if self.crops > 1:
             square = (preparation.channels, preparation.resize, preparation.resize)
             preparation = dataclasses.replace(preparation, image_shape=square)
+        part = numbers if self.share.size > 1 else None
         return pipeline.evaluation_batches(
-            self.records,
-            preparation,
-            batch_size,
-            self.threads,
-            self.verbose,
-            numbers if self.share.size > 1 else None,
+            self.records, preparation, batch_size, self.threads, part
         )
 
     def _views(self, images):

@@ -6,6 +6,7 @@ which says of which checkpoint, records and preparation they are.
 """
 
 import dataclasses
+import json
 import os
 from typing import Iterator, List, NamedTuple, Tuple
 
@@ -37,20 +38,17 @@ class Source(NamedTuple):
     records: Records
 
     def identity(self, classifier: Classifier) -> dict:
-        """What has to be the same for an index to be used; in the types that JSON has."""
-        preparation = dataclasses.asdict(classifier.preparation)
-        return {
+        """What has to be the same for an index to be used, as JSON gives it back."""
+        identity = {
             "params": sha256(store.params_path(self.prefix, self.epoch)),
             "symbol": sha256(f"{self.prefix}-symbol.json"),
             "layer": self.layer,
             "records": records_fingerprint(self.records.path),
             "checksums": _checksums(self.records.path),
             "images": len(self.records),
-            "preparation": {
-                key: list(value) if isinstance(value, tuple) else value
-                for key, value in preparation.items()
-            },
+            "preparation": dataclasses.asdict(classifier.preparation),
         }
+        return json.loads(json.dumps(identity))
 
 
 def _checksums(path):

@@ -147,7 +147,7 @@ def _decoded(data, seed, files, count, shuffle=True):
     size = min(data.batch_shape[0], count)
     options = dict(data.augmentation.options, batch_size=size, shuffle=shuffle, seed=seed)
     # Without round_batch the last batch ends in noise, but the next pass is complete.
-    options.update(dtype="uint8", round_batch=False, verbose=data.verbose)
+    options.update(dtype="uint8", round_batch=False)
     # Each thread draws crops and mirrors by a generator of its own, for whichever images it gets.
     batches = _record_iterator(data.records, data.preparation, data.threads, files, **options)
     offset = order.offset(seed, size)
@@ -164,26 +164,23 @@ def evaluation_batches(
     preparation: Preparation,
     batch_size: int,
     threads: int,
-    verbose: bool = False,
     numbers: Optional[np.ndarray] = None,
 ) -> Iterator[Tuple[mx.io.DataBatch, int]]:
     """Centre crops of images of ``records``, in order, each exactly once.
 
     Args:
         threads: that decode.
-        verbose: show MXNet's own messages.
         numbers: of the records, a batch at least; None: all.
 
     Yields:
         A batch, and how many of its rows count; the rest of the last batch is padding.
     """
     # A new iterator each time: after a reset MXNet 1.9.1 mixes the last epoch's padding in.
-    options = {"batch_size": batch_size, "verbose": verbose}
     parts = [(None, len(records))]
     if numbers is not None:
         parts = copies.files(records, numbers, batch_size)
     for files, total in parts:
-        batches = _record_iterator(records, preparation, threads, files, **options)
+        batches = _record_iterator(records, preparation, threads, files, batch_size=batch_size)
         for i, batch in enumerate(take(batches, records.path, -(-total // batch_size))):
             yield batch, min(batch_size, total - i * batch_size)
 
@@ -225,7 +222,7 @@ def synthetic(data: TrainingData, context: mx.Context) -> Iterator[mx.io.DataBat
     return itertools.repeat(next(batches))
 
 
-def _record_iterator(records, preparation, threads, drawn=None, verbose=False, **options):
+def _record_iterator(records, preparation, threads, drawn=None, **options):
     for name, mean, std in zip("rgb", preparation.mean, preparation.std):
         options[f"mean_{name}"], options[f"std_{name}"] = mean, std
     if preparation.resize is not None:
@@ -238,13 +235,13 @@ def _record_iterator(records, preparation, threads, drawn=None, verbose=False, *
         path_imgrec=";".join(links[:-1]),
         path_imgidx=links[-1],
         data_shape=preparation.image_shape,
-        verbose=verbose,
+        verbose=False,
     )
     unknown = [name for name in options if f"\n{name} : " not in mx.io.ImageRecordIter.__doc__]
     if unknown:  # MXNet ignores what it does not know
         raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
     native.load()  # with it an image that cannot be decoded is an error, without it a crash
-    native.drop_lines([] if verbose else native.MXNET_NOISE)
+    native.drop_lines(native.MXNET_NOISE)
     with _decoding(records.path), _openmp_threads(threads):
         batches = mx.io.ImageRecordIter(**options)
     batches.files = folder, opened  # they stay as long as it lives

@@ -29,7 +29,6 @@ class TrainingData:
         dtype: of a batch, "float32", normalised, or "uint8", which the devices normalise.
         backend: "mxnet" or "dali", the reader.
         threads: that decode; with 1 ImageRecordIter's crops and mirrors are repeatable.
-        verbose: show MXNet's own messages.
         class_weights: what an image of each class weighs in the gradient; None: all the same.
         balanced: an epoch has each class equally often, in place of each image once.
         share: which part of each batch this process reads, if there are several workers.
@@ -44,7 +43,6 @@ class TrainingData:
     dtype: str = "float32"
     backend: str = "mxnet"
     threads: int = 1
-    verbose: bool = False
     class_weights: Optional[Sequence[float]] = None
     balanced: bool = False
     share: Share = Share()
@@ -80,7 +78,6 @@ class TrainingData:
             dtype=args.data_dtype,
             backend=args.data_backend,
             threads=1 if one_thread else args.data_nthreads,
-            verbose=args.verbose,
             class_weights=class_weights(args.class_weights, records, num_classes or 1000),
             balanced=args.draw == "balanced",
         )

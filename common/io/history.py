@@ -12,7 +12,7 @@ class History(NamedTuple):
     """A training run so far. What a resumed run did again counts once."""
 
     args: dict  # the last start's
-    epochs: Dict[int, Dict[str, Figures]]  # number -> {"train": ..., "val": ...}
+    epochs: Dict[int, dict]  # number -> {"train": Figures, "val": Figures, "img_per_s": ...}
     batches: Dict[Tuple[int, int], Tuple[float, Figures]]
     """(epoch, batch of it) -> position in epochs, and means over the epoch up to there."""
 
@@ -35,14 +35,12 @@ def read_history(path: str) -> History:
             history.args.clear()
             history.args.update(event)
         elif kind == "epoch":
-            history.epochs[event.get("epoch", 0)] = {
-                name: event[name] for name in ("train", "val") if name in event
-            }
+            history.epochs[event.get("epoch", 0)] = event
         elif kind == "batch" and "epoch" in event:  # the first versions wrote none
             position = event.pop("epoch")
             number = -int(-position // 1)
             history.batches[number, event["batch"]] = position, event
-    if not history.args:
+    if not history.args and (history.epochs or history.batches):
         raise UserError(f"{path}: is not a training run's log, which begins with an event 'start'")
     return history
 

@@ -53,10 +53,8 @@ def prepare() -> None:
     # How long a waiting thread spins before it sleeps. GNU OpenMP's default, some milliseconds,
     # makes small networks ten times slower as soon as another process uses the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    if "--verbose" not in sys.argv:
-        os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
-        os.environ.setdefault("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
-        os.environ.setdefault("MXNET_CUDNN_LIB_CHECKING", "0")
+    for talkative in ("SUBGRAPH_VERBOSE", "STORAGE_FALLBACK_LOG_VERBOSE", "CUDNN_LIB_CHECKING"):
+        os.environ.setdefault(f"MXNET_{talkative}", "0")
     _check_libraries()  # after the settings above: GNU OpenMP reads them when it is loaded
     if cuda.is_needed():
         _prepare_cuda()

@@ -1,7 +1,5 @@
 """The folder of a study: a run of it is a folder there, and its files tell how far it has come."""
 
-import contextlib
-import json
 import os
 import re
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
@@ -149,15 +147,3 @@ class Folder:
 def _write(path, entries):
     with atomic(path) as temporary:
         write_json(temporary, entries)
-
-
-def epochs(log_path: str) -> List[dict]:
-    """What a run's log has of each epoch, in order; of an epoch that is told twice, the last."""
-    found = {}
-    with open(log_path, encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):  # a line that a full disk or a kill has cut
-                entry = json.loads(line)
-                if entry["event"] == "epoch":
-                    found[entry["epoch"]] = entry
-    return [found[number] for number in sorted(found)]

@@ -5,12 +5,12 @@ import shutil
 from typing import Callable, Dict, List, Sequence
 
 from common.cli import UserError
-from common.io.history import log_path
+from common.io.history import log_path, read_history
 from common.io.log import duration
 from common.records.scan import Records, scan_records
 
 from .definition import Study
-from .folder import Folder, Run, epochs
+from .folder import Folder, Run
 from .process import speed
 
 _SCORED = 1 / 3  # of the time that an image takes in training: forward without backward
@@ -98,7 +98,7 @@ class Times:
 
     def _epochs(self, run):
         path = log_path(self._folder.prefix(run))
-        return epochs(path) if os.path.exists(path) else []
+        return read_history(path).epochs.values() if os.path.exists(path) else ()
 
 
 def describe(folder: Folder, runs: Sequence[Run], times: Times) -> str:

@@ -15,11 +15,11 @@ from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.io import cpus
 from common.io.children import ROOT, as_child
-from common.io.history import log_path
+from common.io.history import log_path, read_history
 from common.io.signals import Stop
 from common.records.scan import scan_records
 
-from .folder import Folder, Run, epochs
+from .folder import Folder, Run
 
 _TIMED = 30  # batches that time a variant; training says its speed after 22
 _NOT_FINITE = "not finite"
@@ -136,7 +136,7 @@ def _measured(folder, run):
         score = json.load(file)
     return {
         "score": score,
-        "epochs": epochs(log_path(folder.prefix(run))),
+        "epochs": list(read_history(log_path(folder.prefix(run))).epochs.values()),
         "images": config["args"]["num_examples"] or len(scan_records(config["args"]["data_train"])),
         "versions": config["versions"],
         "cpu": cpus.model(),

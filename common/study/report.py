@@ -109,7 +109,7 @@ def write(results: dict, prefix: str) -> List[str]:
         with open(as_json, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=1)
             file.write("\n")
-        with open(as_csv, "w", encoding="utf-8", newline="") as file:
+        with open(as_csv, "w", encoding="utf-8-sig", newline="") as file:  # as confusion's
             writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(_row(name, row) for name, row in results["variants"].items())

@@ -156,7 +156,6 @@ def _for_training(symbol, settings, pretrained):
     if settings.weighted:
         symbol = weighted(symbol)
     if pretrained:
-        symbol = finetune.with_lr_mult(symbol, pretrained.other, pretrained.lr_mult)
         symbol = finetune.with_frozen_statistics(symbol, pretrained.frozen)
     return symbol
 

@@ -20,12 +20,11 @@ _PREPARATION = ("image_shape", "resize", "rgb_mean", "rgb_std")
 
 
 class Pretrained(NamedTuple):
-    """What --pretrained, --freeze and --new-lr-mult mean for a network."""
+    """What --pretrained and --freeze mean for a network."""
 
     params: Dict[str, mx.nd.NDArray]  # those that fit the network, auxiliary states among them
     other: List[str]  # weights that the source lacks, or has in another shape
     frozen: List[str]  # weights that are not trained
-    lr_mult: float  # factor of the learning rate of the other weights
     rows: Dict[str, mx.nd.NDArray]  # of other weights: the source's rows of classes it knows
     row_numbers: List[int]  # which rows of the network's output layer those become
     classes: str  # how the output layer came about, for the first lines of a run
@@ -44,12 +43,6 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="layers that are not trained, by how their names begin, such as conv or conv1,conv2",
     )
-    group.add_argument(
-        "--new-lr-mult",
-        type=cli.number(least=0),
-        default=1.0,
-        help="factor of the learning rate of layers that --pretrained does not fill",
-    )
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -63,8 +56,8 @@ def check_args(args: argparse.Namespace) -> None:
     same = args.pretrained and args.model_prefix
     if same and os.path.realpath(args.pretrained) == os.path.realpath(args.model_prefix):
         raise UserError("--pretrained and --model-prefix: are the same; choose another prefix")
-    if args.pretrained is None and (args.freeze or args.new_lr_mult != 1):
-        raise UserError("--freeze and --new-lr-mult: need --pretrained")
+    if args.pretrained is None and args.freeze:
+        raise UserError("--freeze: needs --pretrained")
 
 
 def source_config(prefix: str) -> Optional[dict]:
@@ -120,7 +113,6 @@ def select(
     prefix: str,
     given: Dict[str, mx.nd.NDArray],
     freeze: Sequence[str] = (),
-    lr_mult: float = 1.0,
     classes: Tuple[Optional[Sequence[str]], Optional[Sequence[str]]] = (None, None),
 ) -> Pretrained:
     """The weights of a checkpoint that have the names and shapes of the network ``symbol``.
@@ -131,7 +123,6 @@ def select(
         image_shape: (channels, height, width), on which the shapes depend.
         given: the weights of the checkpoint at ``prefix``, auxiliary states among them.
         freeze: how the names of the frozen layers begin.
-        lr_mult: factor of the learning rate of the weights that do not fit.
         classes: names of the source's classes and of the network's, None where they are unknown.
 
     Raises:
@@ -150,7 +141,7 @@ def select(
     other = [name for name in names if name not in fit]
     frozen = [name for name in trained if name.startswith(tuple(freeze))]
     _check_frozen(freeze, trained, frozen, other)
-    return Pretrained(fit, other, frozen, lr_mult, rows, numbers, said)
+    return Pretrained(fit, other, frozen, rows, numbers, said)
 
 
 def _output_layer(symbol):
@@ -215,18 +206,6 @@ def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[
     )
     flags = other_preparation(vars(args), source)
     return text + ("; preparation: its own" + (f" but for {flags}" if flags else ""))
-
-
-def with_lr_mult(symbol: mx.sym.Symbol, names: Sequence[str], factor: float) -> mx.sym.Symbol:
-    """A copy of ``symbol`` whose variables ``names`` learn at ``factor`` times the learning rate.
-
-    MXNet's optimizers read that from the variables' attributes.
-    """
-    graph = Graph(symbol)
-    for node in graph.nodes:
-        if node.is_variable and node.name in names:
-            node.attrs["__lr_mult__"] = str(factor)
-    return graph.symbol()
 
 
 def with_frozen_statistics(symbol: mx.sym.Symbol, frozen: Sequence[str]) -> mx.sym.Symbol:

@@ -160,7 +160,6 @@ def _add_output_args(group):
         help="print the norms of all tensors every so many batches; 0: never",
     )
     board.add_args(group)
-    add("--verbose", action="store_true", help="show MXNet's own messages")
 
 
 def check_train_args(args: argparse.Namespace) -> None:

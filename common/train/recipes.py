@@ -203,16 +203,20 @@ RECIPES = {
 
 
 def recipe(network: str, dataset: str) -> Recipe:
-    """The recipe for ``network`` on ``dataset``.
+    """The recipe for ``network`` on ``dataset``; of a user's network, that of the first one there.
 
     Raises:
         UserError: there is none.
     """
-    try:
+    if (network, dataset) in RECIPES:
         return RECIPES[network, dataset]
-    except KeyError:
-        known = ", ".join(d for n, d in RECIPES if n == network)
-        raise UserError(f"--dataset {dataset}: {network} has recipes for {known} only")
+    known = [d for n, d in RECIPES if n == network]
+    for (other, there), found in RECIPES.items():
+        if there == dataset and not known:
+            source = f"{other}'s ({found.source})"
+            return found._replace(source=source, expected="what your network reaches")
+    names = ", ".join(known or dict.fromkeys(d for _, d in RECIPES))
+    raise UserError(f"--dataset {dataset}: {network} has recipes for {names} only")
 
 
 def describe(

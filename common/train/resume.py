@@ -9,6 +9,7 @@ unfinished epoch's figures is enough to continue exactly.
 import argparse
 import dataclasses
 import hashlib
+import json
 import os
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
@@ -42,7 +43,7 @@ _FIXED = (
 # Flags that are younger than some checkpoints, and what those were trained with.
 _YOUNG = {"accumulate": 1, "draw": "all", "gc_type": "none", "gc_threshold": 0.5}
 # Arguments whose change is not worth a mention.
-_NOT_MENTIONED = ("resume", "load_epoch", "overwrite", "verbose")
+_NOT_MENTIONED = ("resume", "load_epoch", "overwrite")
 
 
 @dataclasses.dataclass
@@ -136,7 +137,7 @@ def _place(args):
 
 def _load(place, arguments, data):
     record = store.load_record(*place)
-    now = _as_json(arguments)
+    now = json.loads(json.dumps(arguments))  # as it was when the record was written
     _check(record, store.record_path(*place), now, data)
     names = [field.name for field in dataclasses.fields(State)]
     state = State(**{name: record[name] for name in names if name in record})
@@ -184,10 +185,6 @@ def _check_classes(prefix, data):
             f"{data.name}: its -classes.txt has other names than {config_path(prefix)}; restore it,"
             " or take another --model-prefix"
         )
-
-
-def _as_json(arguments):
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in arguments.items()}
 
 
 def seed_dropout(seed: int, batch: int) -> None:

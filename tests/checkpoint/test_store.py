@@ -12,6 +12,7 @@ from common.checkpoint.config import load_config, save_config
 from common.cli import UserError
 from common.io import files
 from common.io.lock import lock
+from common.version import VERSION
 
 SYMBOL = mx.sym.SoftmaxOutput(
     mx.sym.FullyConnected(mx.sym.Variable("data"), name="fc1", num_hidden=3), name="softmax"
@@ -73,6 +74,16 @@ def test_without_optimizer_state_there_is_no_file_of_it(prefix):
     assert store.load_optimizer(prefix, 3) == {}
     assert store.newest(prefix) == ((prefix, 3), [])
     assert equal(store.load(prefix, 3)[2], {"mean": mx.nd.ones(2)})
+
+
+def test_a_record_of_a_newer_form_names_the_version_that_wrote_it(prefix, monkeypatch):
+    with monkeypatch.context() as newer:
+        newer.setattr(store, "_FORMAT", 2)
+        newer.setattr(store, "versions", lambda: {"alexnet-mxnet": "9.9"})
+        save(prefix, 3)
+    with pytest.raises(UserError, match=r"x\+\(1\)-0003.json: was written by 9.9 of this program"):
+        store.load(prefix, 3)
+    assert store.load_record(prefix, 2)["versions"]["alexnet-mxnet"] == VERSION
 
 
 def test_a_prefix_needs_no_folder_in_it(tmp_path, monkeypatch):

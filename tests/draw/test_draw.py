@@ -212,9 +212,41 @@ def test_the_same_picture_is_the_same_file(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_name_that_the_font_lacks_is_drawn_without_a_warning(tmp_path):
-    panel = Panel("loss", [Curve("猫", [1, 2], np.ones((1, 2)))])
+def test_characters_that_no_font_has_are_named_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(style, "_FONTS", ["DejaVu Sans"])
+    panel = Panel("loss", [Curve("猫与狗", [1, 2], np.ones((1, 2)))])
     style.write(curves([panel], "epochs"), str(tmp_path / "x.png"))
+    line = (
+        f"{tmp_path}/x.png: no font here has 与狗猫; install one, such as Debian's fonts-noto-cjk\n"
+    )
+    assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.filterwarnings("error")
+def test_another_font_is_taken_for_characters_that_the_first_lacks(tmp_path, monkeypatch, capsys):
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+    from matplotlib import font_manager
+
+    font, pen = FontBuilder(1000), TTGlyphPen(None)
+    for number, corner in enumerate([(0, 0), (0, 900), (900, 0)]):
+        (pen.lineTo if number else pen.moveTo)(corner)
+    pen.closePath()
+    font.setupGlyphOrder([".notdef", "cat"])
+    font.setupCharacterMap({ord("猫"): "cat"})
+    font.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "cat": pen.glyph()})
+    font.setupHorizontalMetrics({".notdef": (1000, 0), "cat": (1000, 0)})
+    font.setupHorizontalHeader(ascent=900, descent=-100)
+    font.setupNameTable({"familyName": "SimHei", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(str(tmp_path / "x.ttf"))
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
+    monkeypatch.setattr(style, "_FONTS", ["DejaVu Sans", "SimHei"])
+    font_manager.fontManager.addfont(str(tmp_path / "x.ttf"))
+    panel = Panel("loss", [Curve("a 猫", [1, 2], np.ones((1, 2)))])
+    style.write(curves([panel], "epochs"), str(tmp_path / "x.png"))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_large_photograph_becomes_a_small_file(tmp_path):

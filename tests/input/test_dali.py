@@ -143,7 +143,7 @@ def test_crops_and_mirrors_are_uniform(gradient, backend):
 def test_lighting_has_imagerecorditers_statistics(gradient, backend):
     """Against ImageRecordIter's own pca_noise, which truncates to whole grey levels."""
     preparation = training_data(path=gradient).preparation
-    options = dict(batch_size=64, pca_noise=0.3, verbose=False)
+    options = dict(batch_size=64, pca_noise=0.3)
     reference = pipeline._record_iterator(scan_records(gradient), preparation, 1, **options)
     theirs = [batch.data[0].asnumpy() for batch in itertools.islice(reference, 40)]
     plain, _ = all_of(gradient, backend=backend, batch_size=64)

@@ -32,7 +32,6 @@ def arguments(*flags, path="x.rec", shape=(3, 20, 20), batch_size=4, seed=0):
         batch_size=batch_size,
         accumulate=1,
         seed=seed,
-        verbose=False,
         data_nthreads=1,
     )
     return parser.parse_args(flags)
@@ -146,7 +145,7 @@ def test_an_option_mxnet_does_not_know_cannot_reach_it(numbered):
     with pytest.raises(TypeError, match="rand_mirorr"):
         preparation = training_data(path=numbered).preparation
         options = {"batch_size": 2, "rand_mirorr": True}
-        pipeline._record_iterator(scan_records(numbered), preparation, 1, verbose=False, **options)
+        pipeline._record_iterator(scan_records(numbered), preparation, 1, **options)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 1.5], [0, 1, float("nan")]])

@@ -60,7 +60,6 @@ def test_flags_that_make_no_sense_are_refused(source):
     for flags, words in (
         (["--pretrained", source], "--pretrained-epoch"),
         (["--freeze", "conv"], "--pretrained"),
-        (["--new-lr-mult", 3], "--pretrained"),
         (["--pretrained", source, "--pretrained-epoch", 9], "0009"),
     ):
         command = [*LENET, "--benchmark", 1, "--num-classes", 3, *flags]
@@ -91,22 +90,6 @@ def test_frozen_layers_stay_and_the_others_learn(source, grey, tmp_path):
     assert_refused(
         run_here(train_imagenet.main, *LENET, *flags[:-2], *pretrained, "--resume"), "--freeze"
     )
-
-
-def test_new_layers_have_a_learning_rate_of_their_own(source, grey, tmp_path):
-    """With a multiplier of 0 they stay at their random start, the same for the same seed."""
-    ends = []
-    for mult in (0, 0, 1):
-        prefix = str(tmp_path / f"m{len(ends)}")
-        flags = ["--data-train", grey.train, "--model-prefix", prefix, "--new-lr-mult", mult]
-        flags += ["--pretrained", source, "--pretrained-epoch", 2, "--lr", 0.05 + len(ends) / 100]
-        assert run_here(train_imagenet.main, *LENET, *flags).returncode == 0
-        ends.append(mx.nd.load(f"{prefix}-0001.params"))
-    last = "arg:output_weight"
-    assert np.array_equal(ends[0][last].asnumpy(), ends[1][last].asnumpy())
-    assert not np.array_equal(ends[0][last].asnumpy(), ends[2][last].asnumpy())
-    first = "arg:c1_weight"
-    assert not np.array_equal(ends[0][first].asnumpy(), ends[1][first].asnumpy())
 
 
 @pytest.fixture(scope="module")

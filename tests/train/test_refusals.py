@@ -121,11 +121,10 @@ REFUSED = [
     # Fine-tuning.
     ["--overwrite", "--pretrained", "{folder}/x"],
     ["--overwrite", "--pretrained", "{folder}/x", "--pretrained-epoch", "9"],
-    ["--overwrite", "--pretrained", "{folder}/x", "--pretrained-epoch", "1", "--new-lr-mult", "2"],
+    ["--overwrite", "--pretrained", "{folder}/x", "--pretrained-epoch", "1"],
     ["--overwrite", "--pretrained", "{folder}/none", "--pretrained-epoch", "1"],
     ["--overwrite", "--pretrained", "{folder}/x", "--pretrained-epoch", "1", "--freeze", "xyz"],
     ["--overwrite", "--freeze", "c1"],
-    ["--overwrite", "--new-lr-mult", "-1"],
 ]
 
 
