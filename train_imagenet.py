@@ -207,7 +207,7 @@ def together(
     resumed: Optional[resume.Resumed],
 ) -> dict:
     """What has to be the same on all workers."""
-    own = ("data_train", "data_val", "data_nthreads", "gpus", "cpus", "verbose")
+    own = ("data_train", "data_val", "data_nthreads", "gpus", "cpus")
     return {
         "training records": data.fingerprint,
         "validation records": validation and records_fingerprint(validation.path),
