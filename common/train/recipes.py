@@ -112,7 +112,7 @@ _IMAGENET_145 = dict(
 # never on test parts. make_classifier.py chooses the size and the epochs for the time at hand: 20
 # epochs at 67 px gave 57.8% of 204 pictures of Oxford's 17 flowers, 12 epochs at 99 px 52.5%.
 # Batch norm (bn-before) at this rate began with a loss of 5 and was at 23% after 3 epochs, where
-# LRN was at 21%. Four times the rate stays finite and learns slowly.
+# LRN was at 13%. Four times the rate stays finite and learns slowly.
 _PHOTOS = dict(
     _SGD_2012,
     image_shape=(3, 131, 131),
