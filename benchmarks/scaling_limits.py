@@ -1,0 +1,63 @@
+"""Arithmetic, not measurement: what network and decoding allow AlexNet on many GPUs.
+
+    python benchmarks/scaling_limits.py
+
+docs/scaling.md has the formulas and this table.
+"""
+
+import math
+
+import symbols
+from common import cli
+
+IMAGES = 2994  # a second on a V100: MXNet's own performance page
+BATCH = 128  # images a GPU
+IN_MACHINE = 8  # GPUs
+DECODED = 950  # images a second and core: ImageRecordIter read 1,906 a second on 2 cores here
+NETWORKS = (10, 25, 100)  # Gbit/s
+
+
+def weights() -> dict:
+    """Bytes of the gradients of AlexNet's convolutions and of its fully connected layers."""
+    symbol = symbols.get_symbol("alexnet")
+    shapes, _, _ = symbol.infer_shape(data=(1, 3, 227, 227))
+    sizes = {name: 4 * math.prod(shape) for name, shape in zip(symbol.list_arguments(), shapes)}
+    return {
+        kind: sum(size for name, size in sizes.items() if name.startswith(kind))
+        for kind in ("conv", "fc")
+    }
+
+
+def limit(gpus: int, gbits: float, size: float, bits: float = 32) -> float:
+    """Images a second of all GPUs, if communication and computation overlap wholly.
+
+    Args:
+        size: bytes of all gradients.
+        bits: of each gradient on its way to the servers; the answers have 32.
+    """
+    machines = gpus / IN_MACHINE
+    # A machine sends its gradients as a worker, and as a server 1/machines of the sums to each.
+    sent = size * (bits / 32 + 1) * (machines - 1) / machines
+    step = max(BATCH / IMAGES, sent / (gbits * 1e9 / 8))
+    return gpus * BATCH / step
+
+
+def main() -> None:
+    """Print the tables."""
+    parts = weights()
+    size = sum(parts.values())
+    print(f"gradients: {size / 1e6:.0f} MB, of convolutions {parts['conv'] / 1e6:.0f}\n")
+    print("| GPUs | perfect, img/s |", *(f"{g} Gbit/s | 2-bit |" for g in NETWORKS))
+    print("|---" * (2 + 2 * len(NETWORKS)) + "|")
+    for gpus in (8, 64, 256):
+        cells = [f"{gpus}", f"{gpus * IMAGES:,}"]
+        for gbits in NETWORKS:
+            for bits in (32, 2):
+                cells.append(f"{limit(gpus, gbits, size, bits) / (gpus * IMAGES):.0%}")
+        print(f"| {' | '.join(cells)} |")
+    cores = IN_MACHINE * IMAGES / DECODED
+    print(f"\ndecoding: {IN_MACHINE * IMAGES:,} img/s a machine, {cores:.0f} cores")
+
+
+if __name__ == "__main__":
+    cli.run(main)
