@@ -27,6 +27,7 @@ from common.io import cpus
 from common.io.files import cache_folder
 from common.io.libraries import remedy
 from common.runtime import cuda
+from common.version import VERSION
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PATIENCE = 300  # seconds: importing from a cold disk and building the operators take long
@@ -158,6 +159,7 @@ def _one_of(packages: List[str]) -> _Section:
 
 
 def _python(facts: Dict[str, Any]) -> _Section:
+    yield "alexnet-mxnet", VERSION
     yield "Python", f"{platform.python_version()} on {platform.platform()}"
     yield "numpy", facts.get("numpy") or " ".join(_packages("numpy")) or "not installed"
 
