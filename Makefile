@@ -95,7 +95,7 @@ clean:
 
 # AlexNet against its peers, which live in an environment of their own (needs Python 3.9 or later)
 bench: $(VENV)/.ready .venv-bench/.ready
-	@$(BIN)/python benchmarks/bench_alexnet.py --peers .venv-bench/bin/python
+	@$(BIN)/python -m benchmarks.bench_alexnet --peers .venv-bench/bin/python
 
 .venv-bench/.ready: Makefile
 	@$(PYTHON) -m venv --clear .venv-bench

@@ -1,21 +1,20 @@
 """What a checkpoint costs: saving and resuming, against a training step and MXNet's own saving.
 
-    python benchmarks/bench_checkpoint.py
-    python benchmarks/bench_checkpoint.py --folder /mnt/slow --rounds 9
+    python -m benchmarks.bench_checkpoint
+    python -m benchmarks.bench_checkpoint --folder /mnt/slow --rounds 9
 
 AlexNet at 227 with 1,000 classes, batch 32: 249 MB of weights and as much momentum. "mxnet" is
 ``Module.save_checkpoint(..., save_optimizer_states=True)``, which neither flushes to the disk nor
-makes checksums. The measurements take turns. Prints a table and writes
-benchmarks/results/checkpoint.json.
+makes checksums. The measurements take turns. Prints a table and keeps the
+figures in benchmarks/results/.
 """
 
 import statistics
 import tempfile
 import time
 
-import report
-
 import symbols
+from benchmarks import report
 from common import cli
 from common.checkpoint import store
 from common.runtime.mxnet import mx
@@ -72,7 +71,7 @@ def main():
         median, low, high = statistics.median(values[1:]), min(values[1:]), max(values[1:])
         numbers = "".join(f"{value * 1000:8.0f}" for value in (median, low, high))
         print(f"{name:24}{numbers}{median / steps:8.2f}")
-    seconds = {name: values[1:] for name, values in seconds.items()}
+    seconds = {n: [round(value, 4) for value in values[1:]] for n, values in seconds.items()}
     print(f"written to {report.save('checkpoint', seconds=seconds)}")
 
 

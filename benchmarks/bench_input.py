@@ -1,6 +1,6 @@
 """How fast are training images read? ImageRecordIter and DALI against PyTorch and bare decoding.
 
-    python benchmarks/bench_input.py --peers .venv-bench/bin/python
+    python -m benchmarks.bench_input --peers .venv-bench/bin/python
 
 All read the same JPEGs (short side 256, quality 95, made up as for bench_pack.py) and do what the
 ImageNet recipe does: random crop of 227, mirror, lighting, normalisation, batches of 128. PyTorch's
@@ -9,8 +9,8 @@ libjpeg-turbo in as many threads and no more than that. An epoch has each image 
 what is done at its start weighs little, as with a large file. Every measurement is a process of
 its own and they take turns. The images lie in the page cache: a disk's speed is not measured. The
 speeds are of whole epochs after a first one. CPU ms, the processors' time for an image, is the
-steadier figure where other programs run beside. Prints a table, writes
-benchmarks/results/input.json.
+steadier figure where other programs run beside. Prints a table and keeps
+the figures in benchmarks/results/.
 """
 
 import os
@@ -18,11 +18,10 @@ import statistics
 import sys
 import tempfile
 
-import bench_pack
 import cv2
 import numpy as np
-import report
 
+from benchmarks import bench_pack, report
 from common import cli
 from common.input import dali
 from common.io import cpus

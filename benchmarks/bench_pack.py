@@ -1,12 +1,12 @@
 """Is data.folder at least as fast as the im2rec.py that MXNet ships, with as many processes?
 
-    python benchmarks/bench_pack.py --workers 2
+    python -m benchmarks.bench_pack --workers 2
 
 Both pack the same made-up photos with the same short side and quality, each run in a process of
 its own, turn about. im2rec.py's list of files is made beforehand and not timed; data.folder reads
 the tree itself. A run is timed whole. "less start" leaves out what a run of 32 images takes: the
 speed that a large data set sees. The processors' time is the steadier figure where other programs
-run beside. Prints a table and writes benchmarks/results/pack.json.
+run beside. Prints a table and keeps the figures in benchmarks/results/.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import time
 
 import cv2
 import numpy as np
-import report
 
+from benchmarks import report
 from common.cli import ArgumentParser, UserError, positive_int, run
 from common.io import cpus
 from common.records.scan import scan_records
@@ -30,9 +30,9 @@ from common.records.scan import scan_records
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES, FEW = 4, 32
 PARTS = "whole", "less start"
-# im2rec.py imports mxnet, which needs common's help on new numpy.
+# im2rec.py imports mxnet, which needs help on new numpy.
 IM2REC = (
-    "import sys, runpy, common; sys.argv = sys.argv[1:];"
+    "import sys, runpy, prepare_mxnet; sys.argv = sys.argv[1:];"
     " runpy.run_path(sys.argv[0], run_name='__main__')"
 )
 
@@ -178,7 +178,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(folder, args)
     show(measured["packers"])
-    report.save("pack", settings=vars(args), **measured)
+    print("written to", report.save("pack", settings=vars(args), **measured))
 
 
 if __name__ == "__main__":

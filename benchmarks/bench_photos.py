@@ -1,6 +1,6 @@
 """A classifier of photographs in so many minutes: make_classifier.py against torchvision's AlexNet.
 
-    python benchmarks/bench_photos.py PHOTOS TEST --out FOLDER --minutes 8 --peers PYTHON
+    python -m benchmarks.bench_photos PHOTOS TEST --out FOLDER --minutes 8 --peers PYTHON
 
 PHOTOS and TEST hold a folder for each class, the same ones. Both train from scratch on the same
 pictures for about as many minutes. torchvision's has the input size that make_classifier.py takes;
@@ -14,8 +14,7 @@ import os
 import subprocess
 import sys
 
-import report
-
+from benchmarks import report
 from common import cli
 from common.evaluate.scores import wilson
 from common.io.files import read_json

@@ -1,11 +1,14 @@
 """How benchmarks measure in processes of their own, and where they leave their figures.
 
-That is benchmarks/results/NAME.json, with the machine beside.
+That is benchmarks/results/CPU.json, a file for each kind of processor, which is committed:
+``python -m docs.results`` writes docs/results.md and README's table from it.
 """
 
+import datetime
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 
@@ -18,6 +21,14 @@ from common.io.files import atomic
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FOLDER = os.path.join(HERE, "results")
+# Instruction sets from the best, by the flag of /proc/cpuinfo that tells of each.
+LEVELS = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX-512, VNNI, bf16",
+    "avx512_vnni": "AVX-512, VNNI",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+}
 
 
 def run_worker(script: str, *arguments, python: str = sys.executable) -> dict:
@@ -28,27 +39,67 @@ def run_worker(script: str, *arguments, python: str = sys.executable) -> dict:
     Raises:
         UserError: it failed; with the last line it said.
     """
-    command = [python, os.path.join(HERE, script), *map(str, arguments)]
+    return last_line([python, os.path.join(HERE, script), *map(str, arguments)])
+
+
+def last_line(command: list) -> dict:
+    """The JSON object in the last line that ``command`` prints; None if it prints nothing.
+
+    Raises:
+        UserError: it failed; with the last line it said.
+    """
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(HERE)}
     environment["OMP_NUM_THREADS"] = str(cpus.available())
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:]
         raise UserError(f"{' '.join(command)}: exit code {done.returncode} {' '.join(last)}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads((done.stdout.strip().splitlines() or ["null"])[-1])
 
 
-def save(name: str, **figures) -> str:
-    """Write ``figures``, the processor and the versions; return the file's path."""
-    machine = {
+def _cpuinfo() -> dict:
+    """The first processor's entry of /proc/cpuinfo."""
+    with open("/proc/cpuinfo") as file:
+        lines = file.read().split("\n\n")[0].splitlines()
+    return dict(re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line)
+
+
+def has_bf16() -> bool:
+    """Does the processor multiply bfloat16?"""
+    return bool({"amx_bf16", "avx512_bf16"} & set(_cpuinfo()["flags"].split()))
+
+
+def machine() -> dict:
+    """What the figures hold for."""
+    info = _cpuinfo()
+    flags = info["flags"].split()
+    return {
+        "cpu": f"{info['model name']}, family {info['cpu family']}, model {info['model']}",
+        "instructions": next((name for flag, name in LEVELS.items() if flag in flags), "SSE"),
+        "held_to": os.environ.get("DNNL_MAX_CPU_ISA"),
+        "cores": cpus.available(),
+    }
+
+
+def save(title: str, **figures) -> str:
+    """Keep ``figures`` under ``title`` in the file of this kind of processor; return its path."""
+    about = machine()
+    words = [about["cpu"], about["instructions"], about["held_to"] or "", f"{about['cores']} cores"]
+    name = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+    path = os.path.join(FOLDER, f"{name}.json")
+    kept = {"machine": about, "results": {}}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            kept = json.load(file)
+    kept["results"][title] = {
+        "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "opencv": cv2.__version__,
-        "cpu": cpus.model(),
-        "cores": cpus.available(),
+        **figures,
     }
     os.makedirs(FOLDER, exist_ok=True)
-    path = os.path.join(FOLDER, f"{name}.json")
-    with atomic(path) as temporary, open(temporary, "w") as file:
-        json.dump({"machine": machine, **figures}, file, indent=1)
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(kept, file, indent=1)
+        file.write("\n")
     return path

@@ -1,6 +1,6 @@
 """Arithmetic, not measurement: what network and decoding allow AlexNet on many GPUs.
 
-    python benchmarks/scaling_limits.py
+    python -m benchmarks.scaling_limits
 
 docs/scaling.md has the formulas and this table.
 """

@@ -1,6 +1,7 @@
 """One measurement of AlexNet in MXNet, for bench_alexnet.py: prints a JSON line.
 
-    python benchmarks/worker_mxnet.py train|infer ours|stock|int8 alexnet|alexnet2012 BATCH STEPS
+    python benchmarks/worker_mxnet.py train|infer ours|stock|int8 NETWORK BATCH STEPS WARMUP
+    python benchmarks/worker_mxnet.py export X.onnx NETWORK BATCH     # for the peers
 
 "ours" runs as train_imagenet.py and score.py do; "stock" is the same symbol in a plain Module with
 MXNet's own operators and optimizer; "int8" is the network that quantize.py makes. All start as many
@@ -13,7 +14,7 @@ import sys
 import time
 
 import symbols
-from common.convert import quantization
+from common.convert import compare, onnx_writer, quantization
 from common.evaluate import network
 from common.runtime.mxnet import mx
 from common.train import binding
@@ -23,23 +24,30 @@ SIDE = 227
 
 
 def main():
-    """Time one step after the other; the first three only warm up."""
-    mode, variant, network, batch_size, steps = sys.argv[1:]
-    batch_size, steps = int(batch_size), int(steps)
+    """Export, or measure."""
+    mode, variant, network, *numbers = sys.argv[1:]
+    batch_size, *length = map(int, numbers)
     shape = (batch_size, 3, SIDE, SIDE)
+    if mode == "export":
+        export(variant, network, shape)
+    else:
+        measure(mode, variant, network, shape, *length)
+
+
+def measure(mode, variant, network, shape, steps, warmup):
+    """Time one step after the other; the first ones only warm up."""
     data = mx.nd.random.normal(0, 60, shape)
-    label = mx.nd.floor(mx.nd.random.uniform(0, 1000, batch_size))
+    label = mx.nd.floor(mx.nd.random.uniform(0, 1000, shape[0]))
     batch = mx.io.DataBatch([data], [label])
     step = (train_step if mode == "train" else infer_step)(variant, network, shape, batch)
     seconds = []
-    for i in range(steps + 3):
+    for _ in range(warmup + steps):
         start = time.perf_counter()
         step()
         mx.nd.waitall()
-        if i >= 3:
-            seconds.append(time.perf_counter() - start)
+        seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "peak_mib": peak}))
+    print(json.dumps({"seconds": seconds[warmup:], "peak_mib": peak}))
 
 
 def train_step(variant, name, shape, batch):
@@ -63,12 +71,27 @@ def train_step(variant, name, shape, batch):
     return step
 
 
-def infer_step(variant, name, shape, batch):
-    """A function that runs ``batch`` once."""
-    symbol = symbols.get_symbol(name)
-    module = mx.mod.Module(symbol)
+def stock(name, shape):
+    """MXNet's own module for inference, with random weights."""
+    module = mx.mod.Module(symbols.get_symbol(name))
     module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     module.init_params(mx.init.Normal(0.01))
+    return module
+
+
+def export(path, name, shape):
+    """Write the network to ``path`` as export_onnx.py does, its batch fixed."""
+    module = stock(name, shape)
+    symbol = compare.without_training(module.symbol)
+    model = onnx_writer.convert(symbol, *module.get_params(), shape[1:], shape[0])
+    with open(path, "wb") as file:
+        file.write(model.SerializeToString())
+
+
+def infer_step(variant, name, shape, batch):
+    """A function that runs ``batch`` once."""
+    module = stock(name, shape)
+    symbol = module.symbol
     if variant == "int8":
         images = batch.data[0].asnumpy()
         quantized = quantization.quantize(symbol, *module.get_params(), images, shape[1:])

@@ -100,7 +100,9 @@ def main() -> int:
 
 
 def _print(title: str, text: str) -> None:
-    body = textwrap.wrap(_anonymous(text), 98 - _INDENT, break_on_hyphens=False) or [""]
+    # A long path is one word.
+    wrapper = textwrap.TextWrapper(98 - _INDENT, break_on_hyphens=False, break_long_words=False)
+    body = wrapper.wrap(_anonymous(text)) or [""]
     print(f"{title:<{_INDENT}}" + ("\n" + " " * _INDENT).join(body))
 
 

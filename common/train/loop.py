@@ -249,9 +249,10 @@ class Run:
         result = {"train": self.scores.figures()}
         scores = self.board.scores(self.settings.top_k)
         if evaluator:
-            evaluator.evaluate(*weights(self.module), scores)
-            scores.restore(self.cluster.gather(scores.state()).sum(axis=0))
-            result["val"] = scores.figures()
+            found = evaluator.evaluate(*weights(self.module), scores)
+            if self.cluster.share.size > 1:
+                found.restore(self.cluster.gather(found.state()).sum(axis=0))
+            result["val"] = found.figures()
             state.validated.append(float(result["val"]["top-1"]))
             state.validation = {"images": scores.count, "right": scores.right()["top-1"]}
         saved = ""

@@ -109,7 +109,7 @@ def run_of(module, **settings):
     length = Length(images=8, batch_size=8, num_epochs=9)
     checkpoints = Checkpoints(module.symbol, length, CheckpointSettings())
     looping = loop.LoopSettings(top_k=1, check_gradients=True, **settings)
-    data = SimpleNamespace(records=None, class_weights=None)
+    data = SimpleNamespace(records=None, class_weights=None, num_classes=2)
     return loop.Run(module, data, length, looping, checkpoints, RunLog(), State(), Cluster())
 
 

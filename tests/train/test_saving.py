@@ -38,7 +38,7 @@ def test_the_newest_and_the_best_are_kept_even_over_a_stop(flags, tmp_path, monk
     flags = [*flags, "--num-epochs", 5, "--keep", 2, "--model-prefix", prefix]
     seen = {}
     judged = Judged([0.2, 0.9, 0.1, 0.9, 0.4])
-    monkeypatch.setattr(train_imagenet, "Evaluator", lambda *_args: judged)
+    monkeypatch.setattr(train_imagenet, "Evaluator", lambda *_args, **_kwargs: judged)
     note = functools.partial(look, seen, 20, prefix)
     with before_batch(20, note), before_batch(23, terminate):
         assert train(*flags).returncode == 143

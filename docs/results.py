@@ -1,0 +1,260 @@
+"""Write docs/results.md, and the READMEs' tables of results, from the committed files of results.
+
+    python -m docs.results            after a benchmark, a study or a score
+    python -m docs.results --check    exit code 2 if a page holds anything else than the files
+
+The files are benchmarks/results/CPU.json, which the benchmarks write, and docs/results/*.json:
+``score.py --json`` of the demo's checkpoint, and reports of ablate.py.
+"""
+
+import glob
+import json
+import os
+from statistics import median
+from typing import Any, Dict, List
+
+from common import cli
+from common.io.files import atomic
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_MARKS = "<!-- python -m docs.results writes this table -->\n", "<!-- end of the table -->\n"
+_ENGINES = {
+    "pytorch": "PyTorch",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "mnn": "MNN",
+    "ncnn": "ncnn",
+    "ours": "this project",
+    "int8": "this project",
+    "stock": "stock MXNet",
+}
+_OPTIONS = {
+    "last": "channels last",
+    "decomposed": "LRN taken apart",
+    "precision=bf16": "bf16",
+}
+# README's rows: files of docs/results/, titles in those of benchmarks/results/
+_SCORES = ["center", "ten-crops", "int8"]
+_ROWS = [
+    "train, alexnet, batch 32, float32",
+    "train, alexnet, batch 128, float32",
+    "infer, alexnet, batch 32, float32",
+    "infer, alexnet, batch 1, float32",
+    "infer, alexnet, batch 32, int8",
+]
+# Both READMEs' words: the heads of the two tables, then the rows.
+_WORDS = {
+    "README.md": [
+        "| CIFAR-10, 10,000 test images | top-1 (95% interval) |",
+        "img/s at 227: ours / the best peer's: ratio",
+        "`make demo`, centre crop",
+        "the same, ten crops",
+        "the same in int8, centre crop",
+        "training, batch 32, float32",
+        "training, batch 128, float32",
+        "inference, batch 32, float32",
+        "inference, batch 1, float32",
+        "inference, batch 32, int8",
+    ],
+    "README.zh-CN.md": [
+        "| CIFAR-10，10,000 张测试图片 | top-1（95% 置信区间） |",
+        "227 像素，每秒图片数：本项目 / 最快的同类软件：比值",
+        "`make demo`，中心裁剪",
+        "同一个检查点，十个裁剪",
+        "同一个检查点，int8，中心裁剪",
+        "训练，批大小 32，float32",
+        "训练，批大小 128，float32",
+        "推理，批大小 32，float32",
+        "推理，批大小 1，float32",
+        "推理，批大小 32，int8",
+    ],
+}
+
+
+def machines() -> List[Dict[str, Any]]:
+    """The content of each file in benchmarks/results/, one a processor."""
+    return [_json(path) for path in sorted(glob.glob(f"{_ROOT}/benchmarks/results/*.json"))]
+
+
+def _json(path):
+    with open(os.path.join(_ROOT, path), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _name(form):
+    engine, *options = form.split(",")
+    return ", ".join([_ENGINES[engine], *(_OPTIONS.get(option, option) for option in options)])
+
+
+def _speeds(case):
+    """{form: median images a second} of those that took turns."""
+    return {form: median(found["img_per_s"]) for form, found in case["contestants"].items()}
+
+
+def _peers(case):
+    return {f: s for f, s in _speeds(case).items() if f not in ("ours", "int8", "stock")}
+
+
+def _cell(case):
+    """Ours, and the best peer's in the same number format; its bf16 too if that is faster."""
+    ours, peers = _speeds(case)[case["ours"]], _peers(case)
+    plain = {form: speed for form, speed in peers.items() if "bf16" not in form}
+    best = max(plain, key=plain.__getitem__)
+    text = f"{ours:.1f} / {plain[best]:.1f} ({_name(best)}): {ours / plain[best]:.2f}"
+    reduced = {form: speed for form, speed in peers.items() if form not in plain}
+    if reduced and max(reduced.values()) > plain[best]:
+        best = max(reduced, key=reduced.__getitem__)
+        text += f"; {reduced[best]:.1f} ({_name(best)}): {ours / reduced[best]:.2f}"
+    return text
+
+
+def _machine(about):
+    held = f" held to {about['held_to']}" if about["held_to"] else ""
+    return f"{about['cores']} cores of {about['cpu']}; {about['instructions']}{held}"
+
+
+def readme_table(words: List[str]) -> str:
+    """README's two tables: accuracies of the demo; img/s beside the best peer's, a column a CPU."""
+    accuracies, speeds, *rows = words
+    lines = [accuracies, "|---|---|"]
+    for name, row in zip(_SCORES, rows):
+        lines.append(f"| {row} | {_accuracy(_json(f'docs/results/demo-{name}.json'))} |")
+    files = machines()
+    heads = " | ".join(_machine(file["machine"]) for file in files)
+    lines += ["", f"| {speeds} | {heads} |", "|---" * (1 + len(files)) + "|"]
+    for title, row in zip(_ROWS, rows[len(_SCORES) :]):
+        found = (file["results"].get(title) for file in files)
+        lines.append(f"| {row} | {' | '.join(_cell(case) if case else '-' for case in found)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(score):
+    low, high = score["interval95"]["top-1"]
+    return f"{score['top-1']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def page() -> str:
+    """docs/results.md."""
+    parts = [
+        "# Results",
+        "`python -m docs.results` writes this page from benchmarks/results/ and docs/results/."
+        " Speeds are medians of interleaved rounds, each a process of its own; ratios are of those"
+        " medians. Other machines have other speeds, and so has one machine at another hour:"
+        " compare within a table. [benchmarks/NOTES.md](../benchmarks/NOTES.md) says what paid and"
+        " what did not.",
+    ]
+    parts += ["## Accuracy of the demo's checkpoint, CIFAR-10's 10,000 test images", _scores()]
+    for file in machines():
+        parts.append(f"## {_machine(file['machine'])}")
+        for title, found in file["results"].items():
+            parts.append(f"### {title}")
+            parts += _SECTIONS.get(title, _alexnet)(found)
+            parts.append(f"Measured {found['date']}, Python {found['python']}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _scores():
+    rows = []
+    for name in _SCORES:
+        score = _json(f"docs/results/demo-{name}.json")
+        rows.append([name, _accuracy(score), f"{score['top-5']:.2%}", f"{score['loss']:.4f}"])
+    return _table(["", "top-1 (95% interval)", "top-5", "loss"], rows)
+
+
+def _table(head, rows):
+    lines = [head, *rows]
+    return "\n".join(
+        f"| {' | '.join(line)} |" for line in [lines[0], ["---"] * len(head), *lines[1:]]
+    )
+
+
+def _alexnet(case):
+    speeds = _speeds(case)
+    rows = []
+    for form, found in case["contestants"].items():
+        low, high = min(found["img_per_s"]), max(found["img_per_s"])
+        name = f"{_name(form)}, int8" if form == "int8" else _name(form)
+        figures = f"{speeds[form]:.1f}", f"{low:.1f} to {high:.1f}"
+        ratio = f"{speeds[case['ours']] / speeds[form]:.2f}"
+        rows.append([name, *figures, ratio, f"{found['p99_ms']:.0f}", str(found["peak_mib"])])
+    head = ["", "img/s", "range", "ours / theirs", "p99 ms a step", "peak MiB"]
+    tried = "; ".join(f"{_name(form)} {speed:.1f}" for form, speed in case["calibration"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in case["versions"].items())
+    return [_table(head, rows), f"Forms tried, img/s: {tried}.", f"With {versions}."]
+
+
+def _rates(groups, base):
+    """A table of {name: {img_per_s, cpu_ms}}; ``base`` names what each is compared with."""
+    rows = []
+    for name, found in groups.items():
+        speed, cpu = median(found["img_per_s"]), median(found["cpu_ms"])
+        ratio = speed / median(groups[base(name)]["img_per_s"])
+        rows.append([name, f"{speed:.0f}", f"{ratio:.2f}", f"{cpu:.2f}"])
+    return _table(["", "img/s", "ratio", "CPU ms an image"], rows)
+
+
+def _input(found):
+    groups = {
+        name: {key: [one[key] for one in measured] for key in ("img_per_s", "cpu_ms")}
+        for name, measured in found["rounds"].items()
+    }
+    return [
+        f"Ratios over PyTorch's DataLoader; JPEGs of {found['settings']['mean_bytes']} bytes.",
+        _rates(groups, lambda name: "dataloader"),
+    ]
+
+
+def _pack(found):
+    base = lambda name: name.replace("data.folder", "im2rec.py")  # noqa: E731
+    return ["Ratios over MXNet's im2rec.py.", _rates(found["packers"], base)]
+
+
+def _checkpoint(found):
+    middle = {name: median(values) for name, values in found["seconds"].items()}
+    step = middle["a training step"]
+    rows = [[n, f"{s * 1000:.0f}", f"{s / step:.2f}"] for n, s in middle.items()]
+    return [_table(["", "ms", "training steps"], rows)]
+
+
+_SECTIONS = {"input": _input, "pack": _pack, "checkpoint": _checkpoint}
+
+
+def pages() -> Dict[str, str]:
+    """{path: what it should hold}.
+
+    Raises:
+        UserError: a README has not the lines between which the tables stand.
+    """
+    found = {"docs/results.md": page()}
+    start, end = _MARKS
+    for path, words in _WORDS.items():
+        with open(os.path.join(_ROOT, path), encoding="utf-8") as file:
+            text = file.read()
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise cli.UserError(f"{path}: needs the lines {start.strip()} and {end.strip()}")
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        found[path] = f"{before}{start}\n{readme_table(words)}\n{end}{after}"
+    return found
+
+
+def main() -> None:
+    """Write the pages, or compare them."""
+    parser = cli.ArgumentParser(__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    args = parser.parse_args()
+    for path, text in pages().items():
+        full = os.path.join(_ROOT, path)
+        if args.check:
+            with open(full, encoding="utf-8") as file:
+                if file.read() != text:
+                    raise cli.UserError(
+                        f"{path}: is not what the results give; python -m docs.results"
+                    )
+            continue
+        with atomic(full) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,68 @@
+"""docs/results.md and README's table hold what the committed files of results give, and no more."""
+
+import json
+import shutil
+
+import pytest
+from conftest import ROOT
+
+from common.cli import UserError
+from docs import results
+
+PAGES = ["README.md", "README.zh-CN.md", "docs/results.md"]
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A copy of the pages and the files of results, which docs.results works on."""
+    shutil.copytree(f"{ROOT}/benchmarks/results", tmp_path / "benchmarks/results")
+    shutil.copytree(f"{ROOT}/docs/results", tmp_path / "docs/results")
+    for page in PAGES:
+        shutil.copy(f"{ROOT}/{page}", tmp_path / page)
+    monkeypatch.setattr(results, "_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def check(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["results", "--check"])
+    results.main()
+
+
+def test_the_pages_are_what_the_files_give(tree, monkeypatch):
+    check(monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_figure_without_a_file_is_refused(tree, monkeypatch, page):
+    text = (tree / page).read_text(encoding="utf-8")
+    at = text.index("float32") + len("float32")
+    digit = next(i for i in range(at, len(text)) if text[i].isdigit() and text[i] != "9")
+    (tree / page).write_text(text[:digit] + "9" + text[digit + 1 :], encoding="utf-8")
+    with pytest.raises(UserError, match=f"{page}: is not what the results give"):
+        check(monkeypatch)
+
+
+def test_a_new_measurement_changes_the_pages(tree, monkeypatch):
+    path = next((tree / "benchmarks/results").glob("*.json"))
+    content = json.loads(path.read_text())
+    title = "infer, alexnet, batch 32, float32"
+    contestants = content["results"][title]["contestants"]
+    contestants["ours"]["img_per_s"] = [100.0, 999.0, 90.0]
+    for name in set(contestants) - {"ours"}:
+        contestants[name]["img_per_s"] = [20.0, 10.0, 40.0]
+    contestants["openvino"]["img_per_s"] = [50.0, 50.0, 50.0]
+    path.write_text(json.dumps(content))
+    monkeypatch.setattr("sys.argv", ["results"])
+    results.main()
+    assert "| 100.0 / 50.0 (OpenVINO): 2.00 |" in (tree / "README.md").read_text(encoding="utf-8")
+    check(monkeypatch)
+
+
+def test_readme_keeps_its_own_words(tree, monkeypatch):
+    before = (tree / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["results"])
+    results.main()
+    assert (tree / "README.md").read_text(encoding="utf-8") == before
+    (tree / "README.md").write_text("no table", encoding="utf-8")
+    with pytest.raises(UserError, match="README.md: needs the lines"):
+        results.main()
