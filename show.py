@@ -23,9 +23,9 @@ from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.draw import network, pictures, style
 from common.evaluate import nearest, occlusion
-from common.evaluate.calibration import Answers
 from common.evaluate.classifier import Classifier
 from common.evaluate.evaluator import Evaluator
+from common.evaluate.mistakes import Mistakes
 from common.evaluate.network import activations, check_finite, class_names, first_kernels
 from common.input import pipeline
 from common.input.preparation import images_at
@@ -218,17 +218,15 @@ def mistakes(args: argparse.Namespace) -> Any:
     classifier, records = load(args), _records(args, args.data_val)
     symbol, *weights = classifier.network
     reading = classifier.preparation, args.batch_size, cpus.available()
-    answers = Answers(1, classifier.classes)
-    Evaluator(symbol, [mx.cpu()], records, *reading).evaluate(*weights, answers)
-    guesses, sure = answers.probabilities.argmax(axis=1), answers.probabilities.max(axis=1)
-    wrong = np.flatnonzero(guesses != answers.labels)
-    if not len(wrong):
+    scores = Mistakes(1, args.count)
+    Evaluator(symbol, [mx.cpu()], records, *reading).evaluate(*weights, scores)
+    worst = scores.mistakes
+    if not worst:
         raise UserError(f"{args.data_val}: there is no mistake in its {len(records)} images")
-    worst = wrong[np.argsort(-sure[wrong], kind="stable")][: args.count]
-    shown, true = _found(classifier, records, [(int(i), sure[i]) for i in worst])
+    shown, true = _found(classifier, records, [(one.number, one.share) for one in worst])
     titles = [
-        (name, f"{share:.0%} {classifier.classes[guesses[i]]}")
-        for i, (name, share) in zip(worst, true)
+        (name, f"{share:.0%} {classifier.classes[one.guess]}")
+        for one, (name, share) in zip(worst, true)
     ]
     return pictures.labelled(shown, titles)
 

@@ -232,3 +232,33 @@ def machine(monkeypatch):
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return install
+
+
+@pytest.fixture(scope="module")
+def importing():
+    """tests/imports.py, which imports this file, and much that few tests need."""
+    import imports
+
+    return imports
+
+
+@pytest.fixture(scope="module")
+def caffe(importing, tmp_path_factory):
+    """A Caffe model's files."""
+    return importing.caffe_model(tmp_path_factory.mktemp("caffe"))
+
+
+@pytest.fixture(scope="module")
+def imported(importing, caffe, tmp_path_factory):
+    """The prefix of what import_weights.py made of the Caffe model, and what it said."""
+    prefix = str(tmp_path_factory.mktemp("imported") / "bvlc")
+    return prefix, importing.import_model(caffe, prefix)
+
+
+@pytest.fixture(scope="module")
+def caffenet(importing, tmp_path_factory):
+    """A CaffeNet with the same weights, and the prefix of what the script made of it."""
+    model = importing.caffe_model(tmp_path_factory.mktemp("caffenet"), caffenet=True)
+    prefix = str(model.model.parent / "caffenet")
+    importing.import_model(model, prefix)
+    return model, prefix

@@ -15,9 +15,7 @@ from imports import (
     assert_damage_is_refused,
     assert_refused,
     assert_same,
-    caffe_model,
     guesses,
-    import_model,
     run,
 )
 
@@ -25,27 +23,6 @@ import symbols
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.convert import alexnet_import, onnx_reader, onnx_writer
-
-
-@pytest.fixture(scope="module")
-def caffe(tmp_path_factory):
-    return caffe_model(tmp_path_factory.mktemp("caffe"))
-
-
-@pytest.fixture(scope="module")
-def imported(caffe, tmp_path_factory):
-    """The prefix of what the script made of the Caffe model, and what it said."""
-    prefix = str(tmp_path_factory.mktemp("imported") / "bvlc")
-    return prefix, import_model(caffe, prefix)
-
-
-@pytest.fixture(scope="module")
-def caffenet(tmp_path_factory):
-    """A CaffeNet with the same weights, and the prefix of what the script made of it."""
-    model = caffe_model(tmp_path_factory.mktemp("caffenet"), caffenet=True)
-    prefix = str(model.model.parent / "caffenet")
-    import_model(model, prefix)
-    return model, prefix
 
 
 @pytest.mark.parametrize("opset", [3, 7, 12])

@@ -14,10 +14,8 @@ from imports import (
     assert_damage_is_refused,
     assert_refused,
     assert_same,
-    caffe_model,
     flags,
     guesses,
-    import_model,
     run,
 )
 from pictures import photo
@@ -28,27 +26,6 @@ from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.convert import alexnet_import, caffe_reader
-
-
-@pytest.fixture(scope="module")
-def caffe(tmp_path_factory):
-    return caffe_model(tmp_path_factory.mktemp("caffe"))
-
-
-@pytest.fixture(scope="module")
-def imported(caffe, tmp_path_factory):
-    """The prefix of what the script made of the Caffe model, and what it said."""
-    prefix = str(tmp_path_factory.mktemp("imported") / "bvlc")
-    return prefix, import_model(caffe, prefix)
-
-
-@pytest.fixture(scope="module")
-def caffenet(tmp_path_factory):
-    """A CaffeNet with the same weights, and the prefix of what the script made of it."""
-    model = caffe_model(tmp_path_factory.mktemp("caffenet"), caffenet=True)
-    prefix = str(model.model.parent / "caffenet")
-    import_model(model, prefix)
-    return model, prefix
 
 
 def test_a_picture_gets_the_probabilities_that_caffe_gives_it(caffe, imported):

@@ -12,13 +12,14 @@ import glob
 import os
 import sys
 import time
-from typing import Any, Iterator, List, Mapping, NamedTuple, Optional
+from typing import Any, Iterator, Mapping, Optional
 
 import numpy as np
 
 from common.cli import UserError
 from common.draw import tiles
 from common.evaluate.evaluator import Evaluator
+from common.evaluate.mistakes import Mistakes
 from common.evaluate.network import first_kernels
 from common.evaluate.scores import Scores
 from common.input.preparation import images_at
@@ -68,30 +69,6 @@ def _event_files(folder):
     return glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*"))
 
 
-class _Mistake(NamedTuple):
-    share: float  # that the wrong class has
-    number: int  # of the record
-    label: int
-    guess: int
-
-
-class _Watched(Scores):
-    """Scores that keep the surest mistakes; what is scored are the records, in their order."""
-
-    def __init__(self, top_k):
-        super().__init__(top_k)
-        self.mistakes: List[_Mistake] = []
-
-    def update(self, probabilities, labels):
-        guesses = probabilities.argmax(axis=1)
-        for i in np.flatnonzero(guesses != labels):
-            share = float(probabilities[i, guesses[i]])
-            found = _Mistake(share, self.count + int(i), int(labels[i]), int(guesses[i]))
-            self.mistakes.append(found)
-        self.mistakes = sorted(self.mistakes, reverse=True)[:_MISTAKES]
-        super().update(probabilities, labels)
-
-
 class Board:
     """The event file of one start of a run. Without a folder nothing is written."""
 
@@ -133,7 +110,7 @@ class Board:
 
     def scores(self, top_k: int) -> Scores:
         """For the validation of an epoch; give them to :meth:`epoch`."""
-        return _Watched(top_k) if self._file else Scores(top_k)
+        return Mistakes(top_k, _MISTAKES) if self._file else Scores(top_k)
 
     def batch(self, step: int, scores: Scores, optimizer: mx.optimizer.Optimizer) -> None:
         """Every --disp-batches: what the images since the last time say, and how fast they were."""
@@ -155,7 +132,7 @@ class Board:
             return
         network = (self._symbol, *weights(module))
         with self._writing():
-            if isinstance(scores, _Watched) and scores.count:
+            if isinstance(scores, Mistakes) and scores.count:
                 self._scalars(step, {f"{n}/val": v for n, v in scores.figures().items()})
                 self._mistakes(step, scores.mistakes)
             self._histograms(step, "weights", network[1])

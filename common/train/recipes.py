@@ -114,17 +114,12 @@ _IMAGENET_145 = dict(
 # Batch norm (bn-before) at this rate began with a loss of 5 and was at 23% after 3 epochs, where
 # LRN was at 13%. Four times the rate stays finite and learns slowly.
 _PHOTOS = dict(
-    _SGD_2012,
+    _CIFAR10,
     image_shape=(3, 131, 131),
     resize=148,
     rgb_mean=[123.68, 116.779, 103.939],
-    rgb_std=[60.0, 60.0, 60.0],
-    initializer="msra",
-    batch_size=32,
     num_epochs=30,
     lr=0.02,
-    mom=0.8,
-    lr_schedule="linear",
     warmup_epochs=0.9,
 )
 _PAPER = "Krizhevsky, Sutskever, Hinton 2012, section 5"
