@@ -24,7 +24,7 @@ from torch import nn
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "benchmarks"))
 
-from worker_torch import network
+from worker_peers import network
 
 LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc1", "fc2", "fc3"]
 NAMES = [f"{layer}_{kind}" for layer in LAYERS for kind in ("weight", "bias")]

@@ -22,13 +22,14 @@ try:
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError:
     cli.refuse_import("the page needs starlette and uvicorn; pip install '.[page]'")
 
 MAX_BYTES = 20_000_000  # of an upload
 _PICTURES = 8  # that arrive, wait or run at once
 _CONNECTIONS = 256
-_SECONDS = 20.0  # that a picture may take to arrive, and again to be answered
+_SECONDS = 20.0  # for a request's headers to arrive, for its picture, and for the answer
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".jpg": "image/jpeg"}
 
@@ -64,6 +65,7 @@ class Page:
         self._files = dict(_files())
         self._pictures = _Slots(_PICTURES, "other pictures are being looked at")
         self._maps = _Slots(1, "another map is being computed")
+        self._map_requests = _Slots(_PICTURES, "other maps are asked for")
 
     async def file(self, request: Request) -> Response:
         """The page itself, and what belongs to it."""
@@ -85,8 +87,11 @@ class Page:
             return JSONResponse(await self._run(self._models.classify, *place, picture))
 
     async def where(self, request: Request) -> Response:
-        """The occlusion map: a line of JSON for each step, the map in the last one."""
-        with self._pictures:
+        """The occlusion map: a line of JSON for each step, the map in the last one.
+
+        It takes none of the pictures' places, or it would hardly get one under load.
+        """
+        with self._map_requests:
             place, picture = self._place(request), await self._body(request)
             with self._maps:  # if one is under way, it is said with a status
                 plan = await self._run(self._models.plan, *place, picture)
@@ -193,13 +198,40 @@ async def _refuse(_request, cause):
     return JSONResponse({"error": str(cause)}, cause.status, headers)
 
 
+class _Protocol(H11Protocol):
+    """Closes a connection whose next request's headers do not arrive whole in time.
+
+    uvicorn has a limit for connections that send nothing after an answer, and for no others.
+    """
+
+    _timer = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Any) -> None:
+        super().connection_lost(exc)
+        self._timer.cancel()
+
+    def _watch(self):
+        if self._timer is None or self._timer.cancelled():
+            self._timer = self.loop.call_later(_SECONDS, self.transport.close)
+        if self.cycle and not self.cycle.response_complete:
+            self._timer.cancel()
+
+
 def server(app: Callable) -> uvicorn.Server:
     """A server for it; ``run(sockets=[...])`` serves until SIGINT or SIGTERM."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_level="warning",

@@ -219,6 +219,37 @@ def test_a_picture_that_does_not_arrive_is_not_waited_for(made):
         connection.close()
 
 
+@pytest.mark.parametrize("before", [b"", b"GET /page.css HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_headers_that_do_not_arrive_are_not_waited_for(made, monkeypatch, before):
+    monkeypatch.setattr(server, "_SECONDS", 0.5)
+    with serving([made.prefix], [1]) as (_, port):
+        slow = socket.create_connection(("127.0.0.1", port), timeout=0.1)
+        slow.sendall(before + b"POST /classify HTTP/1.1\r\n")
+        began, received, part = time.monotonic(), b"", None
+        with contextlib.suppress(ConnectionError), slow:
+            while part != b"" and time.monotonic() < began + 5:
+                slow.sendall(b"X-Slow: 1\r\n")  # a header's line now and then
+                with contextlib.suppress(socket.timeout):
+                    part = slow.recv(100_000)
+                    received += part
+        assert time.monotonic() < began + 3
+        assert (b"200 OK" in received) == bool(before)
+
+
+def test_a_map_gets_its_turn_while_pictures_fill_all_places(made):
+    with serving([made.prefix], [1]) as (models, port):
+        free = threading.Event()
+        models.submit(free.wait)
+        with ThreadPoolExecutor(20) as clients:
+            pictures = [clients.submit(ask, port, CLASSIFY, PICTURE) for _ in range(12)]
+            while sum(one.done() for one in pictures) < 4:
+                time.sleep(0.01)
+            where = clients.submit(ask, port, WHERE, PICTURE)
+            time.sleep(0.1)
+            free.set()
+            assert where.result()[0] == 200
+
+
 def test_the_samples_are_what_docs_samples_draws(page):
     names = ask(page, "/models")[2]["samples"]
     drawn = {f"samples/{name}.jpg": picture for name, picture in drawings().items()}
