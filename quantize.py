@@ -18,6 +18,7 @@ from common.checkpoint.config import config_entries
 from common.convert import quantization
 from common.input import pipeline
 from common.input.preparation import Preparation, sample_images
+from common.io import cpus
 
 _SUFFIX = "-int8"  # of the new checkpoint's prefix
 
@@ -63,6 +64,8 @@ def main() -> None:
 
     before, after = (os.path.getsize(path) / 1e6 for path in (source, saved))
     print(f"{source} {before:.1f} MB -> {saved} {after:.1f} MB, calibrated on {count} images")
+    if not cpus.has_int8():
+        print("This CPU has no VNNI: here it runs slower than the float32 checkpoint.")
     flags = f"--model-prefix {args.out_prefix} --load-epoch {args.load_epoch}"
     records = shlex.quote(trained["data_val"] or "X.rec")
     print(f"Score it: {os.path.relpath(sys.executable)} score.py {flags} --data-val {records}")

@@ -167,11 +167,8 @@ def _python(facts: Dict[str, Any]) -> _Section:
 
 
 def _cpu(facts: Dict[str, Any]) -> _Section:
-    with open("/proc/cpuinfo") as file:
-        about = dict(re.findall(r"^(model name|flags)\s*: (.*)$", file.read(), re.MULTILINE))
-    flags = about.get("flags", "").split()
-    sets = " ".join(name for name in _INSTRUCTIONS if name in flags)
-    yield "CPU", f"{about.get('model name', platform.machine())}; {sets or 'flags unknown'}"
+    sets = " ".join(name for name in _INSTRUCTIONS if name in cpus.instructions())
+    yield "CPU", f"{cpus.model()}; {sets or 'flags unknown'}"
     threads = f"{facts['threads']} of OpenMP, " if "threads" in facts else ""
     yield "threads", f"{threads}{cpus.available()} usable CPUs, {os.cpu_count()} logical ones"
 

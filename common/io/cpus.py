@@ -4,7 +4,7 @@ import math
 import os
 import platform
 import re
-from typing import Iterator
+from typing import Iterator, List
 
 from common.cli import UserError
 
@@ -51,6 +51,17 @@ def model(root: str = "/") -> str:
     """The processor's name, such as 'AMD EPYC'; its architecture where /proc does not say."""
     found = re.search(r"^model name\s*: (.*)$", _read(f"{root}/proc/cpuinfo"), re.MULTILINE)
     return found[1] if found else platform.machine()
+
+
+def instructions(root: str = "/") -> List[str]:
+    """The instruction sets of the processor by Linux's names, such as 'avx2'; empty if unknown."""
+    found = re.search(r"^flags\s*: (.*)$", _read(f"{root}/proc/cpuinfo"), re.MULTILINE)
+    return found[1].split() if found else []
+
+
+def has_int8(root: str = "/") -> bool:
+    """Whether the processor multiplies 8-bit integers faster than float32 (VNNI)."""
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(instructions(root))
 
 
 _SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"

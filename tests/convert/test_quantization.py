@@ -16,6 +16,7 @@ from common.checkpoint.config import load_config
 from common.convert import quantization
 from common.evaluate.network import bind
 from common.input.preparation import Preparation, sample_images
+from common.io import cpus
 from common.records.scan import scan_records
 from common.records.writer import create_records
 from common.train import binding
@@ -131,6 +132,7 @@ print(module.get_outputs()[0].asnumpy().sum())
 def test_it_says_where_it_comes_from_and_how_to_score_it(lenet, grey):
     plain, quantized, result = lenet
     assert "calibrated on 50 images" in result.stdout and result.stderr == ""
+    assert ("runs slower" in result.stdout) != cpus.has_int8()
     assert f"score.py --model-prefix {quantized} --load-epoch 1" in result.stdout
     config = load_config(quantized)
     assert config["int8"] == {

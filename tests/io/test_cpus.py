@@ -43,6 +43,15 @@ def test_the_model_is_the_first_processors_name(root):
     assert cpus.model(root) == "AMD EPYC 7B13"
 
 
+@pytest.mark.parametrize(
+    "flags, fast", [("fpu avx2", False), ("avx2 avx512_vnni", True), ("avx2 avx_vnni", True)]
+)
+def test_int8_is_fast_where_the_processor_says_vnni(root, flags, fast):
+    assert cpus.instructions(root) == [] and not cpus.has_int8(root)
+    write(root, "proc/cpuinfo", f"model name\t: AMD EPYC 7B13\nflags\t\t: {flags}\nbugs\t\t: x\n")
+    assert cpus.instructions(root) == flags.split() and cpus.has_int8(root) == fast
+
+
 def test_without_proc_and_sys_the_affinity_counts(root):
     assert cpus.available(root) == 8
 

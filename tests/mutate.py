@@ -1,0 +1,160 @@
+"""How many single changes of the product its tests notice: make mutate
+
+    python tests/mutate.py [--sample 200] [--seed 0] [--out mutants.jsonl]
+
+Each change (``<`` for ``<=``, ``and`` for ``or``, another number, a call left out ...) is made in a
+copy of the tree. There the tests that stand for its file run until one fails: the file's own test,
+those that import it, then those of the files that import it. native/ is not part of it. --out keeps
+what was tried; the same command goes on.
+"""
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Dict, Iterator, List, Tuple
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+LONGEST = 600  # seconds for a change; what hangs is noticed
+FILES = 4  # test files for a change, at most
+SWAPS = {
+    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+    ast.And: ast.Or, ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div,
+    ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
+}  # fmt: skip
+
+
+def changed(node: ast.AST) -> Iterator[Tuple[str, object]]:
+    """(attribute, its other value) of each single change of a node."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        yield "ops", [SWAPS[type(node.ops[0])](), *node.ops[1:]]
+    if isinstance(node, (ast.BoolOp, ast.BinOp)) and type(node.op) in SWAPS:
+        yield "op", SWAPS[type(node.op)]()
+    if isinstance(node, (ast.If, ast.While, ast.IfExp)):
+        yield "test", ast.UnaryOp(ast.Not(), node.test)
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield "value", not node.value
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        yield "value", node.value + 1
+    if isinstance(node, ast.Return) and node.value is not None:
+        yield "value", ast.Constant(None)
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield "value", ast.Constant(None)
+
+
+def mutants(path: str) -> Iterator[Dict[str, str]]:
+    """Each single change of a file: where, before, after, and the whole file with it."""
+    with open(os.path.join(ROOT, path)) as file:
+        tree = ast.parse(file.read())
+    for place, node in enumerate(ast.walk(tree)):
+        for attribute, value in changed(node):
+            other = copy.deepcopy(tree)
+            twin = next(one for i, one in enumerate(ast.walk(other)) if i == place)
+            setattr(twin, attribute, value)
+            before, after = (ast.unparse(one).splitlines()[0][:100] for one in (node, twin))
+            if before != after:
+                where = f"{path}:{node.lineno}"
+                yield {
+                    "where": where,
+                    "before": before,
+                    "after": after,
+                    "source": ast.unparse(other),
+                }
+
+
+def imports(path: str, module: str) -> bool:
+    """Whether a file imports a module, by its whole name or from its own room."""
+    room, _, name = module.rpartition(".")
+    with open(os.path.join(ROOT, path)) as file:
+        text = file.read()
+    forms = [rf"from {re.escape(room)} import \(?[^)]*?\b{name}\b" if room else rf"import {name}\b"]
+    if room and os.path.dirname(path) == room.replace(".", "/"):
+        forms += [rf"from \.{name} import", rf"from \. import \(?[^)]*?\b{name}\b"]
+    return any(re.search(form, text) for form in (rf"\b{re.escape(module)}\b", *forms))
+
+
+def tests_of(path: str, tests: List[str], product: List[str]) -> List[str]:
+    """The test files that stand for a file, the nearest first."""
+    found: Dict[str, None] = {}
+    seen = near = [path]
+    while near and len(found) < FILES:
+        for one in near:
+            room, name = os.path.split(one)
+            found[os.path.join("tests", room.replace("common/", ""), f"test_{name}")] = None
+        modules = [one[:-3].replace("/", ".") for one in near]
+        found.update({test: None for test in tests if any(imports(test, m) for m in modules)})
+        near = [
+            other
+            for other in product
+            if other not in seen and any(imports(other, module) for module in modules)
+        ]
+        seen = seen + near
+    room = os.path.dirname(path).replace("common/", "")  # what is found by name: symbols/
+    found.update({test: None for test in tests if test.startswith(f"tests/{room}/")})
+    return [test for test in found if test in tests][:FILES]
+
+
+def survives(mutant: Dict[str, str], tests: List[str], folder: str) -> bool:
+    """Whether no test fails with it; ``folder`` is a copy of the tree."""
+    path = os.path.join(folder, mutant["where"].rpartition(":")[0])
+    with open(path) as file:
+        original = file.read()
+    try:
+        with open(path, "w") as file:
+            file.write(mutant["source"])
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=LONGEST)
+        return done.returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with open(path, "w") as file:
+            file.write(original)
+
+
+def main() -> None:
+    """Try a sample, list the survivors."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="mutants.jsonl")
+    args = parser.parse_args()
+    listed = subprocess.check_output(["git", "ls-files", "*.py"], cwd=ROOT, text=True).split()
+    tests = [path for path in listed if os.path.basename(path).startswith("test_")]
+    product = [path for path in listed if not re.match(r"(tests|benchmarks|docs)/", path)]
+    every = [mutant for path in product for mutant in mutants(path)]
+    chosen = random.Random(args.seed).sample(every, min(args.sample, len(every)))
+    tried = {}
+    if os.path.exists(args.out):
+        with open(args.out) as file:
+            tried = {(one["where"], one["after"]): one for one in map(json.loads, file)}
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(f"git archive HEAD | tar -x -C {folder}", shell=True, check=True, cwd=ROOT)
+        for number, mutant in enumerate(chosen, 1):
+            key = mutant["where"], mutant["after"]
+            if key not in tried:
+                stand = tests_of(mutant["where"].rpartition(":")[0], tests, product)
+                lived = not stand or survives(mutant, stand, folder)
+                tried[key] = {**mutant, "source": "", "tests": stand, "survives": lived}
+                with open(args.out, "a") as file:
+                    file.write(json.dumps(tried[key]) + "\n")
+            one = tried[key]
+            fate = "SURVIVES" if one["survives"] else "noticed"
+            print(
+                f"{number}/{len(chosen)} {fate} {key[0]}: {one['before']} -> {one['after']}",
+                flush=True,
+            )
+    lived = sum(tried[one["where"], one["after"]]["survives"] for one in chosen)
+    print(f"{len(chosen) - lived} of {len(chosen)} noticed: {(1 - lived / len(chosen)):.0%}")
+
+
+if __name__ == "__main__":
+    main()
