@@ -8,6 +8,7 @@
 # make test-slow | test-cuda                   minutes; mxnet-cu112 and its libraries, without a GPU
 # make test-browser    the page in Debian's chromium, headless
 # make test-mxnet MXNET=path                  MXNet's own unit tests, from its source at tag 1.9.1
+# make mutate [SAMPLE=200]   how many single changes of the product its tests notice; hours
 # make sanitize        native/ under GCC's address, undefined and thread sanitizers
 # make test | lint     PYTHON=python3.14 make test   picks the interpreter
 PYTHON  ?= python3
@@ -21,8 +22,8 @@ dataset_alexnet := cifar10
 dataset_lenet   := mnist
 DATASET := $(dataset_$(NETWORK))
 
-.PHONY: demo ablation test test-quick test-slow test-cuda test-browser test-mxnet sanitize lint bench clean
-demo ablation test test-quick test-slow test-cuda test-browser test-mxnet sanitize lint: $(VENV)/.ready
+.PHONY: demo ablation test test-quick test-slow test-cuda test-browser test-mxnet mutate sanitize lint bench clean
+demo ablation test test-quick test-slow test-cuda test-browser test-mxnet mutate sanitize lint: $(VENV)/.ready
 test-slow: .venv-bench/.ready
 
 # MXNet's metadata asks for numpy<2, which Python 3.13 and later do not have: no dependencies.
@@ -81,6 +82,9 @@ test-mxnet:
 	@test -n '$(MXNET)' || { echo 'error: give MXNET=path, its source at tag 1.9.1' >&2; exit 2; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check scipy pynose
 	@$(BIN)/python tests/mxnet_tests.py '$(MXNET)'
+
+mutate:
+	@$(BIN)/python tests/mutate.py --sample $(or $(SAMPLE),200)
 
 sanitize:
 	@$(BIN)/python tests/native/sanitize.py

@@ -10,7 +10,7 @@ what was tried; the same command goes on.
 
 import argparse
 import ast
-import copy
+import itertools
 import json
 import os
 import random
@@ -31,6 +31,8 @@ SWAPS = {
     ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
 }  # fmt: skip
 
+Site = Tuple[str, int, int]  # a file, a node's place in it, which of the node's changes
+
 
 def changed(node: ast.AST) -> Iterator[Tuple[str, object]]:
     """(attribute, its other value) of each single change of a node."""
@@ -50,24 +52,29 @@ def changed(node: ast.AST) -> Iterator[Tuple[str, object]]:
         yield "value", ast.Constant(None)
 
 
-def mutants(path: str) -> Iterator[Dict[str, str]]:
-    """Each single change of a file: where, before, after, and the whole file with it."""
+def sites(path: str) -> Iterator[Site]:
+    """Where a file can be changed."""
+    for place, node in enumerate(ast.walk(parsed(path))):
+        for number, _ in enumerate(changed(node)):
+            yield path, place, number
+
+
+def parsed(path: str) -> ast.Module:
+    """A file of the tree."""
     with open(os.path.join(ROOT, path)) as file:
-        tree = ast.parse(file.read())
-    for place, node in enumerate(ast.walk(tree)):
-        for attribute, value in changed(node):
-            other = copy.deepcopy(tree)
-            twin = next(one for i, one in enumerate(ast.walk(other)) if i == place)
-            setattr(twin, attribute, value)
-            before, after = (ast.unparse(one).splitlines()[0][:100] for one in (node, twin))
-            if before != after:
-                where = f"{path}:{node.lineno}"
-                yield {
-                    "where": where,
-                    "before": before,
-                    "after": after,
-                    "source": ast.unparse(other),
-                }
+        return ast.parse(file.read())
+
+
+def mutant(site: Site) -> Dict[str, str]:
+    """A single change: where, before and after, and the whole file with it."""
+    path, place, number = site
+    tree = parsed(path)
+    node = next(itertools.islice(ast.walk(tree), place, None))
+    before = ast.unparse(node).splitlines()[0]
+    setattr(node, *list(changed(node))[number])
+    after = ast.unparse(node).splitlines()[0]
+    where = f"{path}:{node.lineno}"
+    return {"where": where, "before": before, "after": after, "source": ast.unparse(tree)}
 
 
 def imports(path: str, module: str) -> bool:
@@ -102,14 +109,14 @@ def tests_of(path: str, tests: List[str], product: List[str]) -> List[str]:
     return [test for test in found if test in tests][:FILES]
 
 
-def survives(mutant: Dict[str, str], tests: List[str], folder: str) -> bool:
+def survives(change: Dict[str, str], tests: List[str], folder: str) -> bool:
     """Whether no test fails with it; ``folder`` is a copy of the tree."""
-    path = os.path.join(folder, mutant["where"].rpartition(":")[0])
+    path = os.path.join(folder, change["where"].rpartition(":")[0])
     with open(path) as file:
         original = file.read()
     try:
         with open(path, "w") as file:
-            file.write(mutant["source"])
+            file.write(change["source"])
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=LONGEST)
         return done.returncode == 0
@@ -130,20 +137,20 @@ def main() -> None:
     listed = subprocess.check_output(["git", "ls-files", "*.py"], cwd=ROOT, text=True).split()
     tests = [path for path in listed if os.path.basename(path).startswith("test_")]
     product = [path for path in listed if not re.match(r"(tests|benchmarks|docs)/", path)]
-    every = [mutant for path in product for mutant in mutants(path)]
-    chosen = random.Random(args.seed).sample(every, min(args.sample, len(every)))
+    every = [site for path in product for site in sites(path)]
+    chosen = [mutant(site) for site in random.Random(args.seed).sample(every, args.sample)]
     tried = {}
     if os.path.exists(args.out):
         with open(args.out) as file:
             tried = {(one["where"], one["after"]): one for one in map(json.loads, file)}
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(f"git archive HEAD | tar -x -C {folder}", shell=True, check=True, cwd=ROOT)
-        for number, mutant in enumerate(chosen, 1):
-            key = mutant["where"], mutant["after"]
+        for number, change in enumerate(chosen, 1):
+            key = change["where"], change["after"]
             if key not in tried:
-                stand = tests_of(mutant["where"].rpartition(":")[0], tests, product)
-                lived = not stand or survives(mutant, stand, folder)
-                tried[key] = {**mutant, "source": "", "tests": stand, "survives": lived}
+                stand = tests_of(change["where"].rpartition(":")[0], tests, product)
+                lived = not stand or survives(change, stand, folder)
+                tried[key] = {**change, "source": "", "tests": stand, "survives": lived}
                 with open(args.out, "a") as file:
                     file.write(json.dumps(tried[key]) + "\n")
             one = tried[key]
