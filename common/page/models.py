@@ -4,7 +4,7 @@ import base64
 import collections
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Models:
         """
         self.prefixes = prefixes
         self._first = list(epochs)
-        self._loaded: Dict[tuple, Classifier] = collections.OrderedDict()
+        self._loaded: Dict[tuple, Tuple[Classifier, list]] = collections.OrderedDict()
         self._worker = ThreadPoolExecutor(1, "MXNet")
         for side, epoch in enumerate(epochs):
             self.submit(self._classifier, side, epoch).result()
@@ -63,15 +63,18 @@ class Models:
         """Whether ``prefixes[side]`` has a checkpoint of this epoch."""
         return side in range(len(self.prefixes)) and epoch in store.numbers(self.prefixes[side])
 
-    def _classifier(self, side: int, epoch: int) -> Classifier:
-        """The checkpoint of ``prefixes[side]``, loaded now or before."""
+    def _classifier(self, side: int, epoch: int) -> Tuple[Classifier, list]:
+        """A checkpoint of ``prefixes[side]``, loaded now or before, and its first layer's names.
+
+        The names are kept because MXNet's tojson(), which finds them, leaks at each call.
+        """
         key = self.prefixes[side], epoch
         if key not in self._loaded:
             for _ in range(len(self._loaded) - len(self.prefixes) + 1):
                 self._loaded.pop(next(iter(self._loaded)))
             loaded = Classifier(*key, batch_size=_BATCH, max_pixels=MAX_PIXELS)
             network.check_finite(loaded.network, store.params_path(*key))
-            self._loaded[key] = loaded
+            self._loaded[key] = loaded, list(network.activations(loaded.network).items())[:1]
         self._loaded[key] = self._loaded.pop(key)  # the one that was used last is dropped last
         return self._loaded[key]
 
@@ -81,7 +84,7 @@ class Models:
         Raises:
             UserError: not a picture, or there is no such checkpoint.
         """
-        classifier = self._classifier(side, epoch)
+        classifier, first = self._classifier(side, epoch)
         image = classifier.prepare(picture)
         probabilities = next(classifier.outputs([image]))
         best = np.argsort(-probabilities, kind="stable")[:_TOP].tolist()
@@ -90,7 +93,7 @@ class Models:
             "crop": _png(classifier.preparation.shown(image)),
             "maps": None,
         }
-        for layer, name in list(network.activations(classifier.network).items())[:1]:
+        for layer, name in first:
             maps = next(classifier.outputs([image], layer))
             count, height, width = maps.shape
             answer["maps"] = _png(tiles.strip(maps, _MAPS, _COLUMNS))
@@ -103,7 +106,7 @@ class Models:
         Raises:
             UserError: as for :meth:`classify`.
         """
-        return Where(self._classifier(side, epoch), picture)
+        return Where(self._classifier(side, epoch)[0], picture)
 
 
 class Where:
