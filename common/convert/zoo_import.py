@@ -109,6 +109,22 @@ def check_shapes(path: str, weights: Dict[str, np.ndarray], symbol: mx.sym.Symbo
             )
 
 
+def to_gluon(arg_params: Dict[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:
+    """The weights of ``alexnet_owt`` by the names of Gluon's ``save_parameters``."""
+    return {
+        f"{gluons}.{kind}": arg_params[f"{ours}_{kind}"]
+        for ours, gluons in zip(_OURS, _SPELLINGS[1])
+        for kind in ("weight", "bias")
+    }
+
+
+def probabilities_of_gluon(path: str, classes: int, images: np.ndarray) -> np.ndarray:
+    """What Gluon's network with the weights in ``path`` computes from images (N, 3, H, W)."""
+    net = mx.gluon.model_zoo.vision.alexnet(classes=classes)
+    net.load_parameters(path)
+    return mx.nd.softmax(net(mx.nd.array(images))).asnumpy()
+
+
 def difference(path: str, weights: Dict[str, np.ndarray], symbol: mx.sym.Symbol) -> float:
     """The largest difference between MXNet and numpy in a probability, on two pictures.
 

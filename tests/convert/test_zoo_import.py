@@ -5,6 +5,7 @@ import re
 import subprocess
 import zipfile
 
+import cv2
 import mxnet as mx
 import numpy as np
 import pytest
@@ -89,6 +90,25 @@ def test_gluons_network_gives_its_probabilities(gluon, tmp_path, name):
         found = dict(zip(classes, probabilities))
         largest = max(abs(found[one] - row[i]) for i, one in enumerate(classifier.classes))
         assert largest < 1e-6 * row.max()
+
+
+def test_gluons_network_loads_what_export_mxnet_writes_of_it(gluon, tmp_path):
+    net, folder = gluon
+    prefix, path = str(tmp_path / "net"), tmp_path / "out.params"
+    take(folder / "structure.params", prefix, "--resize", 224)
+    cv2.imwrite(str(tmp_path / "x.png"), photo(224, 224))
+    command = ["--model-prefix", prefix, "--load-epoch", 0, "--images", tmp_path / "x.png"]
+    result = run_script("export_mxnet.py", *command, "--gluon", path)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert "by at most" in result.stdout and "in Gluon's network" in result.stdout
+    loaded = mx.gluon.model_zoo.vision.alexnet(classes=CLASSES)
+    loaded.load_parameters(str(path))
+    images = mx.nd.random.normal(shape=(2, 3, 224, 224))
+    assert np.array_equal(loaded(images).asnumpy(), net(images).asnumpy())
+    read = zoo_import.read
+    assert_same(read(str(path)), read(str(folder / "structure.params")))
+    again = run_script("export_mxnet.py", *command, "--gluon", path)
+    assert_refused(again, f"--gluon {path}: exists already")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
