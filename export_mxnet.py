@@ -72,7 +72,7 @@ def export_gluon(args: argparse.Namespace) -> None:
     """
     where = args.model_prefix, args.load_epoch
     config, (symbol, *weights) = quantization.load_float32(*where, "; Gluon's AlexNet is not")
-    network, classes = config["args"].get("network", "another"), config["args"]["num_classes"]
+    network, classes = config["args"].get("network") or "another", config["args"]["num_classes"]
     if network != zoo_import.NETWORK:
         raise UserError(f"--gluon: takes {zoo_import.NETWORK}; {args.model_prefix} has {network}")
     images = compare.real_images(args, config)
