@@ -177,6 +177,10 @@ def test_other_networks_are_refused(tmp_path):
         torch_files.save(path, arrays)
         with pytest.raises(UserError, match=f"{path}: {words}; torchvision's AlexNet has"):
             zoo_import.read(path)
+    mxnets = str(tmp_path / "x.params")  # as MXNet's own example names its layers
+    mx.nd.save(mxnets, {"arg:convolution0_weight": mx.nd.ones(2)})
+    with pytest.raises(UserError, match="x.params: .*; python -m common.adopt takes"):
+        zoo_import.read(mxnets)
     torch_files.save(path, SMALL)
     result = run_script("import_weights.py", path, "--out-prefix", tmp_path / "o")
     assert_refused(result, "x.pth: conv1_weight would be of 3x2", "has 64x3x11x11")
