@@ -104,5 +104,5 @@ bench: $(VENV)/.ready .venv-bench/.ready
 .venv-bench/.ready: Makefile
 	@$(PYTHON) -m venv --clear .venv-bench
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 \
-	  numpy onnx onnxruntime openvino MNN ncnn pnnx pillow safetensors simplejpeg
+	  numpy onnx onnxscript onnxruntime openvino MNN ncnn pnnx pillow safetensors simplejpeg
 	@touch $@

@@ -36,6 +36,10 @@ CASES = [
     ("infer", "alexnet", 1, 100, 10, "float32"),
     ("infer", "alexnet", 32, 12, 3, "int8"),
     ("infer", "alexnet", 1, 100, 10, "int8"),
+    ("train", "alexnet_owt", 32, 6, 2, "float32"),  # torchvision's, at 224
+    ("train", "alexnet_owt", 128, 3, 1, "float32"),
+    ("infer", "alexnet_owt", 32, 12, 3, "float32"),
+    ("infer", "alexnet_owt", 1, 100, 10, "float32"),
 ]
 PEERS = 3  # that take turns with ours
 PYTORCH = ["pytorch", "pytorch,last", "pytorch,compiled", "pytorch,last,compiled"]

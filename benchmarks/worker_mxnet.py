@@ -20,14 +20,12 @@ from common.runtime.mxnet import mx
 from common.train import binding
 from common.train.schedule import LearningRate
 
-SIDE = 227
-
 
 def main():
     """Export, or measure."""
     mode, variant, network, *numbers = sys.argv[1:]
     batch_size, *length = map(int, numbers)
-    shape = (batch_size, 3, SIDE, SIDE)
+    shape = (batch_size, *symbols.designed_for(network))
     if mode == "export":
         export(variant, network, shape)
     else:

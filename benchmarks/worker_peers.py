@@ -19,12 +19,34 @@ import numpy as np
 import torch
 from torch import nn
 
-SIDE = 227
 THREADS = int(os.environ["OMP_NUM_THREADS"])
+
+
+def one_weird_trick(num_classes=1000):
+    """torchvision's AlexNet (its models/alexnet.py), the graph of symbols/alexnet_owt.py."""
+    features = [
+        nn.Conv2d(3, 64, 11, stride=4, padding=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2),
+    ]
+    features += [nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
+    for channels, out in ((192, 384), (384, 256), (256, 256)):
+        features += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU(inplace=True)]
+    classifier = []
+    for inputs in (9216, 4096):
+        classifier += [nn.Dropout(0.5), nn.Linear(inputs, 4096), nn.ReLU(inplace=True)]
+    net = nn.Sequential()
+    net.add_module("features", nn.Sequential(*features, nn.MaxPool2d(3, 2)))
+    net.add_module("avgpool", nn.AdaptiveAvgPool2d(6))
+    net.add_module("flatten", nn.Flatten())
+    net.add_module("classifier", nn.Sequential(*classifier, nn.Linear(4096, num_classes)))
+    return net
 
 
 def network(name):
     """The graph of symbols/alexnet.py: one tower, or two groups in conv2, conv4 and conv5."""
+    if name == "alexnet_owt":
+        return one_weird_trick()
     groups = {"alexnet": 1, "alexnet2012": 2}[name]
 
     def norm_and_pool():
@@ -145,7 +167,7 @@ def ncnn(path, data):
     import ncnn
 
     tool = os.path.join(os.path.dirname(sys.executable), "pnnx")
-    _quietly(tool, path, "fp16=0", f"inputshape=[1,3,{SIDE},{SIDE}]")
+    _quietly(tool, path, "fp16=0", f"inputshape=[1,3,{data.shape[2]},{data.shape[3]}]")
     net = ncnn.Net()
     net.opt.num_threads = THREADS
     net.load_param(path.replace(".onnx", ".ncnn.param"))
@@ -169,7 +191,8 @@ def main():
     mode, form, name, batch, steps, warmup, *source = sys.argv[1:]
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
-    data = (np.random.default_rng(0).standard_normal((int(batch), 3, SIDE, SIDE)) * 60).astype("f4")
+    side = 224 if name == "alexnet_owt" else 227
+    data = (np.random.default_rng(0).standard_normal((int(batch), 3, side, side)) * 60).astype("f4")
     with tempfile.TemporaryDirectory() as folder:
         step = prepare(mode, form, name, data, source, folder)
         seconds = []

@@ -130,3 +130,14 @@ def test_the_copy_is_bound_as_any_checkpoint(networks, images, monkeypatch):
     module = network.bind(*copy, images.shape, [mx.cpu()])
     module.forward(mx.io.DataBatch([mx.nd.array(images)]), is_train=False)
     assert module.get_outputs()[0].shape == (6, 3)
+
+
+def test_gluons_file_is_of_float32_and_of_its_network(networks, tmp_path, monkeypatch):
+    gluon = ["--gluon", tmp_path / "x.params"]
+    for kind, words in (
+        ("float32", "--gluon: takes alexnet_owt; .* has another"),
+        ("int8", "is int8"),
+    ):
+        assert_refused(monkeypatch, words, networks[kind], *gluon)
+    assert_refused(monkeypatch, "are not for --gluon", networks["float32"], *gluon, "--overwrite")
+    assert not os.listdir(tmp_path)

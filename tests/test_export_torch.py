@@ -9,6 +9,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch_files
 from conftest import ROOT, assert_refused, run_script
 from graph.test_gradients import LAYERS, between_layers, draw, error, train_step, without_dropout
 from small_checkpoints import SETTINGS, save_int8, save_lenet
@@ -340,11 +341,8 @@ def test_the_proof_passes_the_networks_own_form_and_no_other(kind):
         torch_writer.difference(wrong, source.weights, images, expected, PEERS)
 
 
-TORCHVISION = """
-import sys, types
-sys.modules["torchvision._meta_registrations"] = types.ModuleType("other build than torch's")
+TORCHVISION = f"""{torch_files.ALEXNET}
 import numpy, safetensors.torch, torch
-from torchvision.models import alexnet
 net = alexnet(num_classes=4).eval()
 net.load_state_dict(safetensors.torch.load_file(sys.argv[1] + "/x_0001.safetensors"))
 images = torch.from_numpy(numpy.load(sys.argv[1] + "/images.npy"))
@@ -364,7 +362,7 @@ def test_torchvisions_own_class_loads_alexnet_owt(tmp_path, monkeypatch, without
     save_config(str(tmp_path / "x"), settings, CLASSES)
     store.save(str(tmp_path / "x"), 1, symbol, named, {})
     run(monkeypatch, str(tmp_path / "x"))
-    subprocess.run([PEERS, "-c", TORCHVISION, tmp_path], check=True, timeout=300)
+    subprocess.run([PEERS, "-c", TORCHVISION, tmp_path], check=True, timeout=300, cwd=ROOT)
     expected = mxnets_probabilities(symbol, values)
     said = np.load(tmp_path / "said.npy")
     assert np.abs(said - expected).max() < 1e-6 * expected.max()

@@ -198,7 +198,7 @@ def test_other_networks_in_onnx_are_refused_by_the_layer_that_differs(
         (
             {"op": "BatchNormalization", "more": ["ones"] * 4},
             statistics,
-            "BatchNorm.* where alexnet",
+            "is BatchNorm: .* such as AlexNet-BN",
         ),
         ({"op": "QuantizeLinear", "more": ["step"]}, step, "has QuantizeLinear .*an int8 network"),
     ):

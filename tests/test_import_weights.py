@@ -188,6 +188,27 @@ def test_the_mean_may_be_caffes_file(caffe, tmp_path, monkeypatch):
             assert args.mean == pytest.approx(expected)
 
 
+def test_alexnet_bn_is_refused_by_its_name(caffe, tmp_path, monkeypatch):
+    """Of github.com/HolmesShuan/AlexNet-BN-Caffemodel-on-ImageNet, the first layers."""
+    layers = [
+        f'layer {{ name: "{n}1" type: "{kind}" bottom: "conv1" top: "conv1" {more} }}\n'
+        for n, kind, more in (
+            ("bn", "BatchNorm", ""),
+            ("scale", "Scale", "scale_param { bias_term: true }"),
+        )
+    ]
+    relu = 'layer {\n  name: "relu1"'
+    text = caffe.prototxt.read_text().replace(relu, "".join(layers) + relu)
+    ones = np.ones(96, np.float32)
+    normalization = {"bn1": [ones, ones, ones[:1]], "scale1": [ones, ones]}
+    arrays = {"conv1": caffe.arrays["conv1"], **normalization, **caffe.arrays}  # in order
+    (tmp_path / "x.prototxt").write_text(text)
+    (tmp_path / "x.caffemodel").write_bytes(bvlc_alexnet.caffemodel(arrays))
+    files = [tmp_path / "x.prototxt", tmp_path / "x.caffemodel"]
+    words = "x.prototxt: layer bn1 is BatchNorm: .* such as AlexNet-BN"
+    assert_refused(monkeypatch, tmp_path, files, words)
+
+
 def test_networks_with_layers_more_or_less_are_refused(caffe, tmp_path, monkeypatch):
     text = caffe.prototxt.read_text()
     soft = text.index('layer {\n  name: "prob"')

@@ -1,4 +1,8 @@
-"""PyTorch's two file formats, written without PyTorch: the tests' .pth files."""
+"""PyTorch's two file formats, written without PyTorch: the tests' .pth files.
+
+ALEXNET begins a program for a Python with PyTorch: torchvision's class or, without torchvision, the
+same layers.
+"""
 
 import collections
 import io
@@ -10,6 +14,16 @@ import zipfile
 from unittest import mock
 
 import numpy as np
+
+ALEXNET = """
+import sys, types
+sys.modules["torchvision._meta_registrations"] = types.ModuleType("other build than torch's")
+try:
+    from torchvision.models import alexnet
+except ImportError:
+    from benchmarks.worker_peers import one_weird_trick as alexnet
+print("alexnet of", alexnet.__module__)
+"""
 
 
 class _Named:

@@ -68,8 +68,18 @@ def layers_of(net: "cv2.dnn.Net", path: str) -> List["cv2.dnn.Layer"]:
 
 
 def network(source: SourceNetwork) -> str:
-    """Which of our networks ``source`` should be: its LRN, and what is before it, tell."""
+    """Which of our networks ``source`` should be: its LRN, and what is before it, tell.
+
+    Raises:
+        UserError: it has batch normalization, so it is none of them.
+    """
     kinds = [layer.type for layer in source.layers]
+    if "BatchNorm" in kinds:
+        name = _plain(source.layers[kinds.index("BatchNorm")].name)
+        raise UserError(
+            f"{source.files[0]}: layer {name} is BatchNorm: a network such as AlexNet-BN, which is"
+            " none of those here; --network alexnet --normalization bn-before trains one like it"
+        )
     if "LRN" not in kinds:
         return "alexnet_owt"
     return "caffenet" if "Pooling" in kinds[: kinds.index("LRN")] else "alexnet2012"

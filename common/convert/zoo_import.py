@@ -58,9 +58,10 @@ def read(path: str) -> Dict[str, np.ndarray]:
     other = sorted(arrays.keys() ^ set(expected))
     if other:
         where = "has" if other[0] in arrays else "lacks"
+        remedy = "; python -m common.adopt takes other checkpoints of MXNet"
         raise UserError(
             f"{path}: {where} {other[0]}; torchvision's AlexNet has features.0.weight to"
-            " classifier.6.bias; Gluon's has as many arrays"
+            " classifier.6.bias; Gluon's has as many arrays" + remedy * path.endswith(".params")
         )
     ours = (f"{layer}_{kind}" for layer in _OURS for kind in ("weight", "bias"))
     return {name: np.float32(arrays[key]) for name, key in zip(ours, expected)}
@@ -107,6 +108,22 @@ def check_shapes(path: str, weights: Dict[str, np.ndarray], symbol: mx.sym.Symbo
                 f"{path}: {name} would be of {compare.by(array.shape)}, where {NETWORK} has"
                 f" {compare.by(shapes[name])}; it is another network"
             )
+
+
+def to_gluon(arg_params: Dict[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:
+    """The weights of ``alexnet_owt`` by the names of Gluon's ``save_parameters``."""
+    return {
+        f"{gluons}.{kind}": arg_params[f"{ours}_{kind}"]
+        for ours, gluons in zip(_OURS, _SPELLINGS[1])
+        for kind in ("weight", "bias")
+    }
+
+
+def probabilities_of_gluon(path: str, classes: int, images: np.ndarray) -> np.ndarray:
+    """What Gluon's network with the weights in ``path`` computes from images (N, 3, H, W)."""
+    net = mx.gluon.model_zoo.vision.alexnet(classes=classes)
+    net.load_parameters(path)
+    return mx.nd.softmax(net(mx.nd.array(images))).asnumpy()
 
 
 def difference(path: str, weights: Dict[str, np.ndarray], symbol: mx.sym.Symbol) -> float:

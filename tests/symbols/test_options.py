@@ -21,7 +21,9 @@ import import_weights
 import predict
 import quantize
 import score
+import show
 import symbols
+from common.page.models import Models
 from common.train import loop
 from common.train.initializers import initializer
 from symbols import alexnet
@@ -138,9 +140,15 @@ def test_imported_weights_go_from_prediction_to_int8(family, data, small, tmp_pa
     (tmp_path / "names.txt").write_text("top\nmiddle\nbottom\n")
     more = ["--resize", 70, "--class-names", tmp_path / "names.txt", "--out-prefix", prefix]
     said(run_here(import_weights.main, *files_of(family, tmp_path), *more))
-    cv2.imwrite(str(tmp_path / "x.png"), photo(80, 90))
-    named = run_here(predict.main, "--model-prefix", prefix, "--load-epoch", 0, tmp_path / "x.png")
-    assert any(name in said(named) for name in ("top", "middle", "bottom"))
+    picture, where = tmp_path / "x.png", ["--model-prefix", prefix, "--load-epoch", 0]
+    cv2.imwrite(str(picture), photo(80, 90))
+    best = said(run_here(predict.main, *where, picture)).split()[2]
+    page = Models([prefix], [0])
+    shown = page.submit(page.classify, 0, 0, picture.read_bytes()).result()
+    assert shown["guesses"][0][0] == best and shown["maps"]
+    said(run_here(predict.main, *where, picture, "--features", "fc2", "--out", tmp_path / "x.npz"))
+    assert np.load(tmp_path / "x.npz")["features"].shape == (1, 32)
+    said(run_here(show.main, "maps", picture, *where, "--out", tmp_path / "maps.png"))
     flags = ["--dataset", "imagenet", "--batch-size", 16, "--deterministic", "--lr", 1e-4]
     assert_all_else_takes(prefix, 0, data, tuned, *flags)
     assert top1(prefix, 0, data, "--crops", 10)["loss"] > 0
