@@ -84,8 +84,8 @@ _TORCHVISION = dict(
     rgb_std=[58.395, 57.12, 57.375],
     random_resized_crop=1,
     min_random_area=0.08,
-    min_aspect_ratio=0.75,
-    max_aspect_ratio=4 / 3,
+    min_random_aspect_ratio=0.75,
+    max_random_aspect_ratio=4 / 3,
     random_mirror=1,
     initializer="msra",
 )
