@@ -46,8 +46,7 @@ def checksums_path(path: str) -> str:
 def read_checksums(path: str) -> Optional[np.ndarray]:
     """The rows of the record file ``path``, (N,) with ``label`` and ``crc32``; None without any.
 
-    Raises:
-        UserError: the file of checksums is damaged.
+    UserError if they are damaged.
     """
     name = checksums_path(path)
     if not os.path.exists(name):
@@ -62,11 +61,7 @@ def read_checksums(path: str) -> Optional[np.ndarray]:
 
 
 def compare_labels(path: str, labels: np.ndarray) -> None:
-    """Compare the labels in the records of ``path``, (N,) float32, with its checksums.
-
-    Raises:
-        UserError: a label differs, or the checksums are damaged or of another file.
-    """
+    """Raise UserError if ``labels``, (N,) float32, are not those in the checksums of ``path``."""
     rows, name = read_checksums(path), checksums_path(path)
     if rows is None:
         return

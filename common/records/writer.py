@@ -37,9 +37,6 @@ def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iter
     ``prefix-classes.txt`` has ``classes`` (names, in label order), a name a line. Without them an
     earlier one is deleted: it would name other classes.
     If the block raises, none of them appears and earlier files of those names stay.
-
-    Raises:
-        UserError: the disk is full.
     """
     paths = record_paths(prefix)
     if classes is None:
