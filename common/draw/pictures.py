@@ -39,11 +39,9 @@ class Neighbours(NamedTuple):
 
 @styled
 def kernels(weights: np.ndarray, title: str, columns: int = 1) -> Any:
-    """A matplotlib figure of first-layer kernels.
+    """A matplotlib figure of first-layer kernels, (N, C, h, w), C 1 or 3.
 
-    Args:
-        weights: (N, C, h, w), C 1 or 3.
-        columns: of the network, which have N / columns kernels each: they are set apart.
+    Each of the network's ``columns`` has N / columns of them: they are set apart.
     """
     count = len(weights) // columns
     rows, wide = shape_of_sheet(count, 16)
@@ -73,9 +71,7 @@ def maps(picture: np.ndarray, answers: Sequence[Answer], title: str) -> Any:
 def variations(picture: np.ndarray, rows: Sequence[Tuple[str, np.ndarray]]) -> Any:
     """A matplotlib figure: a picture, and at its right rows of what was made of it.
 
-    Args:
-        picture: (H, W, 3) uint8.
-        rows: a title and (N, h, w, 3) uint8 each.
+    The picture is (H, W, 3) uint8, a row a title and (N, h, w, 3) uint8.
     """
     strips = [sheet(images, len(images)) for _, images in rows]
     beside = 0.72 * _WIDTH  # inches
@@ -116,8 +112,7 @@ def occlusion(picture: np.ndarray, heat: np.ndarray, name: str, probability: flo
     Args:
         picture: (H, W, 3) uint8.
         heat: (H, W): how much less probable the class is if what lies there is hidden.
-        name: of the class.
-        probability: of it, with nothing hidden.
+        name, probability: of the class, with nothing hidden.
     """
     most = float(np.abs(heat).max()) or 1.0
     figure = new_figure(_WIDTH, 4.0)

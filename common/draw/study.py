@@ -11,10 +11,8 @@ from .style import COLOURS, new_figure, styled
 def training_error(results: dict) -> Any:
     """A matplotlib figure: the share of wrong answers in training, a curve for each variant.
 
-    An epoch's figure is the mean over the epoch, so it stands at its middle.
-
-    Args:
-        results: each variant has a run of a seed, and all runs have equally many epochs.
+    An epoch's figure is the mean over the epoch, so it stands at its middle. Each variant has a run
+    of a seed, and all runs have equally many epochs.
     """
     drawn = []
     for name, figures in results["variants"].items():
@@ -31,10 +29,7 @@ def study_chart(results: dict) -> Any:
 
     A bar is the mean of the seeds, a point each of them. The line goes from the lowest to the
     highest end of their 95% intervals, which say how far the number of test images leaves top-1
-    open. A note names the variants without a result.
-
-    Args:
-        results: a variant at least has a "top-1".
+    open. A note names the variants without a result; one at least has a "top-1".
     """
     variants = results["variants"]
     known = [name for name in variants if "top-1" in variants[name]]

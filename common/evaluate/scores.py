@@ -11,8 +11,7 @@ from common.cli import UserError
 def resolve_top_k(top_k: Optional[int], num_classes: int) -> int:
     """The k of top-k accuracy: --top-k, else 5, or less where there are few classes.
 
-    Raises:
-        UserError: ``top_k`` is not below the number of classes, so it would always be 100%.
+    UserError if ``top_k`` is not below the number of classes, so that it would always be 100%.
     """
     if top_k is None:
         return max(1, min(5, num_classes - 1))

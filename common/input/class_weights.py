@@ -12,11 +12,8 @@ from common.records.scan import Records
 def class_weights(how: Optional[str], records: Optional[Records], count: int) -> Optional[list]:
     """How much an image of each of ``count`` classes weighs; None: all the same.
 
-    Args:
-        how: "balanced": classes weigh the same together, an image 1 on average. Else a file.
-
-    Raises:
-        UserError: there are no records, or the file does not give each class a weight.
+    ``how`` is "balanced" (classes weigh the same together, an image 1 on average) or a file, which
+    has to give each class a weight.
     """
     if how is None:
         return None

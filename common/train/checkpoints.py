@@ -36,23 +36,14 @@ _REPORTED = ("reported", "best", "validated", "validation")  # what validation t
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """Where a run's checkpoints go, and how many are kept.
+    """Where a run's checkpoints go, how many are kept, and what their records tell of the run."""
 
-    Attributes:
-        prefix: None to write none.
-        save_period: in epochs.
-        save_minutes: also save in the middle of an epoch, this often; None: do not.
-        keep: how many of the newest stay, besides the best one; None: all.
-        args: the run's arguments, for the record.
-        fingerprint: of the training records, for the record; None for synthetic images.
-    """
-
-    prefix: Optional[str] = None
-    save_period: int = 1
-    save_minutes: Optional[float] = None
-    keep: Optional[int] = None
-    args: Mapping = dataclasses.field(default_factory=dict)
-    fingerprint: Optional[str] = None
+    prefix: Optional[str] = None  # None to write none
+    save_period: int = 1  # in epochs
+    save_minutes: Optional[float] = None  # also save in the middle of an epoch, this often
+    keep: Optional[int] = None  # how many of the newest stay, besides the best one; None: all
+    args: Mapping = dataclasses.field(default_factory=dict)  # the run's
+    fingerprint: Optional[str] = None  # of the training records; None for synthetic images
 
     @classmethod
     def from_args(

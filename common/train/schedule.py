@@ -14,15 +14,10 @@ class Length:
 
     Batches are cut from one endless sequence of epochs: the batch in which an epoch ends is filled
     up with the next epoch's first images.
-
-    Attributes:
-        images: in an epoch.
-        batch_size: images in a batch, over all devices together.
-        num_epochs: in the run.
     """
 
-    images: int
-    batch_size: int
+    images: int  # in an epoch
+    batch_size: int  # images, over all devices together
     num_epochs: int
 
     def batches(self, epochs: int) -> int:
@@ -38,21 +33,16 @@ class Length:
 class LearningRate:
     """The learning rate of each update.
 
-    Attributes:
-        base: after the warm-up.
-        schedule: "step", "plateau" (see :class:`Plateau`), or "linear" or "cosine", which fall to 0
-            at the end of the run.
-        step_epochs: after how many epochs a step schedule multiplies the rate by ``factor``.
-        warmup_epochs: during these the rate rises linearly from 0.
-        patience: of a plateau schedule, in epochs.
+    ``schedule`` is "step", "plateau" (see :class:`Plateau`), or "linear" or "cosine", which fall to
+    0 at the end of the run.
     """
 
-    base: float
+    base: float  # after the warm-up
     schedule: str = "step"
-    step_epochs: Tuple[float, ...] = ()
+    step_epochs: Tuple[float, ...] = ()  # after which a step schedule multiplies it by ``factor``
     factor: float = 0.1
-    warmup_epochs: float = 0.0
-    patience: Optional[int] = None
+    warmup_epochs: float = 0.0  # during these the rate rises linearly from 0
+    patience: Optional[int] = None  # of a plateau schedule, in epochs
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "LearningRate":
