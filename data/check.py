@@ -54,8 +54,7 @@ def structure(
     """Yield every record of a file.
 
     Args:
-        content: of the file, from :func:`common.records.walk.open_records`.
-        listed: the sorted offsets in its index.
+        content, listed: as :func:`common.records.walk.walk_records` takes them.
         num_classes: labels are below it; None if unknown.
     """
     for number, (at, end, label, fault) in enumerate(walk_records(content, listed)):
@@ -75,8 +74,7 @@ def compare_checksums(
 ) -> Tuple[List[Record], List[str]]:
     """Compare each record without a fault with its checksum; ``rows`` are those of ``path``.
 
-    Returns:
-        The records, with the faults that this shows, and lines about the checksums themselves.
+    Returns the records, with the faults that this shows, and lines about the checksums themselves.
     """
     compared, compared_well = [], 0
     for record in progress(records, "checksums", len(records)):
@@ -93,14 +91,7 @@ def compare_checksums(
 
 
 def undecodable(path: str, records: List[Record], workers: int) -> Iterator[Record]:
-    """Yield those of ``records``, which have no fault so far, whose image cannot be decoded whole.
-
-    Args:
-        workers: processes.
-
-    Raises:
-        UserError: a process died, or a limit of the machine is reached.
-    """
+    """Yield those of ``records``, without a fault so far, whose image cannot be decoded whole."""
     judge = functools.partial(_decoding_fault, path)
     judged = pool.run(judge, records, workers, "--data-nthreads", _name)
     try:

@@ -255,10 +255,7 @@ def _tar(title, file, split):
 def val_labels(text: str, path: str, table: List[Class]) -> Dict[str, int]:
     """{file name of a validation image: label}, from the text of the ground truth in ``path``.
 
-    Its line n is the ILSVRC2012 id (1 to 1000) of the image with number n.
-
-    Raises:
-        UserError: a line is no such id.
+    Its line n is the ILSVRC2012 id (1 to 1000) of the image with number n; UserError if not.
     """
     ids = {str(row.ilsvrc_id): label for label, row in enumerate(table)}
     labels = {}

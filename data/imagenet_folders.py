@@ -106,10 +106,8 @@ def _digest(files):
 def solution_labels(path: str, wnids: List[str]) -> Dict[str, int]:
     """{file name of a validation image: label}, from Kaggle's LOC_val_solution.csv.
 
-    A line is ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: the WordNet id and boxes.
-
-    Raises:
-        UserError: it is another file.
+    A line is ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: the WordNet id and boxes;
+    UserError if not.
     """
     labels = {}
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:

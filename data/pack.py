@@ -26,14 +26,9 @@ def encode_all(
 ) -> Iterator[Tuple[str, int, Union[bytes, Unreadable]]]:
     """Yield (name, label, bytes or Unreadable) for each of ``items``, in order.
 
-    Args:
-        items: read lazily, no further ahead than ``64 * workers`` pictures.
-        workers: processes. They end when the generator does; close it if you leave it early.
-        changes: is extended by what :func:`common.records.picture.encode` says of each picture.
-        settings: what else that function takes.
-
-    Raises:
-        UserError: a process died, or a limit of the machine is reached.
+    ``items`` and ``workers`` are as :func:`data.workers.run` takes them, ``settings`` as
+    :func:`common.records.picture.encode` does; ``changes`` is extended by what that says of each
+    picture.
     """
     attempt = functools.partial(_attempt, settings)
     results = pool.run(attempt, items, workers, "--workers", _name)
@@ -65,11 +60,9 @@ def _attempt(settings, item):
 
 
 def report(bad: List[Tuple[str, str]], written: Dict[str, int], skip_bad: bool) -> None:
-    """Name the unreadable pictures on stderr; refuse them unless ``skip_bad``.
+    """Name the unreadable pictures, (name, cause), on stderr; refuse them unless ``skip_bad``.
 
-    Args:
-        bad: (name, cause) of each unreadable picture.
-        written: prefix of an output -> its number of records; none may be empty.
+    ``written`` has the number of records by the prefix of an output; none may be empty.
     """
     for name, cause in bad:
         print(f"unreadable: {name}: {cause}", file=sys.stderr)

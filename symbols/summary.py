@@ -51,11 +51,7 @@ class Layer(NamedTuple):
 
 
 def layers(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> List[Layer]:
-    """The operators of ``symbol`` on images of (channels, height, width), in order.
-
-    Raises:
-        mx.MXNetError: the images are too small; ``symbols.check_image_shape`` explains it better.
-    """
+    """The operators of ``symbol`` on images of (channels, height, width), in order."""
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape_partial(data=(1, *image_shape))
     shape_of = dict(zip(internals.list_outputs(), shapes))
@@ -81,11 +77,7 @@ def _layer(node, inputs, shape_of):
 
 
 def report(network: str, symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> str:
-    """The layer table of ``symbol`` as text of 100 columns; for AlexNet with the article's counts.
-
-    Args:
-        image_shape: (channels, height, width).
-    """
+    """The layer table as text of 100 columns; for AlexNet with the article's counts beside it."""
     listed = layers(symbol, image_shape)
     parameters = sum(layer.weights + layer.biases for layer in listed)
     lines = [

@@ -137,8 +137,7 @@ def _rounded(value: Optional[float]) -> object:
 def table(results: dict, error: Optional[float] = None) -> str:
     """The variants with their accuracies, as a table of Markdown.
 
-    Args:
-        error: adds a column with the epochs that training took to this share of wrong answers.
+    With ``error`` it has the epochs that training took to this share of wrong answers, too.
     """
     headings = (
         "variant | rate | top-1 | spread | difference | loss | train top-1 | train loss | seeds"

@@ -76,13 +76,11 @@ def bind(
         contexts: the devices; each batch is divided among them.
         shape: of a batch, (N, C, H, W).
         scheduler: of the learning rate; None if it is constant.
-        resumed: a checkpoint, which gives all weights and the optimizer's state.
+        resumed: a checkpoint, which gives all weights and the optimizer's state; UserError if that
+            does not fit.
         pretrained: gives some of the weights, and says which are frozen. The others are random.
         std: of the channels: batches are uint8 with precision.SHIFT (N, C), and the devices
             normalise. None: batches are float32 and normalised already.
-
-    Raises:
-        UserError: the optimizer's state in ``resumed`` does not fit.
     """
     mx.random.seed(settings.seed)
     np.random.seed(settings.seed)

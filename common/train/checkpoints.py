@@ -100,18 +100,14 @@ class Checkpoints:
         must: bool = False,
         last: bool = False,
     ) -> Optional[str]:
-        """Save the current state.
+        """Save the current state; the weights' file, or None where no checkpoints are written.
+
+        UserError if weights are not finite, or the files cannot be written but must be.
 
         Args:
             epoch: the one that has just ended; None in the middle of an epoch.
             must: a failure is an error; otherwise it is a warning, and training continues.
             last: the run ends with this epoch, so it is saved whatever ``save_period`` says.
-
-        Returns:
-            The name of the weights' file; None where no checkpoints are written.
-
-        Raises:
-            UserError: weights are not finite, or the files cannot be written but must be.
         """
         if not self.are_kept:
             return None

@@ -74,8 +74,7 @@ class Divergence:
     def check(self, number: int, probabilities: np.ndarray, labels: np.ndarray) -> None:
         """Count batch ``number``, from 0, if it is of the second half of the first BATCHES.
 
-        Raises:
-            UserError: it is the last of them, and their mean loss is too high.
+        UserError if it is the last of them, and their mean loss is too high.
         """
         if not self.BATCHES / 2 <= number < self.BATCHES:
             return

@@ -200,8 +200,7 @@ RECIPES = {
 def recipe(network: str, dataset: str) -> Recipe:
     """The recipe for ``network`` on ``dataset``; of a user's network, that of the first one there.
 
-    Raises:
-        UserError: there is none.
+    UserError if there is none.
     """
     if (network, dataset) in RECIPES:
         return RECIPES[network, dataset]
@@ -219,8 +218,7 @@ def describe(
 ) -> str:
     """What a run resolved, for its first lines: the recipe's settings, and ``changed`` ones.
 
-    Args:
-        changed: names of the settings that flags gave another value; they are marked with ``+``.
+    Those are the names of settings that flags gave another value; they are marked with ``+``.
     """
     shape = ",".join(map(str, args.image_shape))
     settings = []

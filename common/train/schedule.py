@@ -53,8 +53,7 @@ class LearningRate:
     def scheduler(self, length: Length) -> Optional[mx.lr_scheduler.LRScheduler]:
         """MXNet's scheduler for a run of this length; None if the rate is constant.
 
-        Raises:
-            UserError: two steps fall on the same update.
+        UserError if two steps fall on the same update.
         """
         updates = length.batches(length.num_epochs)
         an_epoch = updates / length.num_epochs
@@ -95,11 +94,7 @@ class Plateau(mx.lr_scheduler.LRScheduler):
         return self.base_lr * self._factor**self._lowered
 
     def heed(self, accuracies: Sequence[float]) -> bool:
-        """Set the rate by the validation accuracies of all epochs so far.
-
-        Returns:
-            Whether it has changed.
-        """
+        """Set the rate by the validation accuracies of all epochs so far; whether it changes."""
         before, self._lowered, waited = self._lowered, 0, 0
         for epoch, accuracy in enumerate(accuracies):
             better = accuracy > max(accuracies[:epoch], default=-1)
