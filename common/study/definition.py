@@ -18,7 +18,7 @@ import math
 import os
 import re
 import shlex
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List
 
 from common import cli
 from common.cli import UserError
@@ -151,12 +151,3 @@ def _check_flags(where, words, forbidden):
         name = word.partition("=")[0].lstrip("-").replace("-", "_")
         if word.startswith("--") and name in forbidden:
             raise UserError(f"{where}: the study itself sets {word.partition('=')[0]}")
-
-
-def check_variants(study: Study, names: Sequence[str]) -> Tuple[str, ...]:
-    """``names``, each a variant's or UserError; all variants if there are none."""
-    for name in names:
-        if name not in study.variants:
-            known = ", ".join(study.variants)
-            raise UserError(f"--variants {name}: {study.path} has no such variant, but {known}")
-    return tuple(names) or tuple(study.variants)
