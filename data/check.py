@@ -93,7 +93,9 @@ def compare_checksums(
 def undecodable(path: str, records: List[Record], workers: int) -> Iterator[Record]:
     """Yield those of ``records``, without a fault so far, whose image cannot be decoded whole."""
     judge = functools.partial(_decoding_fault, path)
-    judged = pool.run(judge, records, workers, "--data-nthreads", _name)
+    judged = pool.run(
+        judge, records, workers, "--data-nthreads", lambda one: f"record {one.number}"
+    )
     try:
         with contextlib.closing(judged):
             for record, fault in progress(judged, "decode", len(records)):
@@ -101,10 +103,6 @@ def undecodable(path: str, records: List[Record], workers: int) -> Iterator[Reco
                     yield record._replace(fault=fault)
     except UserError as error:
         raise UserError(f"{path}: {error}")
-
-
-def _name(record):
-    return f"record {record.number}"
 
 
 def _decoding_fault(path, record):

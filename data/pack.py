@@ -31,15 +31,11 @@ def encode_all(
     picture.
     """
     attempt = functools.partial(_attempt, settings)
-    results = pool.run(attempt, items, workers, "--workers", _name)
+    results = pool.run(attempt, items, workers, "--workers", lambda item: item[0])
     for (name, label, _), (image, changed) in results:
         if changes is not None:
             changes += changed
         yield name, label, image
-
-
-def _name(item):
-    return item[0]
 
 
 def _attempt(settings, item):
@@ -83,7 +79,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--resize",
-        type=_size,
+        type=cli.number(int, least=0),
         default=256,
         help="scale the short side down to this many pixels, never up; 0 keeps every size",
     )
@@ -92,7 +88,9 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="store the central square only, as AlexNet's paper does (with --resize 256)",
     )
-    add("--quality", type=_quality, default=95, help="of a JPEG, 1 to 100")
+    add(
+        "--quality", type=cli.number(int, least=1, most=100), default=95, help="of a JPEG, 1 to 100"
+    )
     add("--encoding", choices=[".jpg", ".png"], default=".jpg", help="of the stored images")
     add("--workers", type=cli.positive_int, default=cpus.available(), help="processes")
     add("--skip-bad", action="store_true", help="leave unreadable images out; they are still named")
@@ -102,14 +100,3 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 def options(args: argparse.Namespace) -> dict:
     """Those values of :func:`add_args` that :func:`encode_all` takes."""
     return {name: getattr(args, name) for name in (*_SETTINGS, "workers")}
-
-
-def _size(text):
-    return 0 if text == "0" else cli.positive_int(text)
-
-
-def _quality(text):
-    value = cli.positive_int(text)
-    if value > 100:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a quality from 1 to 100")
-    return value
