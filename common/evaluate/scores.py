@@ -70,19 +70,10 @@ class Scores:
         """Mean cross-entropy, in nats."""
         return self._loss / max(self.count, 1)
 
-    @property
-    def top1(self) -> float:
-        """Share of images whose first guess is right."""
-        return self._hits[0] / max(self.count, 1)
-
-    @property
-    def topk(self) -> float:
-        """Share of images whose class is among the first ``top_k`` guesses."""
-        return self._hits[1] / max(self.count, 1)
-
     def figures(self) -> dict:
         """Loss and accuracies by their names, as logs show them."""
-        return {"loss": self.loss, "top-1": self.top1, f"top-{self.top_k}": self.topk}
+        top1, topk = self._hits / max(self.count, 1)
+        return {"loss": self.loss, "top-1": top1, f"top-{self.top_k}": topk}
 
     def right(self) -> dict:
         """How many images the accuracies count, by the same names."""

@@ -12,12 +12,8 @@ from . import finetune
 from .recipes import recipe
 
 _PIXELS = 60  # by how many grey levels photographs' pixels differ from their mean
-_FIXED = (
-    "paper",
-    "caffe",
-    "caffenet",
-    "normal",
-)  # weights of about .01, whatever a layer's size: inputs of 60
+# Weights of about .01, whatever a layer's size: inputs of 60
+_FIXED = ("paper", "caffe", "caffenet", "normal")
 _SCALED = ("msra", "xavier", "orthogonal")  # layers keep the scale of what they read: inputs of 1
 
 
