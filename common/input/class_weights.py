@@ -37,13 +37,11 @@ def _read(path, names: List[str]) -> List[float]:
     found = {}
     for line in lines:
         name, weight = _entry(path, line)
-        if name not in names or name in found:
-            what = (
-                "is listed twice"
-                if name in found
-                else f"is not one of the classes, such as {names[0]}"
-            )
-            raise UserError(f"--class-weights {path}: {name} {what}")
+        if name in found:
+            raise UserError(f"--class-weights {path}: {name} is listed twice")
+        if name not in names:
+            said = f"{name} is not one of the classes, such as {names[0]}"
+            raise UserError(f"--class-weights {path}: {said}")
         found[name] = weight
     missing = next((name for name in names if name not in found), None)
     if missing is not None:

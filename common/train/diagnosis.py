@@ -42,9 +42,8 @@ def _input(args) -> Optional[str]:
     if args["pretrained"]:
         source = finetune.source_config(args["pretrained"])
         if source is None:
-            return (
-                f"--rgb-mean, --rgb-std: {args['pretrained']} has no record of its own; give them"
-            )
+            prefix = args["pretrained"]
+            return f"--rgb-mean, --rgb-std: {prefix} has no record of its own; give them"
         other = finetune.other_preparation(args, source["args"])
         return f"{other}: not what --pretrained was trained with; leave it out" if other else None
     name, std = args["initializer"], float(np.mean(args["rgb_std"]))

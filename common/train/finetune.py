@@ -182,13 +182,10 @@ def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[
     if source is None:
         config = config_path(args.pretrained)
         return text + f"; it has no {config}: the preparation is that of the recipe and the flags"
-    text += (
-        "; graph: its own"
-        if source["network"] == args.network
-        else f"; graph: {args.network}, not its own"
-    )
+    same = source["network"] == args.network
+    text += "; graph: " + ("its own" if same else f"{args.network}, not its own")
     flags = other_preparation(vars(args), source)
-    return text + ("; preparation: its own" + (f" but for {flags}" if flags else ""))
+    return text + "; preparation: its own" + (f" but for {flags}" if flags else "")
 
 
 def with_frozen_statistics(symbol: mx.sym.Symbol, frozen: Sequence[str]) -> mx.sym.Symbol:
