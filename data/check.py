@@ -17,6 +17,7 @@ import os
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+from tqdm import tqdm
 
 from common import cli
 from common.cli import ArgumentParser, UserError, run
@@ -31,7 +32,7 @@ from common.records.walk import open_records, walk_records
 from common.records.writer import create_records, record_paths
 from data import workers as pool
 from data.outputs import prefix_of, prepare_output
-from data.progress import progress, say
+from data.progress import progress
 
 
 class Record(NamedTuple):
@@ -194,11 +195,11 @@ def _check(content, args, num_classes):
     wrong += lines
     for record in records:
         if record.fault:
-            say(str(record))
+            tqdm.write(str(record))
     if args.decode:
         good = [record for record in records if not record.fault]
         for record in undecodable(args.rec, good, args.data_nthreads):
-            say(str(record))
+            tqdm.write(str(record))
             records[record.number] = record
     if listed is not None:
         wrong += index_faults(args.rec, listed, records)
