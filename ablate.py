@@ -36,7 +36,6 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("study", metavar="STUDY.json", help="common/study/definition.py says what it holds")
     add("--out", required=True, metavar="FOLDER", help="of the runs")
-    add("--variants", nargs="+", default=[], metavar="NAME", help="run these only")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--plan", action="store_true", help="only print the runs and their time here")
     what.add_argument(
@@ -108,7 +107,6 @@ def main() -> int:
     """Check everything, then say what will be done, then do it."""
     args = parse_args()
     study = definition.read(args.study)
-    variants = definition.check_variants(study, args.variants)
     folder = Folder(study, args.out)
     folder.check()
     if args.report:
@@ -122,7 +120,7 @@ def main() -> int:
         draw(results, f"{args.report}.png")
         return 0
     records = plan.check_records(study)
-    runs = [*trials(study, variants), *finals(study, variants)]
+    runs = [*trials(study), *finals(study)]
     left = [run for run in runs if not folder.result(run)]
     plan.check_room(folder, left, weights_size(study, records["train"]).__getitem__)
     times = plan.Times(folder, records)

@@ -36,8 +36,7 @@ def parse_args() -> argparse.Namespace:
 def read(named: List[str]) -> List[Tuple[str, History]]:
     """The runs that the command line names: for each its prefix without folders, and its log.
 
-    Raises:
-        UserError: there is no such run, or none has anything to draw.
+    UserError if there is no such run, or none has anything to draw.
     """
     found = []
     for name in named:

@@ -40,18 +40,23 @@ def parse_args() -> argparse.Namespace:
     """The command line; ``args.draw`` is the function that makes the figure."""
     parser = cli.ArgumentParser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for draw, text in (
-        (kernels, "the first layer's kernels"),
-        (maps, "what each layer answers to a picture"),
-        (where, "which region of a picture decides: parts of it are hidden"),
-        (near, "the training pictures that the network finds most alike"),
-        (mistakes, "the pictures of which the network is most sure, and wrong"),
-        (diagram, "a network's diagram"),
+    for name, draw, add_args, text in (
+        ("kernels", kernels, None, "the first layer's kernels"),
+        ("maps", maps, _map_args, "what each layer answers to a picture"),
+        ("where", where, _where_args, "which region of a picture decides: parts of it are hidden"),
+        ("nearest", near, _near_args, "the training pictures that the network finds most alike"),
+        (
+            "mistakes",
+            mistakes,
+            _mistake_args,
+            "the wrong guesses of which the network is most sure",
+        ),
+        ("network", diagram, _diagram_args, "a network's diagram"),
     ):
-        name = {near: "nearest", diagram: "network"}.get(draw, draw.__name__)
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(draw=draw)
-        _ARGUMENTS[draw](command.add_argument)
+        if add_args:
+            add_args(command.add_argument)
         if draw is not diagram:
             store.add_args(command)
             command.add_argument("--batch-size", type=cli.positive_int, default=32)
@@ -239,16 +244,6 @@ def diagram(args: argparse.Namespace) -> Any:
     with cli.blaming("--image-shape"):
         symbols.check_image_shape(symbol, shape)
     return network.diagram(symbol, shape, args.network)
-
-
-_ARGUMENTS = {
-    kernels: lambda add: None,
-    maps: _map_args,
-    where: _where_args,
-    near: _near_args,
-    mistakes: _mistake_args,
-    diagram: _diagram_args,
-}
 
 
 def main() -> None:

@@ -42,11 +42,7 @@ def parse_args() -> argparse.Namespace:
 def count_classes(
     prefix: str, symbol: mx.sym.Symbol, arg_params: dict, aux_params: dict, image_shape: tuple
 ) -> int:
-    """How many probabilities the network computes from an image of noise.
-
-    Raises:
-        UserError: what it computes are not class probabilities.
-    """
+    """How many probabilities the network makes of an image of noise; UserError if it makes none."""
     image = np.random.default_rng(0).normal(0, 50, (1, *image_shape)).astype(np.float32)
     said = compare.probabilities(symbol, arg_params, aux_params, image)
     if said.ndim != 2 or said.min() < 0 or not np.allclose(said.sum(), 1, atol=1e-3):

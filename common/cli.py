@@ -150,11 +150,7 @@ def refuse(message: str) -> NoReturn:
 
 
 def refuse_import(message: str) -> NoReturn:
-    """End an import that lacks something: with :func:`refuse` in a command of ours.
-
-    Raises:
-        ImportError: another program imports the project as a library.
-    """
+    """End an import that lacks something: :func:`refuse` in a command of ours, else ImportError."""
     if _is_ours(getattr(sys.modules["__main__"], "__file__", None)):
         refuse(message)
     raise ImportError(message) from None

@@ -248,14 +248,9 @@ def _gpus(facts: Dict[str, Any]) -> _Section:
         fault = card.fault() or ("" if facts["cuda"] else "needs pip install '.[cuda]'")
         if not fault:
             facts.setdefault("gpus", []).append(index)
-        capability = ".".join(map(str, card.capability))
-        yield (
-            f"GPU {index}",
-            (
-                f"{card.name}, compute capability {capability}, {card.free / 2**30:.1f} GiB free:"
-                f" {fault or 'usable'}"
-            ),
-        )
+        about = f"compute capability {card.capability[0]}.{card.capability[1]}"
+        free = f"{card.free / 2**30:.1f} GiB free"
+        yield f"GPU {index}", f"{card.name}, {about}, {free}: {fault or 'usable'}"
 
 
 def _cache(_facts: Dict[str, Any]) -> _Section:
@@ -265,10 +260,8 @@ def _cache(_facts: Dict[str, Any]) -> _Section:
     free = shutil.disk_usage(existing).free
     yield "cache", f"{folder}, {free / 1e9:.1f} GB free"
     if free < _LEAST_ROOM or not os.access(existing, os.W_OK):
-        yield (
-            _TO_DO,
-            f"{folder}: needs 1 GB of writable space, or set XDG_CACHE_HOME to another folder",
-        )
+        needed = "needs 1 GB of writable space, or set XDG_CACHE_HOME to another folder"
+        yield _TO_DO, f"{folder}: {needed}"
 
 
 if __name__ == "__main__":

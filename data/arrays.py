@@ -41,16 +41,13 @@ def make_records(
 
     Splits that are whole already are kept; ``load`` is called only if one is not. The training
     images are shuffled, in the same order each time; the others keep the data set's order.
+    UserError if ``out`` holds whole splits of other sizes, or ``load`` gives other images.
 
     Args:
         counts: how many images each split must have, e.g. {"train": 50000, "val": 10000}. Give
             "holdout", if it is there, before "train", which lacks its images.
         load: returns the splits; called at most once.
         overwrite: make all anew, and delete a holdout that is not among ``counts``.
-
-    Raises:
-        UserError: ``out`` holds whole splits of other sizes; ``load`` gave another number of
-            images, or a label that is no class.
     """
     left_over = [] if "holdout" in counts else _existing(os.path.join(out, "holdout"))
     if left_over and not overwrite:
@@ -94,13 +91,9 @@ def _existing(prefix):
 
 
 def split_off(split: Split, count: int, classes: int) -> Tuple[Split, Split]:
-    """Divide a split in two: all but the last images of each class, and those.
+    """Divide a split in two: all but the last images of each class, and those, in its order.
 
-    Args:
-        count: images of the second part, the same number of each of the ``classes`` classes.
-
-    Returns:
-        The two, each in the order of ``split``.
+    The second part has ``count`` images, equally many of each of the ``classes`` classes.
     """
     images, labels = split
     held = np.zeros(len(labels), bool)

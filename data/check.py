@@ -17,6 +17,7 @@ import os
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+from tqdm import tqdm
 
 from common import cli
 from common.cli import ArgumentParser, UserError, run
@@ -31,7 +32,7 @@ from common.records.walk import open_records, walk_records
 from common.records.writer import create_records, record_paths
 from data import workers as pool
 from data.outputs import prefix_of, prepare_output
-from data.progress import progress, say
+from data.progress import progress
 
 
 class Record(NamedTuple):
@@ -54,8 +55,7 @@ def structure(
     """Yield every record of a file.
 
     Args:
-        content: of the file, from :func:`common.records.walk.open_records`.
-        listed: the sorted offsets in its index.
+        content, listed: as :func:`common.records.walk.walk_records` takes them.
         num_classes: labels are below it; None if unknown.
     """
     for number, (at, end, label, fault) in enumerate(walk_records(content, listed)):
@@ -75,8 +75,7 @@ def compare_checksums(
 ) -> Tuple[List[Record], List[str]]:
     """Compare each record without a fault with its checksum; ``rows`` are those of ``path``.
 
-    Returns:
-        The records, with the faults that this shows, and lines about the checksums themselves.
+    Returns the records, with the faults that this shows, and lines about the checksums themselves.
     """
     compared, compared_well = [], 0
     for record in progress(records, "checksums", len(records)):
@@ -93,16 +92,11 @@ def compare_checksums(
 
 
 def undecodable(path: str, records: List[Record], workers: int) -> Iterator[Record]:
-    """Yield those of ``records``, which have no fault so far, whose image cannot be decoded whole.
-
-    Args:
-        workers: processes.
-
-    Raises:
-        UserError: a process died, or a limit of the machine is reached.
-    """
+    """Yield those of ``records``, without a fault so far, whose image cannot be decoded whole."""
     judge = functools.partial(_decoding_fault, path)
-    judged = pool.run(judge, records, workers, "--data-nthreads", _name)
+    judged = pool.run(
+        judge, records, workers, "--data-nthreads", lambda one: f"record {one.number}"
+    )
     try:
         with contextlib.closing(judged):
             for record, fault in progress(judged, "decode", len(records)):
@@ -110,10 +104,6 @@ def undecodable(path: str, records: List[Record], workers: int) -> Iterator[Reco
                     yield record._replace(fault=fault)
     except UserError as error:
         raise UserError(f"{path}: {error}")
-
-
-def _name(record):
-    return f"record {record.number}"
 
 
 def _decoding_fault(path, record):
@@ -205,11 +195,11 @@ def _check(content, args, num_classes):
     wrong += lines
     for record in records:
         if record.fault:
-            say(str(record))
+            tqdm.write(str(record))
     if args.decode:
         good = [record for record in records if not record.fault]
         for record in undecodable(args.rec, good, args.data_nthreads):
-            say(str(record))
+            tqdm.write(str(record))
             records[record.number] = record
     if listed is not None:
         wrong += index_faults(args.rec, listed, records)

@@ -82,11 +82,10 @@ def _holdout(text):
 def read(path: str) -> dict:
     """The splits "train" and "val" in an official archive or in the npm package at ``path``.
 
+    UserError if that is no archive, cut, damaged, or lacks a member.
+
     Returns:
         {split: (images (N, 32, 32, 3) BGR uint8, labels (N,) int)}, in the data set's order.
-
-    Raises:
-        UserError: not an archive, cut or damaged, or without the expected members.
     """
     members = _members(path)
     reader = next((_READERS[name] for name in _READERS if name in members), None)

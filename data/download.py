@@ -41,14 +41,11 @@ def get(file: File, root: str, remedy: str, source: Optional[str] = None) -> str
     """Path of ``file``, whole: ``source``, or in the folder ``root``, downloaded if need be.
 
     What an interrupted download has brought stays as NAME.part; the next one goes on from there.
+    UserError if the address cannot be reached, has another file or none, or the disk is full.
 
     Args:
         remedy: what the user can do if the download fails, for the messages.
         source: the file at hand, or the archive with it; nothing is downloaded.
-
-    Raises:
-        UserError: the address cannot be reached or does not have the file, it is another file, the
-            disk is full, or another run is downloading it to ``root``.
     """
     path, part = (os.path.join(root, f"{file.name}{end}") for end in ("", ".part"))
     if source is None and os.path.exists(path):

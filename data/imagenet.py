@@ -28,7 +28,7 @@ from common.cli import ArgumentParser, UserError, run
 from common.io.files import check_is_local
 from common.io.lock import lock
 from data import pack, parts
-from data.imagenet_folders import VAL_PART, TrainFolder, ValFolder, solution_labels
+from data.imagenet_folders import VAL_PART, TrainFolder, Training, ValFolder, solution_labels
 
 MD5 = {  # as image-net.org and torchvision give them
     "train": "1d675b47d978889d74fa0da5fadfb00e",
@@ -155,14 +155,10 @@ def _make_parts(job, workspace, args):
     return [done[name] for name in job.parts.values()]
 
 
-class TrainTar:
-    """ILSVRC2012_img_train.tar: a tar for each class, n01440764.tar and so on; each is a part.
+class TrainTar(Training):
+    """ILSVRC2012_img_train.tar: a tar for each class, n01440764.tar and so on."""
 
-    ``parts`` maps a part's number, here the label, to its name. The name holds the size of the
-    class's tar, so that parts of another archive have other names.
-    """
-
-    split, images, remedy = "train", 1281167, _REMEDIES["train"]
+    remedy = _REMEDIES["train"]
 
     def __init__(self, path: str, table: List[Class], allow_partial: bool):
         self.path = path
@@ -175,34 +171,22 @@ class TrainTar:
             raise UserError(
                 f"{path}: has {len(members)} classes, not {len(table)}; {self.remedy}, {_PARTIAL}"
             )
-        self._tars = {labels[name]: member for name, member in members.items()}
-        self._labels = {
-            f"{table[label].wnid}-{member.size}": label for label, member in self._tars.items()
-        }
-        self.parts = {label: name for name, label in self._labels.items()}
+        tars = {labels[name]: member for name, member in members.items()}
+        self._set(tars, {n: f"{table[n].wnid}-{member.size}" for n, member in tars.items()})
 
-    def items(self, done: Container[str]) -> Iterator[pack.Item]:
-        """Yield (image name, part number, bytes) of each image whose part is not in ``done``."""
-        with tarfile.open(self.path, "r:") as outer:
-            for label, member in self._tars.items():
-                if self.parts[label] not in done:
-                    yield from self._class_items(outer, label, member)
-
-    def _class_items(self, outer, label, member):
+    def _class_items(self, label, member):
         title = f"{self.path}: {member.name}"
-        with _tar(title, outer.extractfile(member), self.split) as archive:
+        with contextlib.ExitStack() as stack:
+            outer = stack.enter_context(tarfile.open(self.path, "r:"))
+            archive = stack.enter_context(_tar(title, outer.extractfile(member), self.split))
             for image in _files(archive):
                 yield os.path.basename(image.name), label, archive.extractfile(image).read()
             if not archive.getmembers():
                 raise UserError(f"{title}: is empty; {self.remedy}")
 
-    def label(self, part: str, image: str) -> int:
-        """The label of every image of the part with this name."""
-        return self._labels[part]
-
 
 class ValTar:
-    """ILSVRC2012_img_val.tar: flat; every thousand images are a part. See :class:`TrainTar`.
+    """ILSVRC2012_img_val.tar: flat; every thousand images are a part. See :class:`Training`.
 
     ``parts`` is complete once :meth:`items` has run to its end.
     """
@@ -255,10 +239,7 @@ def _tar(title, file, split):
 def val_labels(text: str, path: str, table: List[Class]) -> Dict[str, int]:
     """{file name of a validation image: label}, from the text of the ground truth in ``path``.
 
-    Its line n is the ILSVRC2012 id (1 to 1000) of the image with number n.
-
-    Raises:
-        UserError: a line is no such id.
+    Its line n is the ILSVRC2012 id (1 to 1000) of the image with number n; UserError if not.
     """
     ids = {str(row.ilsvrc_id): label for label, row in enumerate(table)}
     labels = {}

@@ -7,7 +7,7 @@ in LOC_val_solution.csv.
 import csv
 import os
 import zlib
-from typing import Container, Dict, Iterator, List, Tuple
+from typing import Any, Container, Dict, Iterator, List, Tuple
 
 from common.cli import UserError
 from common.records.picture import EXTENSIONS
@@ -16,10 +16,35 @@ from data import pack
 VAL_PART = 1000  # images
 
 
-class TrainFolder:
-    """ILSVRC/Data/CLS-LOC/train; each class is a part. See :class:`data.imagenet.TrainTar`."""
+class Training:
+    """The training images; each class is a part.
 
-    split, images, remedy = "train", 1281167, "unpack it again (what is done is kept)"
+    ``parts`` maps a part's number, here the label, to its name. The name tells by a size or digest
+    what the class was made from, so that parts of other files have other names.
+    """
+
+    split, images = "train", 1281167
+
+    def _set(self, sources: Dict[int, Any], parts: Dict[int, str]):
+        """``sources``: where each label's images are."""
+        self._sources, self.parts = sources, parts
+        self._labels = {name: label for label, name in parts.items()}
+
+    def items(self, done: Container[str]) -> Iterator[pack.Item]:
+        """Yield (image name, part number, bytes or path) of each image whose part is not done."""
+        for label, source in self._sources.items():
+            if self.parts[label] not in done:
+                yield from self._class_items(label, source)
+
+    def label(self, part: str, image: str) -> int:
+        """The label of every image of the part with this name."""
+        return self._labels[part]
+
+
+class TrainFolder(Training):
+    """ILSVRC/Data/CLS-LOC/train."""
+
+    remedy = "unpack it again (what is done is kept)"
 
     def __init__(self, path: str, wnids: List[str], allow_partial: bool):
         self.path = path
@@ -37,27 +62,17 @@ class TrainFolder:
                 f"{path}: has {len(found)} classes, not {len(wnids)}; {self.remedy}, or pass"
                 " --allow-partial"
             )
-        self._files = {wnids.index(name): _pictures(os.path.join(path, name)) for name in found}
-        empty = next((name for name in found if not self._files[wnids.index(name)]), None)
+        files = {wnids.index(name): _pictures(os.path.join(path, name)) for name in found}
+        empty = next((wnids[label] for label in files if not files[label]), None)
         if empty:
             raise UserError(
                 f"{path}: {empty} holds no picture; {self.remedy}, or remove that folder and pass"
                 " --allow-partial"
             )
-        self._labels = {
-            f"{wnids[label]}-{_digest(files)}": label for label, files in self._files.items()
-        }
-        self.parts = {label: name for name, label in self._labels.items()}
+        self._set(files, {label: f"{wnids[label]}-{_digest(files[label])}" for label in files})
 
-    def items(self, done: Container[str]) -> Iterator[pack.Item]:
-        """Yield (image name, part number, path) of each image whose part is not in ``done``."""
-        for label, files in self._files.items():
-            if self.parts[label] not in done:
-                yield from ((name, label, path) for name, path in files)
-
-    def label(self, part: str, image: str) -> int:
-        """The label of every image of the part with this name."""
-        return self._labels[part]
+    def _class_items(self, label, files):
+        return ((name, label, path) for name, path in files)
 
 
 class ValFolder:
@@ -106,10 +121,8 @@ def _digest(files):
 def solution_labels(path: str, wnids: List[str]) -> Dict[str, int]:
     """{file name of a validation image: label}, from Kaggle's LOC_val_solution.csv.
 
-    A line is ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: the WordNet id and boxes.
-
-    Raises:
-        UserError: it is another file.
+    A line is ``ILSVRC2012_val_00048981,n03995372 85 1 499 272``: the WordNet id and boxes;
+    UserError if not.
     """
     labels = {}
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:

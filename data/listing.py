@@ -15,15 +15,12 @@ def read_list(path: str, root: str) -> Tuple[Dict[str, List[str]], bool]:
     """The pictures that a list names.
 
     A line of X.lst is ``number TAB label TAB path``, of any other file ``path,label``; a header is
-    left out. Paths start from the folder ``root``.
+    left out. Paths start from the folder ``root``. UserError for a line of another form, a label
+    that is no class, a picture that is listed twice, or if the first picture is not there.
 
     Returns:
         Class name -> paths, in label order; and whether the labels are numbers. Numbers stay as
         they are, so that "0", "1", ... may have no picture; names are sorted.
-
-    Raises:
-        UserError: no such list, a line of another form, a label that is no class, a picture that
-            is listed twice, or the first picture is not there.
     """
     rows = _rows(path)
     first = os.path.join(root, rows[0][1])

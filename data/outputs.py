@@ -15,9 +15,8 @@ def prefix_of(path: str) -> str:
 def prepare_output(prefix: str, overwrite: bool) -> None:
     """Make the folder of ``prefix``, where record files will be written.
 
-    Raises:
-        UserError: one of the files exists, and ``overwrite`` is false; or ``prefix`` is an address,
-            names a folder.
+    UserError if one of the files exists, and ``overwrite`` is false; or ``prefix`` is an address
+    or names a folder.
     """
     check_is_local(prefix, "OUT_PREFIX")
     if os.path.basename(prefix) in ("", ".", ".."):

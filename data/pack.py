@@ -26,25 +26,16 @@ def encode_all(
 ) -> Iterator[Tuple[str, int, Union[bytes, Unreadable]]]:
     """Yield (name, label, bytes or Unreadable) for each of ``items``, in order.
 
-    Args:
-        items: read lazily, no further ahead than ``64 * workers`` pictures.
-        workers: processes. They end when the generator does; close it if you leave it early.
-        changes: is extended by what :func:`common.records.picture.encode` says of each picture.
-        settings: what else that function takes.
-
-    Raises:
-        UserError: a process died, or a limit of the machine is reached.
+    ``items`` and ``workers`` are as :func:`data.workers.run` takes them, ``settings`` as
+    :func:`common.records.picture.encode` does; ``changes`` is extended by what that says of each
+    picture.
     """
     attempt = functools.partial(_attempt, settings)
-    results = pool.run(attempt, items, workers, "--workers", _name)
+    results = pool.run(attempt, items, workers, "--workers", lambda item: item[0])
     for (name, label, _), (image, changed) in results:
         if changes is not None:
             changes += changed
         yield name, label, image
-
-
-def _name(item):
-    return item[0]
 
 
 def _attempt(settings, item):
@@ -65,11 +56,9 @@ def _attempt(settings, item):
 
 
 def report(bad: List[Tuple[str, str]], written: Dict[str, int], skip_bad: bool) -> None:
-    """Name the unreadable pictures on stderr; refuse them unless ``skip_bad``.
+    """Name the unreadable pictures, (name, cause), on stderr; refuse them unless ``skip_bad``.
 
-    Args:
-        bad: (name, cause) of each unreadable picture.
-        written: prefix of an output -> its number of records; none may be empty.
+    ``written`` has the number of records by the prefix of an output; none may be empty.
     """
     for name, cause in bad:
         print(f"unreadable: {name}: {cause}", file=sys.stderr)
@@ -90,7 +79,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--resize",
-        type=_size,
+        type=cli.number(int, least=0),
         default=256,
         help="scale the short side down to this many pixels, never up; 0 keeps every size",
     )
@@ -99,7 +88,9 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="store the central square only, as AlexNet's paper does (with --resize 256)",
     )
-    add("--quality", type=_quality, default=95, help="of a JPEG, 1 to 100")
+    add(
+        "--quality", type=cli.number(int, least=1, most=100), default=95, help="of a JPEG, 1 to 100"
+    )
     add("--encoding", choices=[".jpg", ".png"], default=".jpg", help="of the stored images")
     add("--workers", type=cli.positive_int, default=cpus.available(), help="processes")
     add("--skip-bad", action="store_true", help="leave unreadable images out; they are still named")
@@ -109,14 +100,3 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 def options(args: argparse.Namespace) -> dict:
     """Those values of :func:`add_args` that :func:`encode_all` takes."""
     return {name: getattr(args, name) for name in (*_SETTINGS, "workers")}
-
-
-def _size(text):
-    return 0 if text == "0" else cli.positive_int(text)
-
-
-def _quality(text):
-    value = cli.positive_int(text)
-    if value > 100:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a quality from 1 to 100")
-    return value

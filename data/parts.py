@@ -39,11 +39,7 @@ class Part(NamedTuple):
 
 
 def find(folder: str) -> Dict[str, Part]:
-    """The whole parts in ``folder`` by their NAME; the folder is made if it does not exist.
-
-    Raises:
-        UserError: a part's two files do not fit (a disk's fault).
-    """
+    """The whole parts in ``folder`` by their NAME; the folder is made if it does not exist."""
     os.makedirs(folder, exist_ok=True)
     files = (os.path.splitext(name) for name in sorted(os.listdir(folder)))
     return {name: _read(folder, name) for name, ending in files if ending == ".bin"}
@@ -76,9 +72,6 @@ def write(
         names: part number -> NAME; may be filled while ``items`` is read.
         title, total: of the progress; ``total`` may be None.
         encoding: what :func:`data.pack.encode_all` takes.
-
-    Raises:
-        UserError: the disk is full.
     """
     with contextlib.closing(pack.encode_all(items, **encoding)) as encoded:
         results = progress(encoded, title, total)
@@ -105,19 +98,11 @@ def join(
     label: Callable[[str, str], int],
     shuffle: bool,
 ) -> int:
-    """Copy the images of all parts into ``prefix.rec``, ``.idx`` and ``-classes.txt``.
+    """Copy the images of all parts into ``prefix.rec`` and its companions; how many they are.
 
     The records are written in one sequential pass. Their order is shuffled, always alike, or that
-    of the images' names. The parts are read through once for every ``_WINDOW`` images.
-
-    Args:
-        label: (part's NAME, image name) -> class.
-
-    Returns:
-        The number of records.
-
-    Raises:
-        UserError: the disk has too little room.
+    of the images' names. The parts are read through once for every ``_WINDOW`` images. ``label``
+    makes a class of (part's NAME, image name). UserError if the disk has too little room.
     """
     images = [(i, j) for i, part in enumerate(job) for j in range(len(part.names))]
     if shuffle:  # RandomState: its stream is the same in every numpy

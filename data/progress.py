@@ -26,8 +26,3 @@ def progress(results: Iterable, title: str, total: Optional[int]) -> Iterator:
     seconds = time.monotonic() - start
     rate = f"{done / seconds:.0f} img/s, {seconds:.1f} s"
     print(f"{title}: {done}{of} images, {rate}", file=sys.stderr)
-
-
-def say(line: str) -> None:
-    """Print a line on stdout, above the bar if one is drawn."""
-    tqdm.write(line)

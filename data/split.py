@@ -44,10 +44,8 @@ def split(
     """Divide each class at random; return (training, validation), each like ``images``.
 
     A class of two or more images has at least one on either side; a class's only image goes to
-    training. How a class is divided does not depend on the other classes.
-
-    Args:
-        groups: images that stay on one side. A class that is one group goes to training.
+    training. How a class is divided does not depend on the other classes. The images of one of
+    ``groups`` stay on one side; a class that is one group goes to training.
     """
     training, validation = {}, {}
     for name, paths in images.items():
@@ -67,8 +65,7 @@ def split(
 def find_alike(images: Dict[str, List[str]], workers: int) -> Groups:
     """The groups of images that are alike, class by class. Unreadable ones are alone.
 
-    Raises:
-        UserError: a file is in two classes, or a process died.
+    UserError if a file is in two classes.
     """
     paths = [path for listed in images.values() for path in listed]
     prints = pool.run(_print, paths, workers, "--workers", str)

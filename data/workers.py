@@ -37,15 +37,14 @@ def run(
 ) -> Iterator[Tuple[Any, Any]]:
     """Yield (item, function(item)) for each of ``items``, in order.
 
+    UserError if a process died or cannot be started, or ``function`` raised it.
+
     Args:
         function: can be pickled, as items and results can; it runs in the processes.
         items: read lazily, no further ahead than ``64 * workers``.
         workers: processes. They end when the generator does; close it if you leave it early.
         flag: what sets ``workers`` on the command line, for messages.
         name: of an item, for messages.
-
-    Raises:
-        UserError: a process died or cannot be started, or ``function`` raised it.
     """
     items = iter(items)
     with _processes(workers, function, flag) as submit:

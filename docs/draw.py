@@ -10,13 +10,16 @@ import argparse
 import json
 import os
 import tempfile
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 import symbols
 from common import cli
-from common.draw import pictures, study, style
+from common.draw import pictures, style
+from common.draw.curves import Curve, Panel, curves
+from common.draw.style import new_figure, show_pixels, styled
+from common.draw.tiles import framed, map_tiles, sheet, strongest
 from common.evaluate import network
 from common.input import pipeline
 from common.input.augmentation import Augmentation, add_args
@@ -29,15 +32,70 @@ from common.runtime.mxnet import mx
 from common.train import recipes
 from docs.scene import scene
 
+_WIDTH = 8.0  # inches
+_MAPS = 24  # of a layer that are shown
 _TIMES = 6  # that an image is seen
 _HERE = os.path.dirname(os.path.abspath(__file__))
 CONV1 = os.path.join(_HERE, "results", "conv1.npz")
 
 
+def training_error(results: dict) -> Any:
+    """A matplotlib figure: the share of wrong answers in training, a curve for each variant.
+
+    An epoch's figure is the mean over the epoch, so it stands at its middle. Each variant has a run
+    of a seed, and all runs have equally many epochs.
+    """
+    drawn = []
+    for name, figures in results["variants"].items():
+        ended = [run["epochs"] for run in figures["runs"].values() if "epochs" in run]
+        errors = [[1 - epoch["train"]["top-1"] for epoch in epochs] for epochs in ended]
+        drawn.append(Curve(name, np.arange(len(errors[0])) + 0.5, np.array(errors)))
+    note = f"mean and range of {len(results['seeds'])} seeds"
+    return curves([Panel("training error (top-1)", drawn, percent=True)], "epochs", note)
+
+
+@styled
+def variations(picture: np.ndarray, rows: Sequence[Tuple[str, np.ndarray]]) -> Any:
+    """A matplotlib figure: a picture, and at its right rows of what was made of it.
+
+    The picture is (H, W, 3) uint8, a row a title and (N, h, w, 3) uint8.
+    """
+    strips = [sheet(images, len(images)) for _, images in rows]
+    beside = 0.72 * _WIDTH  # inches
+    height = sum(beside * page.shape[0] / page.shape[1] + 0.24 for page in strips)
+    figure = new_figure(_WIDTH, height)
+    grid = figure.add_gridspec(len(rows), 2, width_ratios=[_WIDTH - beside, beside])
+    show_pixels(figure.add_subplot(grid[:, 0]), picture, "the image")
+    for i, ((title, _), page) in enumerate(zip(rows, strips)):
+        axes = figure.add_subplot(grid[i, 1])
+        show_pixels(axes, page)
+        axes.set_title(title, loc="left")
+    return figure
+
+
+@styled
+def before_and_after(before: pictures.Answer, after: pictures.Answer) -> Any:
+    """A matplotlib figure: the strongest maps before an operation, and the same after it.
+
+    Both have one scale of colours.
+    """
+    count = len(before.maps)
+    chosen = strongest(before.maps, _MAPS)
+    both = map_tiles(np.concatenate([before.maps[chosen], after.maps[chosen]]))
+    strips = [framed(both[: len(chosen)]), framed(both[len(chosen) :])]
+    height = _WIDTH * strips[0].shape[0] / strips[0].shape[1] + 0.3
+    figure = new_figure(_WIDTH, 2 * height)
+    for axes, answer, page in zip(figure.subplots(2, 1), (before, after), strips):
+        show_pixels(axes, page)
+        title = f"{answer.layer}: up to {answer.maps.max():.1f}"
+        axes.set_title(f"{title}, {len(chosen)} of {count} maps", loc="left")
+    return figure
+
+
 def relu() -> Any:
     """ReLU against tanh: training error by epochs."""
     with open(os.path.join(_HERE, "results", "relu.json"), encoding="utf-8") as file:
-        return study.training_error(json.load(file))
+        return training_error(json.load(file))
 
 
 def keep_conv1(prefix: str, epoch: int) -> None:
@@ -82,7 +140,7 @@ def answers() -> List[np.ndarray]:
 def lrn() -> Any:
     """conv1's maps before and after LRN."""
     before, after = answers()
-    return pictures.before_and_after(
+    return before_and_after(
         pictures.Answer("conv1 after ReLU", before), pictures.Answer("after LRN", after)
     )
 
@@ -98,7 +156,7 @@ def augmentation() -> Any:
     settings = recipes.recipe("alexnet", "imagenet").settings
     picture = scene(settings["resize"])
     views = [(title, seen(picture, settings, words)) for title, words in rows.items()]
-    return pictures.variations(picture, views)
+    return variations(picture, views)
 
 
 def seen(picture: np.ndarray, settings: Dict[str, Any], words: List[str]) -> np.ndarray:

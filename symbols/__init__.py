@@ -67,15 +67,10 @@ def designed_for(network: str) -> Tuple[int, int, int]:
 
 
 def get_symbol(network: str, num_classes: Optional[int] = None, **options) -> mx.sym.Symbol:
-    """Build ``network``; ``num_classes`` defaults to the number that it was designed for.
+    """Build ``network`` with options of its own, or a file of the user's.
 
-    Args:
-        network: what :func:`known` takes.
-        num_classes: outputs of the last layer.
-        options: passed to the network's own ``get_symbol``.
-
-    Raises:
-        ValueError: it is unknown or has no such option, or the user's file cannot be used.
+    ``num_classes`` defaults to the number that it was designed for. ValueError if it is unknown or
+    has no such option, or the user's file cannot be used.
     """
     _check_name(network)
     if num_classes is not None:
@@ -86,14 +81,9 @@ def get_symbol(network: str, num_classes: Optional[int] = None, **options) -> mx
 
 
 def check_image_shape(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> None:
-    """Refuse images that are too small for the network.
+    """Raise ValueError if images of (channels, height, width) are too small for the network.
 
-    Args:
-        image_shape: (channels, height, width).
-
-    Raises:
-        ValueError: a layer's output would be empty; the message gives the smallest square that
-            fits.
+    The message gives the smallest square that fits.
     """
     if _fits(symbol, image_shape):
         return

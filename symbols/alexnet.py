@@ -37,6 +37,9 @@ def get_symbol(
 ) -> mx.sym.Symbol:
     """The network on ``data`` (N, 3, 227, 227) and ``softmax_label`` (N,).
 
+    Its one output, ``softmax_output``, is (N, num_classes) probabilities. ValueError if there is no
+    such option, or LRN by column is to split one tower.
+
     Args:
         num_classes: outputs of fc3.
         num_group: groups of conv2, conv4 and conv5; 2 for two towers.
@@ -48,12 +51,6 @@ def get_symbol(
             'bn-before', 'bn-after': batch normalization, at all activations; 'none'.
         pooling: 'overlapping' windows of 3x3, or 'plain' ones of 2x2; the stride is 2.
         pool_first: pool before the normalization, not after it.
-
-    Returns:
-        A symbol whose one output, ``softmax_output``, is (N, num_classes) probabilities.
-
-    Raises:
-        ValueError: there is no such option, or LRN by column is to split one tower.
     """
     _check(num_group, activation, normalization, pooling)
     # MXNet's own defaults are left out: the graph must equal the article's, attribute by attribute.
@@ -130,12 +127,9 @@ def _convolutions(
 def classifier(
     net: mx.sym.Symbol, num_classes: int, activate: Callable, dropout: float
 ) -> mx.sym.Symbol:
-    """Two hidden fully connected layers, the one of the classes, and softmax.
+    """Two hidden fully connected layers, the one of the classes, and softmax, on (N, 256, 6, 6).
 
-    Args:
-        net: (N, 256, 6, 6).
-        activate: (layer's output, its name) -> its activation.
-        dropout: as of :func:`get_symbol`.
+    ``activate`` makes an activation of (layer's output, its name).
     """
     # stage 4: 256x6x6 -> 4096
     net = mx.sym.Flatten(net)

@@ -13,7 +13,6 @@ from . import alexnet2012
 def get_symbol(num_classes: int = 1000) -> mx.sym.Symbol:
     """The network on ``data`` (N, 3, 227, 227) and ``softmax_label`` (N,).
 
-    Returns:
-        A symbol whose one output, ``softmax_output``, is (N, num_classes) probabilities.
+    Its one output, ``softmax_output``, is (N, num_classes) probabilities.
     """
     return alexnet2012.get_symbol(num_classes, knorm=1, pooling_convention="full", pool_first=True)

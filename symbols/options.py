@@ -57,8 +57,7 @@ def _share(text):
 def resolve(args: argparse.Namespace) -> None:
     """Set the options that have the network's own value to None, as if they were not given.
 
-    Raises:
-        ValueError: ``args.network`` has no such option.
+    ValueError if ``args.network`` has no such option.
     """
     for name in NAMES:
         value = getattr(args, name)

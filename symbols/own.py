@@ -22,8 +22,7 @@ def names() -> List[str]:
 def build(network: str, **options: Any) -> mx.sym.Symbol:
     """What ``get_symbol(**options)`` of symbols/NETWORK.py returns.
 
-    Raises:
-        ValueError: it fails, or what it returns cannot be trained here.
+    ValueError if it fails, or what it returns cannot be trained here.
     """
     path = os.path.join(_FOLDER, f"{network}.py")
     try:

@@ -6,8 +6,7 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 from common.runtime.mxnet import mx
 
-FLOAT32 = 4  # bytes
-KIB = 1024
+PER_KIB = 1024 / 4  # float32 numbers
 
 # The article's table: layer -> row, neurons, weights without biases.
 ARTICLE = {
@@ -39,23 +38,9 @@ class Layer(NamedTuple):
     biases: int  # with all that is trained beside weights: scales, shifts and slopes
     multiply_adds: int  # of the weights, in a forward pass
 
-    @property
-    def activation_bytes(self) -> int:
-        """The output in float32."""
-        return math.prod(self.output) * FLOAT32
-
-    @property
-    def parameter_bytes(self) -> int:
-        """Weights and biases in float32."""
-        return (self.weights + self.biases) * FLOAT32
-
 
 def layers(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> List[Layer]:
-    """The operators of ``symbol`` on images of (channels, height, width), in order.
-
-    Raises:
-        mx.MXNetError: the images are too small; ``symbols.check_image_shape`` explains it better.
-    """
+    """The operators of ``symbol`` on images of (channels, height, width), in order."""
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape_partial(data=(1, *image_shape))
     shape_of = dict(zip(internals.list_outputs(), shapes))
@@ -81,11 +66,7 @@ def _layer(node, inputs, shape_of):
 
 
 def report(network: str, symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> str:
-    """The layer table of ``symbol`` as text of 100 columns; for AlexNet with the article's counts.
-
-    Args:
-        image_shape: (channels, height, width).
-    """
+    """The layer table as text of 100 columns; for AlexNet with the article's counts beside it."""
     listed = layers(symbol, image_shape)
     parameters = sum(layer.weights + layer.biases for layer in listed)
     lines = [
@@ -119,9 +100,9 @@ def _table(listed: List[Layer]) -> List[str]:
 def _figures(layers: List[Layer]) -> List[str]:
     """The sums over some layers as text, empty for zero."""
     counts = [(one.neurons, one.weights, one.biases, one.multiply_adds) for one in layers]
-    sizes = [(one.activation_bytes, one.parameter_bytes) for one in layers]
+    sizes = [(math.prod(one.output), one.weights + one.biases) for one in layers]
     return [f"{total:,}" if total else "" for total in map(sum, zip(*counts))] + [
-        f"{total / KIB:,.1f}" if total else "" for total in map(sum, zip(*sizes))
+        f"{total / PER_KIB:,.1f}" if total else "" for total in map(sum, zip(*sizes))
     ]
 
 

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, bands, run_script, train, write_records
 
+from common import cli
+from common.input.flags import add_data_args
+from common.train.flags import add_train_args
+from common.train.recipes import RECIPES
 from common.train.schedule import LearningRate, Length
 
 QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
@@ -141,6 +145,14 @@ def test_what_flags_change_is_shown_whether_the_recipe_has_it_or_not():
     said = " ".join(result.stdout.split())
     assert "lr 0.05" in said and "+lr" not in said
     assert "+batch-size 16" in said and "+max-random-scale 1.2" in said
+
+
+@pytest.mark.parametrize("name", RECIPES, ids="-".join)
+def test_a_recipe_sets_nothing_but_flags(name):
+    parser = cli.ArgumentParser()
+    add_train_args(parser)
+    add_data_args(parser)
+    assert RECIPES[name].settings.keys() <= vars(parser.parse_args([])).keys()
 
 
 def test_reading_alone_loses_no_checkpoint(trained, grey):

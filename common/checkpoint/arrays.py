@@ -22,9 +22,7 @@ _MAX_RANK = 32
 def check_arrays(path: str) -> None:
     """Make sure that ``path`` holds the weights of a Module, and is whole.
 
-    Raises:
-        ValueError, KeyError, struct.error: it is damaged.
-        UserError: its names are those of Gluon's save_parameters.
+    Raises what :func:`array_names` does, and UserError for names of Gluon's save_parameters.
     """
     if any(not name.startswith(("arg:", "aux:")) for name in array_names(path)):
         raise UserError(
@@ -97,11 +95,7 @@ def as_float32(arrays: Dict[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:
 
 
 def save_arrays(path: str, arrays: Dict[str, mx.nd.NDArray]) -> None:
-    """``mx.nd.save``, which fails if the disk is full.
-
-    Raises:
-        OSError: the file cannot be written whole.
-    """
+    """``mx.nd.save``, but an OSError if the disk is full."""
     with _errors_of_mxnet():
         mx.nd.save(path, arrays)
     # On a full disk the last write of mx.nd.save can fail without a word. Names end the file.

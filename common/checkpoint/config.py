@@ -34,12 +34,8 @@ def check_prefix(prefix: str) -> None:
 
 
 def config_entries(args: dict, classes: Optional[List[str]], **origin: object) -> dict:
-    """What a config holds.
-
-    Args:
-        args: the training run's arguments.
-        classes: names, in the order of the network's output; None if there are none.
-        origin: what was done to the network after its training.
+    """What a config holds: the training run's ``args``, the ``classes``' names in the order of the
+    network's output, None if it has none, and ``origin``, what was done to it afterwards.
     """
     return {"args": args, "classes": classes, **origin, "versions": versions()}
 
@@ -63,11 +59,7 @@ def versions() -> dict:
 
 
 def load_config(prefix: str) -> dict:
-    """Read ``PREFIX-config.json``.
-
-    Raises:
-        UserError: it is missing, damaged, or not what :func:`save_config` wrote.
-    """
+    """Read ``PREFIX-config.json``; UserError if it is missing, damaged, or not a config."""
     path = config_path(prefix)
     remedy = "copy it again, or delete its entry sha256 if it was changed on purpose"
     try:

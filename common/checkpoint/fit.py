@@ -18,16 +18,13 @@ def check_graph(symbol: mx.sym.Symbol) -> None:
 def check_weights(
     path: str, symbol: mx.sym.Symbol, weights: dict, image_shape: Optional[Sequence[int]] = None
 ) -> None:
-    """Make sure that the graph has all its weights, in the shapes that it needs.
+    """Raise UserError unless the graph has all its weights, in the shapes that it needs.
 
     Args:
         path: of the weights, for the message.
         weights: name -> array, auxiliary states among them.
         image_shape: (channels, height, width) of the network's input; None if it is unknown, and
             then only those shapes are compared that the graph alone determines.
-
-    Raises:
-        UserError: one is missing or has another shape, or the images do not fit the network.
     """
     needed = [*symbol.list_arguments(), *symbol.list_auxiliary_states()]
     for name in needed:

@@ -15,11 +15,7 @@ Network = Tuple[mx.sym.Symbol, dict, dict]
 
 
 def add_args(parser: argparse.ArgumentParser, suffix: Optional[str] = None) -> None:
-    """Add --out-prefix and --overwrite.
-
-    Args:
-        suffix: --out-prefix defaults to --model-prefix with this suffix; None: it is required.
-    """
+    """Add --overwrite and --out-prefix, whose default is --model-prefix with ``suffix``, if any."""
     default = f"; default: MODEL_PREFIX{suffix}" if suffix else ""
     parser.add_argument(
         "--out-prefix", required=suffix is None, help=f"of the new checkpoint{default}"
@@ -30,11 +26,7 @@ def add_args(parser: argparse.ArgumentParser, suffix: Optional[str] = None) -> N
 
 
 def resolve_prefix(args: argparse.Namespace, suffix: str) -> None:
-    """Set ``args.out_prefix`` to its default, unless it is given.
-
-    Raises:
-        UserError: it is --model-prefix.
-    """
+    """Set ``args.out_prefix`` to its default unless given; UserError if it is --model-prefix."""
     args.out_prefix = args.out_prefix or f"{args.model_prefix}{suffix}"
     if os.path.realpath(args.out_prefix) == os.path.realpath(args.model_prefix):
         raise UserError(f"--out-prefix {args.out_prefix}: is --model-prefix; choose another")
@@ -48,11 +40,8 @@ def new_checkpoint(
 
     It takes (symbol, arg_params, aux_params) and the config's entries, and returns the name of the
     weights' file. Config and weights appear together. Until it is called nothing has changed;
-    afterwards there is no other checkpoint at ``prefix``.
-
-    Raises:
-        UserError: there are checkpoints already and ``overwrite`` is false, another run writes
-            there, or the files cannot be written.
+    afterwards there is no other checkpoint at ``prefix``. UserError if there are checkpoints
+    already and ``overwrite`` is false, or another run writes there.
     """
     with lock(prefix, "--out-prefix") as locked:
         store.check_free(prefix, overwrite, "--out-prefix")

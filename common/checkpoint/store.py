@@ -93,16 +93,12 @@ def _matches(prefix, pattern):
 
 
 def check_free(prefix: str, overwrite: bool, flag: str = "--model-prefix", after: int = -1) -> None:
-    """Make sure that saving at ``prefix`` loses no earlier run's checkpoints.
+    """Raise UserError if saving at ``prefix`` would lose an earlier run's checkpoints.
 
     Args:
-        prefix: where checkpoints will be saved.
         overwrite: the user has agreed to lose them.
         flag: what the command line calls ``prefix``.
         after: checkpoints up to this epoch stay.
-
-    Raises:
-        UserError: there are some, and ``overwrite`` is false.
     """
     there = [
         params_path(name, number)
@@ -150,19 +146,15 @@ def save(
     config: Optional[dict] = None,
     **record: object,
 ) -> str:
-    """Write a checkpoint. Either all of it is there afterwards, or nothing has changed.
+    """Write a checkpoint, and return the name of its weights' file.
+
+    All of it is there afterwards; or it cannot be written (UserError), and nothing has changed.
 
     Args:
         number: epochs trained, or batches where ``prefix`` is a :func:`partial` one.
         optimizer: name -> array, its state; None or empty: there is none to keep.
         config: :func:`config_entries`, to be written with the weights; None leaves the config.
         record: what the record holds besides the checksums; values that JSON has.
-
-    Returns:
-        The name of the weights' file.
-
-    Raises:
-        UserError: it cannot be written; earlier checkpoints are as they were.
     """
     paths = _paths(prefix, number)
     old = _set_paths(prefix, number)
@@ -202,11 +194,7 @@ def _write_record(path, record):
 
 
 def load_record(prefix: str, number: int) -> dict:
-    """The record of a checkpoint, after a check of its own checksum.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """The record of a checkpoint; UserError if it is missing or damaged."""
     path = record_path(prefix, number)
     try:
         record = read_json(path, "take another checkpoint")
@@ -219,10 +207,9 @@ def load_record(prefix: str, number: int) -> dict:
 
 
 def verify(prefix: str, number: int, *roles: str) -> None:
-    """Compare files of a checkpoint with the checksums in its record; all of them by default.
+    """Compare files of a checkpoint, all by default, with the checksums in its record.
 
-    Raises:
-        UserError: a file is missing or differs, or the record is missing or damaged.
+    UserError if one of them, or the record, is missing or damaged.
     """
     checksums = load_record(prefix, number)["files"]
     paths = _paths(prefix, number)
@@ -237,10 +224,8 @@ def verify(prefix: str, number: int, *roles: str) -> None:
 
 
 def newest(prefix: str) -> Tuple[Optional[Tuple[str, int]], List[str]]:
-    """The newest whole checkpoint at ``prefix``.
-
-    Returns:
-        Its prefix and number, or None without one; and a line about each newer one that is damaged.
+    """Prefix and number of the newest whole checkpoint at ``prefix``, None without one; and a line
+    about each newer one that is damaged.
     """
     saved = [(name, number) for name in (prefix, partial(prefix)) for number in numbers(name)]
     damaged, whole = [], []
@@ -267,10 +252,7 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
     """Like ``mx.model.load_checkpoint``, with checks: (symbol, arg_params, aux_params).
 
     Where the checkpoint has a record, its checksums are compared first, unless it is ``verified``
-    already.
-
-    Raises:
-        UserError: a file is missing or damaged, or the weights do not fit the graph.
+    already. UserError if a file is missing or damaged, or the weights do not fit the graph.
     """
     for path in (f"{prefix}-symbol.json", params_path(prefix, number)):
         if not os.path.isfile(path):

@@ -11,10 +11,9 @@ _LABELLED = 30  # classes up to which there is room for names and numbers
 
 @styled
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
-    """A matplotlib figure: the colour says which share of a row's images the cell has.
+    """A matplotlib figure of (classes, classes) counts: row the true class, column the first guess.
 
-    Args:
-        matrix: (classes, classes) counts: row the true class, column the first guess.
+    The colour says which share of a row's images the cell has.
     """
     count = len(classes)
     labelled = count <= _LABELLED

@@ -30,10 +30,7 @@ def diagram(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int], title: str
     """A matplotlib figure of the network: its volumes, kernels and columns, from left to right.
 
     Networks with a layer in two groups have two columns, as on the paper's two GPUs: a layer whose
-    columns read both halves has crossed arrows.
-
-    Args:
-        image_shape: (channels, height, width).
+    columns read both halves has crossed arrows. ``image_shape`` is (channels, height, width).
     """
     drawn = volumes(symbol, image_shape)
     columns = 2 if any(volume.halves for volume in drawn) else 1
@@ -117,8 +114,7 @@ _TOLD: Dict[str, Callable[[Node, Tuple[int, ...]], List[str]]] = {  # operator -
 def _draw(axes, volume, x, y, columns):
     """Draw one column of a volume whose left edge is at x, its middle at y.
 
-    Returns:
-        Where arrows end and start: (left, right, y).
+    Returns where arrows end and start: (left, right, y).
     """
     channels = volume.shape[0] // columns
     if len(volume.shape) == 1:

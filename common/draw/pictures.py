@@ -5,16 +5,7 @@ from typing import Any, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from .style import FAINT, fitting, new_figure, show_pixels, styled
-from .tiles import (
-    framed,
-    heat_over,
-    kernel_tiles,
-    map_tiles,
-    shape_of_sheet,
-    sheet,
-    strip,
-    strongest,
-)
+from .tiles import heat_over, kernel_tiles, shape_of_sheet, sheet, strip
 
 _WIDTH = 8.0  # inches
 _MAPS = 24  # of a layer that are shown
@@ -39,11 +30,9 @@ class Neighbours(NamedTuple):
 
 @styled
 def kernels(weights: np.ndarray, title: str, columns: int = 1) -> Any:
-    """A matplotlib figure of first-layer kernels.
+    """A matplotlib figure of first-layer kernels, (N, C, h, w), C 1 or 3.
 
-    Args:
-        weights: (N, C, h, w), C 1 or 3.
-        columns: of the network, which have N / columns kernels each: they are set apart.
+    Each of the network's ``columns`` has N / columns of them: they are set apart.
     """
     count = len(weights) // columns
     rows, wide = shape_of_sheet(count, 16)
@@ -70,54 +59,13 @@ def maps(picture: np.ndarray, answers: Sequence[Answer], title: str) -> Any:
 
 
 @styled
-def variations(picture: np.ndarray, rows: Sequence[Tuple[str, np.ndarray]]) -> Any:
-    """A matplotlib figure: a picture, and at its right rows of what was made of it.
-
-    Args:
-        picture: (H, W, 3) uint8.
-        rows: a title and (N, h, w, 3) uint8 each.
-    """
-    strips = [sheet(images, len(images)) for _, images in rows]
-    beside = 0.72 * _WIDTH  # inches
-    height = sum(beside * page.shape[0] / page.shape[1] + 0.24 for page in strips)
-    figure = new_figure(_WIDTH, height)
-    grid = figure.add_gridspec(len(rows), 2, width_ratios=[_WIDTH - beside, beside])
-    show_pixels(figure.add_subplot(grid[:, 0]), picture, "the image")
-    for i, ((title, _), page) in enumerate(zip(rows, strips)):
-        axes = figure.add_subplot(grid[i, 1])
-        show_pixels(axes, page)
-        axes.set_title(title, loc="left")
-    return figure
-
-
-@styled
-def before_and_after(before: Answer, after: Answer) -> Any:
-    """A matplotlib figure: the strongest maps before an operation, and the same after it.
-
-    Both have one scale of colours.
-    """
-    count = len(before.maps)
-    chosen = strongest(before.maps, _MAPS)
-    both = map_tiles(np.concatenate([before.maps[chosen], after.maps[chosen]]))
-    strips = [framed(both[: len(chosen)]), framed(both[len(chosen) :])]
-    height = _WIDTH * strips[0].shape[0] / strips[0].shape[1] + 0.3
-    figure = new_figure(_WIDTH, 2 * height)
-    for axes, answer, page in zip(figure.subplots(2, 1), (before, after), strips):
-        show_pixels(axes, page)
-        title = f"{answer.layer}: up to {answer.maps.max():.1f}"
-        axes.set_title(f"{title}, {len(chosen)} of {count} maps", loc="left")
-    return figure
-
-
-@styled
 def occlusion(picture: np.ndarray, heat: np.ndarray, name: str, probability: float) -> Any:
     """A matplotlib figure: a picture, and where hiding a part of it changes the answer.
 
     Args:
         picture: (H, W, 3) uint8.
         heat: (H, W): how much less probable the class is if what lies there is hidden.
-        name: of the class.
-        probability: of it, with nothing hidden.
+        name, probability: of the class, with nothing hidden.
     """
     most = float(np.abs(heat).max()) or 1.0
     figure = new_figure(_WIDTH, 4.0)

@@ -43,11 +43,7 @@ def groups(runs: Sequence[Tuple[str, History]]) -> List[Group]:
 
 
 def figure(grouped: Sequence[Group]) -> Any:
-    """A matplotlib figure: the runs' loss and top-1 by epochs.
-
-    Args:
-        grouped: at least one run has finished an epoch or has logged a batch.
-    """
+    """A matplotlib figure: the runs' loss and top-1 by epochs; one at least has logged a batch."""
     validated = any(
         "val" in part for _, runs in grouped for r in runs for part in r.epochs.values()
     )

@@ -2,27 +2,7 @@
 
 from typing import Any
 
-import numpy as np
-
-from .curves import Curve, Panel, curves
 from .style import COLOURS, new_figure, styled
-
-
-def training_error(results: dict) -> Any:
-    """A matplotlib figure: the share of wrong answers in training, a curve for each variant.
-
-    An epoch's figure is the mean over the epoch, so it stands at its middle.
-
-    Args:
-        results: each variant has a run of a seed, and all runs have equally many epochs.
-    """
-    drawn = []
-    for name, figures in results["variants"].items():
-        ended = [run["epochs"] for run in figures["runs"].values() if "epochs" in run]
-        errors = [[1 - epoch["train"]["top-1"] for epoch in epochs] for epochs in ended]
-        drawn.append(Curve(name, np.arange(len(errors[0])) + 0.5, np.array(errors)))
-    note = f"mean and range of {len(results['seeds'])} seeds"
-    return curves([Panel("training error (top-1)", drawn, percent=True)], "epochs", note)
 
 
 @styled
@@ -31,10 +11,7 @@ def study_chart(results: dict) -> Any:
 
     A bar is the mean of the seeds, a point each of them. The line goes from the lowest to the
     highest end of their 95% intervals, which say how far the number of test images leaves top-1
-    open. A note names the variants without a result.
-
-    Args:
-        results: a variant at least has a "top-1".
+    open. A note names the variants without a result; one at least has a "top-1".
     """
     variants = results["variants"]
     known = [name for name in variants if "top-1" in variants[name]]

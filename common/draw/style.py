@@ -43,11 +43,7 @@ _lock = threading.Lock()  # matplotlib's settings are the process's
 
 
 def check(flag: str) -> None:
-    """Make sure that pictures can be drawn.
-
-    Raises:
-        UserError: matplotlib is not installed; the message begins with ``flag``.
-    """
+    """Raise UserError, which begins with ``flag``, if matplotlib is not installed."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:

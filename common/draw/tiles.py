@@ -14,13 +14,9 @@ _STRONG, _WEAK = (np.array(rgb(COLOURS[i]), np.float32) for i in (1, 0))  # of h
 
 
 def kernel_tiles(weights: np.ndarray) -> np.ndarray:
-    """Kernels as small pictures.
+    """Kernels (N, C, h, w), C 1 or 3 (R, G, B), as small pictures: (N, h, w, 3) uint8.
 
-    Args:
-        weights: (N, C, h, w), C 1 or 3 (R, G, B).
-
-    Returns:
-        (N, h, w, 3) uint8. Middle grey is 0; each kernel's weight of the largest size is 0 or 255.
+    Middle grey is 0; each kernel's weight of the largest size is 0 or 255.
     """
     largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
     level = 127.5 + 127.5 * weights / np.maximum(largest, np.finfo(np.float32).tiny)
@@ -38,13 +34,9 @@ def strongest(maps: np.ndarray, count: int) -> np.ndarray:
 
 
 def map_tiles(maps: np.ndarray) -> np.ndarray:
-    """Maps as small pictures, all on one scale.
+    """Maps (N, h, w) as small pictures in SHADES, all on one scale: (N, h, w, 3) uint8.
 
-    Args:
-        maps: (N, h, w).
-
-    Returns:
-        (N, h, w, 3) uint8 in SHADES: white is 0 or less, the darkest the largest 0.2% of all.
+    White is 0 or less, the darkest the largest 0.2% of all.
     """
     most = np.quantile(maps, 0.998)
     level = np.clip(maps / most, 0, 1) if most > 0 else np.zeros_like(maps)
@@ -60,15 +52,12 @@ def _shaded(level):
 
 
 def heat_over(picture: np.ndarray, heat: np.ndarray, most: float = 0) -> np.ndarray:
-    """A picture in grey, coloured where ``heat`` is not 0.
+    """A picture in grey, coloured where ``heat`` is not 0: (H, W, 3) uint8.
 
     Args:
         picture: (H, W, 3) uint8.
         heat: (H, W); orange where it is positive, blue where it is negative.
         most: the size from which on colours are full; 0: that of the largest.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     grey = 96 + 0.6 * picture.astype(np.float32).mean(axis=2, keepdims=True)  # paler: colours count
     most = most or float(np.abs(heat).max()) or 1.0
@@ -79,16 +68,13 @@ def heat_over(picture: np.ndarray, heat: np.ndarray, most: float = 0) -> np.ndar
 
 
 def sheet(tiles: np.ndarray, columns: int, least: int = 1, rows_apart: int = 0) -> np.ndarray:
-    """Pictures of one size side by side on white, with a gap between them.
+    """Pictures of one size side by side on white, with a gap between them: (H, W, 3) uint8.
 
     Args:
         tiles: (N, h, w, 3) uint8.
         columns: that a row has.
         least: pixels; a narrower tile is enlarged by a whole factor, pixel by pixel.
         rows_apart: after so many rows the gap is wide; 0: never.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     factor = -(-least // tiles.shape[2])
     tiles = tiles.repeat(factor, axis=1).repeat(factor, axis=2)

@@ -84,11 +84,7 @@ def temperature(record: dict, epoch: int) -> Optional[float]:
 
 
 def needed_temperature(prefix: str, epoch: int) -> float:
-    """The temperature of a checkpoint.
-
-    Raises:
-        UserError: none has been fitted.
-    """
+    """The temperature of a checkpoint; UserError if none has been fitted."""
     found = temperature(config.load_config(prefix), epoch)
     if found is None:
         raise UserError(

@@ -63,16 +63,14 @@ class Classifier:
     ):
         """Load ``PREFIX-symbol.json``, ``PREFIX-NNNN.params`` and ``PREFIX-config.json``.
 
+        UserError if one of them is missing or damaged. Attributes: ``classes``, names in the order
+        of the network's output; ``preparation``, what is done to a picture; ``network``, (symbol,
+        arg_params, aux_params).
+
         Args:
             batch_size: pictures that run together, over all devices. A lone one runs by itself.
             contexts: the devices; the CPU by default.
             max_pixels: a file of a larger picture is refused, before it is decoded if possible.
-
-        Attributes ``classes``: names, in the order of the network's output; ``preparation``: what
-        is done to a picture; ``network``: (symbol, arg_params, aux_params).
-
-        Raises:
-            UserError: one of the files is missing or damaged.
         """
         self._contexts = contexts or [mx.cpu()]
         with _mxnet:
@@ -107,7 +105,7 @@ class Classifier:
     def predict(
         self, pictures: Iterable[Picture], top: int = 5, rgb: bool = False
     ) -> Tuple[List[List[str]], np.ndarray]:
-        """Name what is in N pictures.
+        """Name what is in N pictures; UserError if one has another form, is damaged or too large.
 
         Args:
             pictures: each a path, the content of a file as bytes, a binary file object, a PIL
@@ -120,9 +118,6 @@ class Classifier:
         Returns:
             The names, a list of ``top`` for each picture, likeliest first, and their probabilities,
             (N, top) float32.
-
-        Raises:
-            UserError: a picture is of another form, cannot be read, is damaged or too large.
         """
         names, probabilities = [], []
         for guesses in self.stream(pictures, top, rgb):
@@ -144,17 +139,12 @@ class Classifier:
 
         No more of ``pictures`` is read than the next batch needs, except that the batch after it is
         read from a list or a tuple, too. A picture is copied before the next is read, so one array
-        may hold them all in turn.
-
-        Args:
-            changes: is extended by what the files' pixels needed, such as "composited on white".
+        may hold them all in turn. ``changes`` is extended by what the files' pixels needed, such as
+        "composited on white". UserError at once if ``top`` is below 1 or all is one picture.
 
         Returns:
             An iterator: for each picture, in order, its ``top`` likeliest classes or what is wrong
             with it.
-
-        Raises:
-            UserError: ``top`` is below 1, or ``pictures`` is one picture.
         """
         if top < 1:
             raise UserError(f"top {top}: has to be at least 1")
@@ -171,16 +161,12 @@ class Classifier:
     ) -> Iterator[Union[np.ndarray, UserError]]:
         """What a layer inside the network makes of pictures, such as 4,096 numbers of ``fc2``.
 
-        Args:
-            pictures, rgb, changes: as for :meth:`stream`.
-            layer: a name in the table of ``python -m symbols NETWORK``.
+        The arguments are those of :meth:`stream`, and ``layer``, a name in the table of ``python -m
+        symbols NETWORK``. UserError at once if there is no such layer or all is one picture.
 
         Returns:
             An iterator: for each picture, in order, the layer's output without the batch, float32,
             such as (4096,) or (256, 6, 6), or what is wrong with the picture.
-
-        Raises:
-            UserError: the network has no such layer, or ``pictures`` is one picture.
         """
         network.up_to(self.network, layer)
         check_listed(pictures)
@@ -189,8 +175,7 @@ class Classifier:
     def prepare(self, picture: Picture) -> np.ndarray:
         """What the network sees of one picture: (C, H, W) float32, for :meth:`outputs`.
 
-        Raises:
-            UserError: the picture cannot be read, is damaged or too large.
+        UserError if the picture cannot be read, is damaged or too large.
         """
         image = self._prepare(take(picture, "picture", False, self._max_pixels), "picture", None)
         if isinstance(image, UserError):
@@ -200,17 +185,10 @@ class Classifier:
     def outputs(
         self, images: Iterable[np.ndarray], layer: Optional[str] = None
     ) -> Iterator[np.ndarray]:
-        """What the network makes of images that are prepared already.
+        """What the network, or its part up to ``layer``, makes of images that are prepared already.
 
-        Args:
-            images: each (C, H, W) float32; no more of them are read than the next batch needs.
-            layer: whose output is wanted; None: the probabilities of the classes.
-
-        Returns:
-            An iterator: the output for each image, in order, without the batch.
-
-        Raises:
-            UserError: the network has no such layer.
+        No more of ``images``, each (C, H, W) float32, are read than the next batch needs. It yields
+        the output for each, in order, without the batch. UserError if there is no such layer.
         """
         images = iter(images)
         while True:

@@ -15,11 +15,7 @@ from .scores import Scores
 
 
 def check_crops(crops: int, preparation: Preparation) -> None:
-    """Make sure that ten crops are ten different pictures.
-
-    Raises:
-        UserError: the resized image is no larger than the crop.
-    """
+    """Raise UserError if ten crops would be one: the resized image is no larger than the crop."""
     crop = min(preparation.image_shape[1:])
     if crops > 1 and (preparation.resize or crop) <= crop:
         raise UserError(
@@ -29,13 +25,8 @@ def check_crops(crops: int, preparation: Preparation) -> None:
 
 
 def ten_crops(square: mx.nd.NDArray, height: int, width: int) -> Iterator[mx.nd.NDArray]:
-    """The corners and the centre of pictures, and their mirror images.
-
-    Args:
-        square: (N, C, S, S).
-
-    Yields:
-        Ten arrays (N, C, height, width).
+    """The corners and the centre of (N, C, S, S) pictures, and their mirror images: ten arrays
+    (N, C, height, width).
     """
     down, right = square.shape[2] - height, square.shape[3] - width
     for top, left in ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)):
@@ -48,24 +39,18 @@ def ten_crops(square: mx.nd.NDArray, height: int, width: int) -> Iterator[mx.nd.
 class Evaluator:
     """Loss and accuracy of a network's weights over the images of a record file.
 
-    Attributes:
-        symbol: the plain network.
-        contexts: the devices; each batch is divided among them.
-        batch_size: images in a batch, over all devices together.
-        threads: that decode.
-        crops: 1: the centre crop of each image is scored. 10: the probabilities are averaged over
-            ten crops of the central square of the resized image, as in 2012.
-        share: which part of the images this process scores, if there are several workers.
+    With ``crops`` 1 the centre crop of each image is scored. With 10 the probabilities are averaged
+    over ten crops of the central square of the resized image, as in 2012.
     """
 
-    symbol: mx.sym.Symbol
-    contexts: List[mx.Context]
+    symbol: mx.sym.Symbol  # the plain network
+    contexts: List[mx.Context]  # the devices; each batch is divided among them
     records: Records
     preparation: Preparation
-    batch_size: int
-    threads: int
+    batch_size: int  # over all devices together
+    threads: int  # that decode
     crops: int = 1
-    share: Share = Share()
+    share: Share = Share()  # what this process scores, if there are several workers
 
     def evaluate(self, arg_params: dict, aux_params: dict, scores: Scores) -> Scores:
         """Add each image of the share exactly once to ``scores``, which is returned."""

@@ -65,10 +65,8 @@ def default_path(prefix: str, epoch: int, layer: str) -> str:
 def open_index(path: str, source: Source, classifier: Classifier) -> np.ndarray:
     """The features of all pictures, (images, features) float16, read from ``path`` as needed.
 
-    They are computed and written there if there is no such file.
-
-    Raises:
-        UserError: the index is damaged, or of another checkpoint or other records.
+    They are computed and written there if there is no such file. UserError if the index is damaged,
+    or of another checkpoint or other records.
     """
     record, identity = f"{os.path.splitext(path)[0]}.json", source.identity(classifier)
     if not os.path.exists(record) and not os.path.exists(path):

@@ -38,14 +38,10 @@ def bind(
 
 
 def up_to(network: tuple, layer: str) -> tuple:
-    """The part of a network that computes the output of ``layer``, and its weights.
+    """The part of a network, (symbol, arg_params, aux_params), that computes the output of a layer.
 
-    Args:
-        network: (symbol, arg_params, aux_params).
-        layer: a name in the table of ``python -m symbols NETWORK``.
-
-    Raises:
-        UserError: there is no such layer; the message lists those that are there.
+    ``layer`` is a name in the table of ``python -m symbols NETWORK``; UserError lists those that
+    are there if it is not.
     """
     symbol, *params = network
     outputs = [name for name in symbol.get_internals().list_outputs() if name.endswith("_output")]
@@ -60,8 +56,7 @@ def up_to(network: tuple, layer: str) -> tuple:
 def first_kernels(network: tuple) -> Tuple[str, np.ndarray]:
     """The first convolution's name and its kernels, (N, C, height, width).
 
-    Raises:
-        UserError: the network has no such layer, as int8 ones have none.
+    UserError if the network has no such layer, as int8 ones have none.
     """
     symbol, arg_params, _ = network
     for node in Graph(symbol).nodes:
@@ -106,13 +101,8 @@ def outputs(
 
 
 def load(prefix: str, epoch: int, contexts: List[mx.Context]) -> Tuple[dict, tuple]:
-    """A checkpoint that is to run on ``contexts``.
-
-    Returns:
-        Its config, and (symbol, arg_params, aux_params), the first arguments of :func:`bind`.
-
-    Raises:
-        UserError: a file is missing or damaged, or an int8 checkpoint is to run on a GPU.
+    """A checkpoint's config, and its (symbol, arg_params, aux_params), the first arguments of
+    :func:`bind`; UserError if a file is damaged, or int8 weights are to run on a GPU.
     """
     config = load_config(prefix)
     if "int8" in config and contexts[0].device_type == "gpu":

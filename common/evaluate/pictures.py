@@ -17,11 +17,7 @@ _SHAPES = "give uint8, 0 to 255, (height, width) or (height, width, 1, 3 or 4 ch
 
 
 def check_listed(pictures: Any) -> None:
-    """Make sure that ``pictures`` is several pictures, not one.
-
-    Raises:
-        UserError: it is a path, a file's content, a file object or one array.
-    """
+    """Raise UserError if ``pictures`` is one: a path, a file's content, a file object, an array."""
     is_array = isinstance(pictures, np.ndarray) and pictures.ndim != 4
     if (
         is_array
@@ -35,16 +31,13 @@ def check_listed(pictures: Any) -> None:
 def take(picture: Picture, name: str, rgb: bool, max_pixels: int) -> Union[str, bytes, np.ndarray]:
     """What a thread may read later, whatever the caller does to ``picture`` meanwhile.
 
+    That is a path; the content of a file; or a copy of the pixels, uint8, (H, W) or (H, W, 3) BGR.
+    UserError if it is none of the forms, or cannot be read.
+
     Args:
         name: of the picture, for messages.
         rgb: an array has its channels in the order R, G, B, not B, G, R.
         max_pixels: of a PIL image, which decodes here.
-
-    Returns:
-        A path; the content of a file; or a copy of the pixels, uint8, (H, W) or (H, W, 3) BGR.
-
-    Raises:
-        UserError: it is none of the forms, or cannot be read; one line.
     """
     if isinstance(picture, (str, os.PathLike)):
         return os.fsdecode(picture)

@@ -11,8 +11,7 @@ from common.cli import UserError
 def resolve_top_k(top_k: Optional[int], num_classes: int) -> int:
     """The k of top-k accuracy: --top-k, else 5, or less where there are few classes.
 
-    Raises:
-        UserError: ``top_k`` is not below the number of classes, so it would always be 100%.
+    UserError if ``top_k`` is not below the number of classes, so that it would always be 100%.
     """
     if top_k is None:
         return max(1, min(5, num_classes - 1))
@@ -71,19 +70,10 @@ class Scores:
         """Mean cross-entropy, in nats."""
         return self._loss / max(self.count, 1)
 
-    @property
-    def top1(self) -> float:
-        """Share of images whose first guess is right."""
-        return self._hits[0] / max(self.count, 1)
-
-    @property
-    def topk(self) -> float:
-        """Share of images whose class is among the first ``top_k`` guesses."""
-        return self._hits[1] / max(self.count, 1)
-
     def figures(self) -> dict:
         """Loss and accuracies by their names, as logs show them."""
-        return {"loss": self.loss, "top-1": self.top1, f"top-{self.top_k}": self.topk}
+        top1, topk = self._hits / max(self.count, 1)
+        return {"loss": self.loss, "top-1": top1, f"top-{self.top_k}": topk}
 
     def right(self) -> dict:
         """How many images the accuracies count, by the same names."""

@@ -84,21 +84,13 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied, and the seed of all that is drawn at random.
+    """How training images are varied, and the seed of all that is drawn at random."""
 
-    Attributes:
-        seed: of the order of images, crops, mirrors and lighting.
-        random_crop: crop at a random place, else at the centre.
-        random_mirror: mirror half of the images.
-        pca_noise: standard deviation of the weights of the PCA lighting; 0 for none.
-        options: ImageRecordIter's keyword arguments for these and for all other flags.
-    """
-
-    seed: int
-    random_crop: bool
-    random_mirror: bool
-    pca_noise: float
-    options: Mapping[str, Any]
+    seed: int  # of the order of images, crops, mirrors and lighting
+    random_crop: bool  # crop at a random place, else at the centre
+    random_mirror: bool  # mirror half of the images
+    pca_noise: float  # standard deviation of the weights of the PCA lighting; 0 for none
+    options: Mapping[str, Any]  # ImageRecordIter's keyword arguments for these and all other flags
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "Augmentation":
@@ -121,11 +113,8 @@ class Augmentation:
         with (seed, ``epoch``, ``batch``), so a batch's lighting does not depend on what was read
         before.
 
-        Args:
-            shape: (images, channels).
-
         Returns:
-            float32 of that shape, in R, G, B order; zeros without lighting.
+            float32 of ``shape``, (images, channels), in R, G, B order; zeros without lighting.
         """
         if not self.pca_noise:
             return np.zeros(shape, np.float32)
@@ -137,10 +126,8 @@ class Augmentation:
         """Where to crop each image of a batch, and whether to mirror it, for DALI's images.
 
         Drawn as `lighting` is. The centre crop leaves an odd pixel out below and at the right, as
-        ImageRecordIter does.
-
-        Args:
-            margins: (N, 2), by how many rows and columns each image is larger than the crop.
+        ImageRecordIter does. ``margins`` (N, 2) says by how many rows and columns each image is
+        larger than the crop.
 
         Returns:
             Row and column of the upper left corner, (N, 2) integers, each place equally likely, and
@@ -158,11 +145,7 @@ def active(args: argparse.Namespace) -> Set[str]:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Refuse combinations that MXNet would ignore, or abort on.
-
-    Raises:
-        UserError: naming the flags.
-    """
+    """Refuse combinations of flags that MXNet would ignore, or abort on."""
     on = active(args)
     if args.image_shape[0] == 1:
         for entry in _TABLE:

@@ -12,11 +12,8 @@ from common.records.scan import Records
 def class_weights(how: Optional[str], records: Optional[Records], count: int) -> Optional[list]:
     """How much an image of each of ``count`` classes weighs; None: all the same.
 
-    Args:
-        how: "balanced": classes weigh the same together, an image 1 on average. Else a file.
-
-    Raises:
-        UserError: there are no records, or the file does not give each class a weight.
+    ``how`` is "balanced" (classes weigh the same together, an image 1 on average) or a file, which
+    has to give each class a weight.
     """
     if how is None:
         return None
@@ -40,13 +37,11 @@ def _read(path, names: List[str]) -> List[float]:
     found = {}
     for line in lines:
         name, weight = _entry(path, line)
-        if name not in names or name in found:
-            what = (
-                "is listed twice"
-                if name in found
-                else f"is not one of the classes, such as {names[0]}"
-            )
-            raise UserError(f"--class-weights {path}: {name} {what}")
+        if name in found:
+            raise UserError(f"--class-weights {path}: {name} is listed twice")
+        if name not in names:
+            said = f"{name} is not one of the classes, such as {names[0]}"
+            raise UserError(f"--class-weights {path}: {said}")
         found[name] = weight
     missing = next((name for name in names if name not in found), None)
     if missing is not None:

@@ -21,8 +21,8 @@ def files(
 ) -> Iterator[Tuple[Tuple[str, str], int]]:
     """The records with these numbers, in this order, in files of some 64 MB and a batch at least.
 
-    Yields:
-        (Path, path of the index), number of records. The files are gone when the next is asked for.
+    Yields (path, path of the index) and the number of records; the files are gone when the next is
+    asked for.
     """
     paths = record_files(records.path)
     ends = np.cumsum([os.path.getsize(path) for path in paths])

@@ -36,11 +36,7 @@ def is_installed() -> bool:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Refuse flags that this backend cannot carry out.
-
-    Raises:
-        UserError: DALI is not installed, or naming a flag that it does not carry out.
-    """
+    """Refuse flags that this backend cannot carry out, and all if DALI is not installed."""
     if not is_installed():
         raise UserError("--data-backend dali: is not installed; pip install '.[dali]'")
     cannot = sorted(augmentation.active(args) - _CAN)
@@ -49,13 +45,9 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def read(data: TrainingData, gpu: Optional[int], epoch: int) -> Iterator[prefetch.Chunk]:
-    """An epoch's images, each once, cropped and mirrored, uint8.
+    """An epoch's images, each once, cropped and mirrored, uint8, by a GPU or (None) the CPU.
 
-    Args:
-        gpu: its number, None for the CPU.
-
-    Raises:
-        UserError: DALI cannot read the file or prepare an image, or one is smaller than the crop.
+    UserError if DALI cannot read the file or prepare an image, or one is smaller than the crop.
     """
     mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
     count, path = len(data.records), data.records.path

@@ -62,11 +62,7 @@ def add_preparation_args(parser: argparse._ActionsContainer) -> None:
 
 
 def check_data_args(args: argparse.Namespace) -> None:
-    """Refuse combinations of flags that MXNet would ignore, or crash on.
-
-    Raises:
-        UserError: naming the flags.
-    """
+    """Refuse combinations of flags that MXNet would ignore, or crash on."""
     check_preparation_args(args)
     if args.draw == "balanced" and (args.benchmark or args.data_backend == "dali"):
         raise UserError("--draw balanced: needs record files, and --data-backend mxnet")
@@ -82,11 +78,7 @@ def check_data_args(args: argparse.Namespace) -> None:
 
 
 def check_preparation_args(args: argparse.Namespace) -> None:
-    """Refuse values of the flags of :func:`add_preparation_args` that do not fit each other.
-
-    Raises:
-        UserError: naming the flags.
-    """
+    """Refuse values of the flags of :func:`add_preparation_args` that do not fit each other."""
     channels = args.image_shape[0]
     for flag, values in (("--rgb-mean", args.rgb_mean), ("--rgb-std", args.rgb_std)):
         if len(values) != channels:

@@ -34,10 +34,6 @@ def checked_records(
         num_classes: labels must be below it; None: as many as the file has class names.
         least: how many images there must be, for one batch.
         classes: the class names of the training records, None if they have none.
-
-    Raises:
-        UserError: a damaged file, a label that is no class number, other class names, or fewer than
-            ``least`` images.
     """
     records = scan_records(path)
     if classes and records.classes and classes != records.classes:
@@ -141,8 +137,7 @@ def _read_share(data, first, _):
 def _decoded(data, seed, files, count, shuffle=True):
     """Labels and images, cropped and mirrored, by batches, of ``count`` records.
 
-    Args:
-        files: record file and index that were drawn; None for the records themselves.
+    ``files`` are the record file and index that were drawn; None for the records themselves.
     """
     size = min(data.batch_shape[0], count)
     options = dict(data.augmentation.options, batch_size=size, shuffle=shuffle, seed=seed)
@@ -188,8 +183,7 @@ def evaluation_batches(
 def take(batches: mx.io.DataIter, path: str, count: int) -> Iterator[mx.io.DataBatch]:
     """At most ``count`` of the coming batches of ``path``.
 
-    Raises:
-        UserError: MXNet cannot decode an image; it does not say which.
+    UserError if MXNet cannot decode an image; it does not say which.
     """
     with _decoding(path):
         yield from itertools.islice(batches, count)
@@ -199,9 +193,6 @@ def run_batches(data: TrainingData, context: mx.Context, first: int) -> Iterator
     """The batches of a run from batch ``first`` on, without end; synthetic ones without records.
 
     The first batch is read before this returns, so that what the reader refuses is refused here.
-
-    Raises:
-        UserError: it cannot be read.
     """
     if data.records is None:
         return synthetic(data, context)
@@ -237,9 +228,6 @@ def _record_iterator(records, preparation, threads, drawn=None, **options):
         data_shape=preparation.image_shape,
         verbose=False,
     )
-    unknown = [name for name in options if f"\n{name} : " not in mx.io.ImageRecordIter.__doc__]
-    if unknown:  # MXNet ignores what it does not know
-        raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
     native.load()  # with it an image that cannot be decoded is an error, without it a crash
     native.drop_lines(native.MXNET_NOISE)
     with _decoding(records.path), _openmp_threads(threads):
@@ -254,9 +242,6 @@ def _linked(paths, index):
     MXNet reads ``a;b`` as two files, and what follows ``?`` and ``#`` as options. It also looks at
     every file beside the one that it opens, and fails if a file, such as another program's
     temporary one, disappears meanwhile.
-
-    Raises:
-        UserError: there is no room for temporary files.
     """
     try:
         folder = tempfile.TemporaryDirectory(prefix="alexnet-mxnet-")

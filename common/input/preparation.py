@@ -19,19 +19,12 @@ _LARGE = 1 << 24  # pixels; few pictures become larger when they are resized
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """The preparation that a network was trained with; a checkpoint's record holds it.
+    """The preparation that a network was trained with; a checkpoint's record holds it."""
 
-    Attributes:
-        image_shape: (channels, height, width) of the network's input.
-        resize: length of the short side in pixels before the crop; None leaves the size.
-        mean: of each channel, R, G, B, in grey levels 0 to 255; it is subtracted.
-        std: of each channel; the difference is divided by it.
-    """
-
-    image_shape: Tuple[int, int, int]
-    resize: Optional[int]
-    mean: Tuple[float, ...]
-    std: Tuple[float, ...]
+    image_shape: Tuple[int, int, int]  # (channels, height, width) of the network's input
+    resize: Optional[int]  # length of the short side in pixels before the crop; None: as it is
+    mean: Tuple[float, ...]  # of R, G, B, in grey levels 0 to 255; it is subtracted
+    std: Tuple[float, ...]  # of each channel; the difference is divided by it
 
     @classmethod
     def from_args(cls, args: Mapping) -> "Preparation":
@@ -57,11 +50,8 @@ class Preparation:
     ) -> np.ndarray:
         """The picture in ``encoded`` bytes: (H, W, 3) BGR, or (H, W) grey for 1 channel; uint8.
 
-        ``changes`` is extended by what its pixels needed; see :func:`picture.decode`.
-
-        Raises:
-            UserError: not a picture that OpenCV reads, a damaged one, or one of more pixels than
-                ``max_pixels``; the message begins with ``source``.
+        ``changes`` is extended by what its pixels needed; see :func:`picture.decode`. What that
+        refuses is a UserError here, which begins with ``source``.
         """
         try:
             return picture.decode(encoded, self.channels == 1, max_pixels, changes)
@@ -75,8 +65,7 @@ class Preparation:
             image: (H, W, 3) BGR, or (H, W) grey for networks of one channel; uint8.
 
         Returns:
-            (C, H, W) float32, R, G, B order: what MXNet's ImageRecordIter makes of the same
-            picture.
+            (C, H, W) float32, R, G, B order: what ImageRecordIter makes of the same picture.
         """
         channels, height, width = self.image_shape
         if self.resize is not None:
@@ -111,18 +100,13 @@ class Preparation:
     def load(self, path: str) -> np.ndarray:
         """Read, decode and prepare a picture file: (C, H, W) float32.
 
-        Raises:
-            UserError: the file cannot be read, or is not a picture, or a damaged one.
+        UserError if the file cannot be read, or is not a picture, or a damaged one.
         """
         return self.apply(self.decode(read_file(path), path))
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The bytes of a file; UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -138,28 +122,18 @@ def _centre(image, height, width):
 
 
 def sample_images(found: Records, count: int, preparation: Preparation) -> Iterator[np.ndarray]:
-    """Up to ``count`` images of a record file, prepared, the same ones each time.
+    """Up to ``count`` images of a record file, each (C, H, W) float32, the same ones each time.
 
     They are drawn from the whole file, which may be sorted by class.
-
-    Yields:
-        (C, H, W) float32 arrays.
-
-    Raises:
-        UserError: a record's image is damaged.
     """
     chosen = np.sort(np.random.RandomState(0).permutation(len(found))[:count])
     yield from images_at(found, chosen, preparation)
 
 
 def images_at(found: Records, chosen: np.ndarray, preparation: Preparation) -> Iterator[np.ndarray]:
-    """The images of a record file with the numbers ``chosen``, which rise, prepared.
+    """The images of a record file with the numbers ``chosen``, which rise: each (C, H, W) float32.
 
-    Yields:
-        (C, H, W) float32 arrays.
-
-    Raises:
-        UserError: a record's image is damaged.
+    UserError if a record's image is damaged.
     """
     start = 0  # of a file in its set
     for file in record_files(found.path):

@@ -16,13 +16,10 @@ class Share:
     size: int = 1
 
     def positions(self, epoch: int, images: int, batch_size: int) -> np.ndarray:
-        """The worker's images of an epoch, as their places in its order, which rise.
+        """The worker's images of an epoch, from 0 on, as their places in its order, which rise.
 
-        Args:
-            epoch: from 0.
-            images: in each epoch.
-            batch_size: of all workers together, a multiple of their number. Batches run on across
-                epochs, so the places differ from epoch to epoch.
+        The epoch has ``images``. ``batch_size`` is that of all workers together, a multiple of
+        their number. Batches run on across epochs, so the places differ from epoch to epoch.
         """
         start = epoch * images
         in_batch = np.arange(start, start + images) % batch_size

@@ -19,33 +19,20 @@ from .share import Share
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """The images of a run and how they become batches.
+    """The images of a run and how they become batches."""
 
-    Attributes:
-        records: the record file; None for synthetic images.
-        images: how many of them make an epoch.
-        num_classes: labels are 0 to ``num_classes`` - 1.
-        batch_size: images that make an update, over all devices and workers together.
-        dtype: of a batch, "float32", normalised, or "uint8", which the devices normalise.
-        backend: "mxnet" or "dali", the reader.
-        threads: that decode; with 1 ImageRecordIter's crops and mirrors are repeatable.
-        class_weights: what an image of each class weighs in the gradient; None: all the same.
-        balanced: an epoch has each class equally often, in place of each image once.
-        share: which part of each batch this process reads, if there are several workers.
-    """
-
-    records: Optional[Records]
-    images: int
-    num_classes: int
-    batch_size: int
+    records: Optional[Records]  # None for synthetic images
+    images: int  # that make an epoch
+    num_classes: int  # labels are 0 to num_classes - 1
+    batch_size: int  # images that make an update, over all devices and workers together
     preparation: Preparation
     augmentation: Augmentation
-    dtype: str = "float32"
-    backend: str = "mxnet"
-    threads: int = 1
-    class_weights: Optional[Sequence[float]] = None
-    balanced: bool = False
-    share: Share = Share()
+    dtype: str = "float32"  # of a batch, normalised; or "uint8", which the devices normalise
+    backend: str = "mxnet"  # the reader; or "dali"
+    threads: int = 1  # that decode; with 1 ImageRecordIter's crops and mirrors are repeatable
+    class_weights: Optional[Sequence[float]] = None  # in the gradient; None: all the same
+    balanced: bool = False  # an epoch has each class equally often, in place of each image once
+    share: Share = Share()  # what this process reads of each batch, if there are several workers
 
     @classmethod
     def from_args(
@@ -53,8 +40,7 @@ class TrainingData:
     ) -> "TrainingData":
         """From the parsed flags; ``records`` is the file of --data-train, scanned.
 
-        Raises:
-            UserError: --num-classes, --num-examples or --accumulate does not fit the records.
+        UserError if --num-classes, --num-examples or --accumulate does not fit the records.
         """
         batch_size = args.batch_size * args.accumulate
         if records is None:

@@ -31,10 +31,8 @@ def available(root: str = "/") -> int:
 def openmp_threads() -> int:
     """The threads of OpenMP's outermost level: OMP_NUM_THREADS, else :func:`available`.
 
-    The variable may list a number for each level of nested parallelism, such as ``4,2``.
-
-    Raises:
-        UserError: the variable holds anything else.
+    The variable may list a number for each level of nested parallelism, such as ``4,2``; anything
+    else in it is a UserError.
     """
     text = os.environ.get("OMP_NUM_THREADS", "").strip()
     if not text:

@@ -24,10 +24,8 @@ TEMPORARY = r"\.tmp\d+(-[0-9a-f]{16})?"  # how temporary names end, as a regular
 def cache_folder() -> str:
     """The folder for downloads and builds: ``$XDG_CACHE_HOME/alexnet-mxnet``, or in ~/.cache.
 
-    A user without a home has a private folder under the temporary directory.
-
-    Raises:
-        UserError: that private folder belongs to somebody else.
+    A user without a home has a private folder under the temporary directory; UserError if that
+    belongs to somebody else.
     """
     base, home = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~")
     if os.path.isabs(base):  # the XDG standard says to ignore others
@@ -50,15 +48,12 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
     first path is renamed last: give the file that marks the set as whole first. If the block
     raises, the temporary files are removed and whatever stood at ``paths`` before stays.
 
-    Yields:
-        One path as a string, several as a list of strings.
+    >>> with atomic("x.rec", "x.idx") as (rec, idx):  # of one path: a string, no list
+    ...     ...
 
     Args:
         instead_of: files that are deleted just before the renames, in this order, so that a kill
             between two renames leaves no mixture of an old set with the new one.
-
-    >>> with atomic("x.rec", "x.idx") as (rec, idx):
-    ...     ...
 
     Raises:
         UserError: the disk is full or fails, or a limit of the machine is reached.
@@ -104,11 +99,7 @@ def _new_temporary(path):
 
 
 def check_is_local(path: str, flag: str) -> None:
-    """Make sure that files can be written at ``path``.
-
-    Raises:
-        UserError: it is an address such as s3://bucket/name.
-    """
+    """Raise UserError if ``path`` is an address, such as s3://bucket/name."""
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", path):
         raise UserError(f"{flag} {path}: is an address; give a path on this machine, copy it then")
 
@@ -138,12 +129,8 @@ def read_json(path: str, remedy: str, unsigned: bool = False) -> dict:
     """The entries of a JSON file that :func:`write_json` wrote, without their checksum.
 
     Args:
-        remedy: what the user can do about a damaged file, for the message.
+        remedy: what the user can do if it is damaged, for the UserError's message.
         unsigned: accept a file without a checksum.
-
-    Raises:
-        FileNotFoundError: no such file.
-        UserError: it is damaged.
     """
     try:
         with open(path, encoding="utf-8") as file:

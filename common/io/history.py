@@ -23,11 +23,7 @@ def log_path(prefix: str) -> str:
 
 
 def read_history(path: str) -> History:
-    """Read a run's log; a last line that a kill has cut off is left out.
-
-    Raises:
-        UserError: it is no such log.
-    """
+    """Read a run's log, without a last line that a kill has cut off; UserError if it is no log."""
     history = History({}, {}, {})
     for event in _events(path):
         kind = event.pop("event")
@@ -60,10 +56,8 @@ def _events(path: str) -> Iterator[dict]:
 
 
 def windows(history: History, name: str) -> List[Tuple[float, float, int]]:
-    """A figure of the training images between two lines of the log.
-
-    Returns:
-        (position in epochs at its middle, mean, batches) of each window, in order.
+    """A figure of the training images between two lines of the log: for each such window, in order,
+    its position in epochs (the middle), the mean, and the batches.
     """
     found = []
     before, done, total = 0, 0, 0.0  # epoch, and batches and their sum so far

@@ -20,11 +20,8 @@ def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[bool]:
 
     Afterwards a folder that was made and is still empty is removed again.
 
-    The lock ends with its process, however that ends, so none is ever stale. Where the file system
-    has no locks, a warning says so.
-
-    Yields:
-        Whether the file system could lock it.
+    The lock ends with its process, however that ends, so none is ever stale. It yields whether the
+    file system could lock it; where it has no locks, a warning says so.
 
     Raises:
         UserError: another run has it, its file cannot be opened, or ``prefix`` is an address.

@@ -85,26 +85,24 @@ class Progress:
         self._log, self._title, self._images, self._period = log, title, images, period
         self._batches, self._done, self._seen = batches, done, done
         self._epoch, self._since = epoch, time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(
-                total=images,
-                initial=done,
-                desc=title,
-                unit=" img",
-                unit_scale=True,
-                dynamic_ncols=True,
-                leave=False,
-            )
+        self._bar = tqdm(
+            total=images,
+            initial=done,
+            desc=title,
+            unit=" img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            leave=False,
+            disable=None,  # where there is no terminal
+        )
 
     def update(self, count: int, **figures) -> None:
         """Count ``count`` more images; ``figures`` are shown, and logged every ``period``."""
         count = min(count, self._images - self._done)  # the last batch may be padded
         self._batches += 1
         self._done += count
-        if self._bar is not None:
-            self._bar.set_postfix_str(describe(figures), refresh=False)
-            self._bar.update(count)
+        self._bar.set_postfix_str(describe(figures), refresh=False)
+        self._bar.update(count)
         if self._batches % self._period:
             return
         now = time.monotonic()
@@ -113,7 +111,7 @@ class Progress:
         position = round(self._epoch - 1 + self._done / self._images, 6)  # in epochs
         where = {"epoch": position, "batch": self._batches}
         self._log.event("batch", **where, img_per_s=round(speed, 1), **figures)
-        if self._bar is None:
+        if self._bar.disable:
             left = (self._images - self._done) / speed
             self._log.say(
                 f"{self._title}  {self._done}/{self._images}  {describe(figures)}"
@@ -125,8 +123,7 @@ class Progress:
 
     def __exit__(self, *_error):
         """Remove the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 class Forecast:

@@ -8,8 +8,7 @@ MXNet ignores it, and records without one are read all the same.
 
 import os
 import zlib
-from array import array
-from typing import BinaryIO, Optional
+from typing import BinaryIO, Optional, Sequence
 
 import numpy as np
 
@@ -20,22 +19,11 @@ from .format import HEADER
 _ROW = np.dtype([("label", "<f4"), ("crc32", "<u4")])
 
 
-class ChecksumWriter:
-    """Collects the rows of a record file that is being written."""
-
-    def __init__(self):
-        self._labels, self._crcs = array("f"), array("I")
-
-    def add(self, label: float, payload: bytes) -> None:
-        """Append the row of the next record."""
-        self._labels.append(label)
-        self._crcs.append(zlib.crc32(payload))
-
-    def save(self, file: BinaryIO) -> None:
-        """Write all rows as a numpy file."""
-        rows = np.empty(len(self._labels), _ROW)
-        rows["label"], rows["crc32"] = self._labels, self._crcs
-        np.save(file, rows)
+def write_checksums(file: BinaryIO, labels: Sequence[float], crcs: Sequence[int]) -> None:
+    """Write the rows of a record file: the label of each record and the CRC-32 of its payload."""
+    rows = np.empty(len(labels), _ROW)
+    rows["label"], rows["crc32"] = labels, crcs
+    np.save(file, rows)
 
 
 def checksums_path(path: str) -> str:
@@ -46,8 +34,7 @@ def checksums_path(path: str) -> str:
 def read_checksums(path: str) -> Optional[np.ndarray]:
     """The rows of the record file ``path``, (N,) with ``label`` and ``crc32``; None without any.
 
-    Raises:
-        UserError: the file of checksums is damaged.
+    UserError if they are damaged.
     """
     name = checksums_path(path)
     if not os.path.exists(name):
@@ -62,11 +49,7 @@ def read_checksums(path: str) -> Optional[np.ndarray]:
 
 
 def compare_labels(path: str, labels: np.ndarray) -> None:
-    """Compare the labels in the records of ``path``, (N,) float32, with its checksums.
-
-    Raises:
-        UserError: a label differs, or the checksums are damaged or of another file.
-    """
+    """Raise UserError if ``labels``, (N,) float32, are not those in the checksums of ``path``."""
     rows, name = read_checksums(path), checksums_path(path)
     if rows is None:
         return

@@ -84,8 +84,7 @@ def check_distinct(path: str, names: List[str]) -> None:
 def read_plain(path: str) -> List[str]:
     """The names in a label file that has one a line, whatever they look like: X-classes.txt.
 
-    Raises:
-        UserError: it is not text, a name is empty or stands twice, or WordNet ids are out of order.
+    UserError if it is not text, a name is empty or stands twice, or WordNet ids are out of order.
     """
     names, is_plain = _read(path)
     if not is_plain:
@@ -101,14 +100,12 @@ def read_names(path: str, count: Optional[int] = None) -> List[str]:
     """The class names in a label file of any maker, in label order.
 
     Lines with WordNet ids are put in the order of these, as ImageNet's labels are; else lines with
-    numbers in that of the numbers. Of synonyms ("tench, Tinca tinca") the first is taken.
+    numbers in that of the numbers. Of synonyms ("tench, Tinca tinca") the first is taken. UserError
+    if form or order are unclear, or a name is missing or stands twice.
 
     Args:
-        count: how many classes the network has. A background class before them is left out.
-
-    Raises:
-        UserError: the form or the order is unclear, a name is missing or stands twice, or there are
-            not ``count``.
+        count: how many classes the network has: so many names there must be, but for a background
+            class before them, which is left out.
     """
     rows = _parse(_read(path)[0])
     if count is not None and len(rows) - count not in (0, 1):

@@ -22,10 +22,6 @@ def class_names_path(path: str) -> str:
 
 
 def read_class_names(path: str) -> Optional[List[str]]:
-    """The names in the ``-classes.txt`` of the record file ``path``; None if it has none.
-
-    Raises:
-        UserError: what :func:`class_names.read_plain` raises.
-    """
+    """The names in the ``-classes.txt`` of the record file ``path``; None if it has none."""
     names = class_names_path(path)
     return read_plain(names) if os.path.exists(names) else None

@@ -27,11 +27,7 @@ def padded(length: int) -> int:
 
 
 def encode_parts(payload: bytes) -> bytes:
-    """The bytes of the record that holds ``payload``, in one part or more.
-
-    Raises:
-        ValueError: the payload has 2**29 bytes or more.
-    """
+    """The record that holds ``payload``, in one part or more; ValueError from 2**29 bytes on."""
     if len(payload) > MAX_LENGTH:
         raise ValueError(f"a record of {len(payload)} bytes is over the format's 2**29")
     pieces = _split(payload)

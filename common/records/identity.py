@@ -23,11 +23,7 @@ def check_command(path: str) -> str:
 
 
 def records_fingerprint(path: str) -> str:
-    """SHA-256, in hex, of the size, the first and the last 64 KiB of each file and its index.
-
-    Raises:
-        OSError: one of them cannot be read.
-    """
+    """SHA-256, in hex, of the size, the first and the last 64 KiB of each file and its index."""
     digest = hashlib.sha256()
     for name in (name for file in record_files(path) for name in (file, index_path(file))):
         size = os.path.getsize(name)

@@ -17,8 +17,7 @@ def index_path(path: str) -> str:
 def read_index(path: str) -> Optional[np.ndarray]:
     """The offsets in the index of the record file ``path``, sorted, (N,) int64; None without one.
 
-    Raises:
-        UserError: MXNet, in C++ or in Python, would not read it as an index.
+    UserError if MXNet, in C++ or in Python, would not read it as an index.
     """
     index = index_path(path)
     if not os.path.exists(index):
@@ -38,10 +37,6 @@ def read_index(path: str) -> Optional[np.ndarray]:
 
 
 def write_index(path: str, offsets: Sequence[int]) -> None:
-    """Write the index of the record file ``path``; the keys are 0, 1, ...
-
-    Raises:
-        UserError: the disk is full.
-    """
+    """Write the index of the record file ``path``; the keys are 0, 1, ..."""
     with atomic(index_path(path)) as temporary, open(temporary, "w") as file:
         file.writelines(f"{key}\t{offset}\n" for key, offset in enumerate(offsets))

@@ -36,8 +36,7 @@ _APP1, _START_OF_SCAN, _END_OF_IMAGE = 0xE1, 0xDA, b"\xff\xd9"
 def read_jpeg(image: bytes) -> Optional[Jpeg]:
     """What the header segments of a JPEG say; None for another format or a strange header.
 
-    Raises:
-        Unreadable: the end marker is missing.
+    Unreadable if the end marker is missing.
     """
     if image[:2] != b"\xff\xd8":
         return None

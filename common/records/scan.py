@@ -37,13 +37,10 @@ def scan_records(path: str) -> Records:
     """Check the structure of the record file ``path``, or of each of 'a.rec;b.rec', and its index.
 
     That is every record's magic number, length, header and kind of picture, and that each line of
-    the index points at a record. Labels are compared with ``X-checksums.npy`` if it is there, but
-    pictures are not: that would read the whole file. A missing index is written. For a large file
-    that has not changed since it passed, the result is read from the cache.
-
-    Raises:
-        UserError: no such file, not a record file, cut or damaged, or an index or checksums of
-            another file; files of a set have different class names.
+    the index points at a record; UserError names the first fault. Labels are compared with
+    ``X-checksums.npy`` if it is there, but pictures are not: that would read the whole file. Files
+    of a set need the same class names. A missing index is written. For a large file that has not
+    changed since it passed, the result is read from the cache.
     """
     files = record_files(path)
     if files != [path]:

@@ -36,10 +36,8 @@ Stretch = Tuple[int, int, Optional[float], Optional[str]]
 def open_records(path: str) -> Iterator[Union[mmap.mmap, bytes]]:
     """Yield the bytes of the record file ``path``; they can be read while the block lasts.
 
-    The file is mapped into memory, or read whole where its file system cannot map files.
-
-    Raises:
-        UserError: no such file, or no record in it, or it can be neither mapped nor read whole.
+    The file is mapped into memory, or read whole where its file system cannot map files. UserError
+    if there is no such file, no record in it, or neither works.
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such record file; data/README.md says how to make one")
@@ -73,11 +71,12 @@ def _contents(file, path):
 def walk_records(content: bytes, listed: Sequence[int] = ()) -> Iterator[Stretch]:
     """Yield each record of a file, and each damaged stretch between records.
 
-    After damage the walk continues at the next word that can start a record, or is listed.
+    After damage the walk continues at the next word that can start a record, or at an offset that
+    the index lists.
 
     Args:
         content: of the file, as :func:`open_records` gives it.
-        listed: sorted offsets at which records should begin; they help to find where damage ends.
+        listed: the offsets in the index, sorted.
     """
     at = 0
     while at < len(content):

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import zlib
+from array import array
 from typing import BinaryIO, Iterator, List, Optional, Sequence
 
 from common.io.files import atomic
 
-from .checksums import ChecksumWriter, checksums_path
+from .checksums import checksums_path, write_checksums
 from .classes import class_names_path
 from .format import HEADER, encode_parts
 from .index import index_path
@@ -17,8 +19,12 @@ class RecordWriter:
 
     def __init__(self, rec: BinaryIO, idx: BinaryIO):
         self._rec, self._idx = rec, idx
-        self.checksums = ChecksumWriter()
-        self.count = 0
+        self.labels, self.crcs = array("f"), array("I")
+
+    @property
+    def count(self) -> int:
+        """How many images are written."""
+        return len(self.labels)
 
     def write(self, label: float, image: bytes) -> None:
         """Append ``image`` (an encoded picture) with its class number; its key is its position."""
@@ -26,8 +32,8 @@ class RecordWriter:
         record = encode_parts(payload)
         self._idx.write(f"{self.count}\t{self._rec.tell()}\n".encode())
         self._rec.write(record)
-        self.checksums.add(label, payload)
-        self.count += 1
+        self.labels.append(label)
+        self.crcs.append(zlib.crc32(payload))
 
 
 @contextlib.contextmanager
@@ -37,9 +43,6 @@ def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iter
     ``prefix-classes.txt`` has ``classes`` (names, in label order), a name a line. Without them an
     earlier one is deleted: it would name other classes.
     If the block raises, none of them appears and earlier files of those names stay.
-
-    Raises:
-        UserError: the disk is full.
     """
     paths = record_paths(prefix)
     if classes is None:
@@ -52,7 +55,7 @@ def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iter
             writer = RecordWriter(rec, idx)
             yield writer
         with open(checksums, "wb") as file:
-            writer.checksums.save(file)
+            write_checksums(file, writer.labels, writer.crcs)
     if classes is None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(class_names_path(f"{prefix}.rec"))

@@ -41,9 +41,7 @@ def supply_onnx_mapping() -> None:
 def prepare() -> None:
     """Make MXNet fast and its import work; safe to call more than once.
 
-    Raises:
-        ImportError: a library of the system or the driver is missing. In a command of ours that is
-            one line on stderr and exit code 2.
+    Ends the import, as :func:`cli.refuse_import` does, if a library or the driver is missing.
     """
     if sys.flags.optimize > 1:
         cli.refuse_import(

@@ -60,10 +60,7 @@ def load_libraries() -> None:
     """Load the libraries that an MXNet for CUDA is linked against, so that its import finds them.
 
     The system's libraries are used if the dynamic linker knows all of them, else the packages'.
-
-    Raises:
-        UserError: the driver is missing, or a library is missing or has another version; the
-            message names each such library and its package.
+    UserError names each library that is missing or has another version, and its package.
     """
     try:
         ctypes.CDLL(_DRIVER)
@@ -158,10 +155,8 @@ class Card(NamedTuple):
 def driver_and_cards() -> Tuple[str, List[Card]]:
     """The driver's version, and the GPUs in the order in which ``--gpus`` numbers them.
 
-    The order is nvidia-smi's, without the GPUs that CUDA_VISIBLE_DEVICES hides.
-
-    Raises:
-        UserError: nvidia-ml-py is not installed, or the driver is missing, failing or too old.
+    The order is nvidia-smi's, without the GPUs that CUDA_VISIBLE_DEVICES hides. UserError if
+    nvidia-ml-py is not installed, or the driver is missing, failing or too old.
     """
     try:
         import pynvml

@@ -22,11 +22,7 @@ def contexts(gpus: Optional[List[int]], cpus: int = 1) -> List[mx.Context]:
     """The devices to train on: the GPUs with the given numbers, else ``cpus`` CPU contexts.
 
     CPU contexts share the same cores, so several are no faster than one. They run the same
-    data-parallel code as several GPUs, with the same result.
-
-    Raises:
-        UserError: MXNet is built without CUDA; the driver is missing or too old; a GPU is absent,
-            not supported by this MXNet, or named twice.
+    data-parallel code as several GPUs, with the same result. UserError if a GPU cannot be used.
     """
     if gpus is None:
         return [mx.cpu(i) for i in range(cpus)]
@@ -68,11 +64,7 @@ def _check_cards(gpus: List[int]) -> None:
 
 
 def check_kv_store(kv_store: str, contexts: List[mx.Context]) -> None:
-    """Refuse ``nccl`` on CPU contexts; MXNet's other stores work everywhere.
-
-    Raises:
-        UserError: the contexts are CPUs, or MXNet is built without NCCL.
-    """
+    """Raise UserError for ``nccl`` on CPUs, or without NCCL; MXNet's other stores always work."""
     if kv_store != "nccl":
         return
     if contexts[0].device_type != "gpu":
@@ -86,7 +78,7 @@ def set_cudnn(tune: Optional[str], deterministic: bool = False) -> None:
 
     Args:
         tune: one of CUDNN_TUNE; None keeps what the environment says.
-        deterministic: turn tuning off. The fastest algorithm differs from run to run, and with it
+        deterministic: turn tuning off: the fastest algorithm differs from run to run, and with it
             the last bits of the results.
     """
     if deterministic:
@@ -103,7 +95,7 @@ def training_memory(
     itemsize: int = 4,
     accumulate: int = 1,
 ) -> Tuple[int, int]:
-    """Estimate the bytes that training takes on a device.
+    """Estimate the bytes that training takes on a device: for any batch, and more for each image.
 
     Each weight has a gradient and the optimizer's states. Each image has the output of every layer,
     which is kept for the backward pass, and two gradients of the size of the largest output.
@@ -114,9 +106,6 @@ def training_memory(
         itemsize: bytes of a number in a layer's output. It does not change what the weights take:
             float16 weights come with float32 copies.
         accumulate: batches that make an update; above 1 their gradients' sum takes memory, too.
-
-    Returns:
-        The bytes that any batch takes, and the bytes that each of its images adds.
     """
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape(data=(1, *image_shape))
@@ -138,17 +127,10 @@ def check_memory(
     dtype: str,
     accumulate: int = 1,
 ) -> None:
-    """Refuse a batch that does not fit into the memory of the GPUs; CPUs are not checked.
+    """Raise UserError if a batch does not fit into the memory of the GPUs; it names the largest.
 
-    Args:
-        batch_size: images over all contexts.
-        image_shape: (channels, height, width).
-        optimizer: MXNet's name for it.
-        dtype: of the layers' outputs.
-        accumulate: batches that make an update.
-
-    Raises:
-        UserError: the batch does not fit; the message gives the largest one that does.
+    CPUs are not checked. ``batch_size`` counts the images over all contexts, ``dtype`` is that of
+    the layers' outputs; the rest is as :func:`training_memory` takes it.
     """
     if contexts[0].device_type != "gpu":
         return

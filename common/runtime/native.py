@@ -43,10 +43,8 @@ class BuildError(Exception):
 def load() -> bool:
     """Register the ``_alexnet_*`` operators with MXNet, building them if need be.
 
-    Any number of threads may call it; the first one does the work, once in a process.
-
-    Returns:
-        Whether they are registered. If not, one line on stderr says why.
+    Any number of threads may call it; the first one does the work, once in a process. It returns
+    whether they are registered; if not, one line on stderr says why.
     """
     with _LOADING:
         return _load()
@@ -74,12 +72,7 @@ def _cause(error):
 
 @functools.lru_cache(None)
 def library() -> ctypes.CDLL:
-    """The plain C functions of the library, which is built if need be.
-
-    Raises:
-        BuildError: no compiler, or it fails.
-        OSError, UserError: a file of ours cannot be read or written.
-    """
+    """The plain C functions of the library, built if need be; raises what :func:`build` does."""
     return ctypes.CDLL(build())
 
 
@@ -116,9 +109,6 @@ def variant() -> str:
     """For which processors the operators in use were compiled: AVX-512, AVX2 or baseline.
 
     The environment variable DNNL_MAX_CPU_ISA holds them back: native/variants.h.
-
-    Raises:
-        BuildError, OSError, UserError: as :func:`library`.
     """
     name = library().alexnet_variant
     name.restype = ctypes.c_char_p

@@ -18,7 +18,7 @@ import math
 import os
 import re
 import shlex
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List
 
 from common import cli
 from common.cli import UserError
@@ -57,8 +57,7 @@ class Study:
     def settings(self, variant: str, choosing: bool = False) -> argparse.Namespace:
         """What a variant's flags resolve to: network, dataset, batch_size, lr and the length.
 
-        Raises:
-            UserError: a flag has a wrong value, or there is no such recipe.
+        UserError if a flag has a wrong value, or there is no such recipe.
         """
         words = [*self.flags, *(self.choosing if choosing else []), *self.variants[variant]]
         parser = _Parser(add_help=False)
@@ -89,11 +88,7 @@ class _Parser(cli.ArgumentParser):
 
 
 def read(path: str) -> Study:
-    """Read and check a study's file.
-
-    Raises:
-        UserError: it is not there, or not what a study is; with the entry and the cause.
-    """
+    """Read and check a study's file; UserError names the entry and the cause."""
     with open(path, encoding="utf-8") as file:
         try:
             entries = json.load(file)
@@ -156,16 +151,3 @@ def _check_flags(where, words, forbidden):
         name = word.partition("=")[0].lstrip("-").replace("-", "_")
         if word.startswith("--") and name in forbidden:
             raise UserError(f"{where}: the study itself sets {word.partition('=')[0]}")
-
-
-def check_variants(study: Study, names: Sequence[str]) -> Tuple[str, ...]:
-    """``names``, or all variants if there are none.
-
-    Raises:
-        UserError: there is no such variant.
-    """
-    for name in names:
-        if name not in study.variants:
-            known = ", ".join(study.variants)
-            raise UserError(f"--variants {name}: {study.path} has no such variant, but {known}")
-    return tuple(names) or tuple(study.variants)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from common.cli import UserError
 from common.io.files import TEMPORARY, atomic, check_is_local, read_json, write_json
@@ -31,15 +31,15 @@ class Run(NamedTuple):
         return self.rate is not None
 
 
-def trials(study: Study, variants: Sequence[str]) -> List[Run]:
+def trials(study: Study) -> List[Run]:
     """The runs that try rates; none if there is but one."""
     rates = study.rates if len(study.rates) > 1 else []
-    return [Run(variant, rate) for variant in variants for rate in rates]
+    return [Run(variant, rate) for variant in study.variants for rate in rates]
 
 
-def finals(study: Study, variants: Sequence[str]) -> List[Run]:
+def finals(study: Study) -> List[Run]:
     """The runs whose results are the study's, seed by seed."""
-    return [Run(variant, seed=seed) for seed in study.seeds for variant in variants]
+    return [Run(variant, seed=seed) for seed in study.seeds for variant in study.variants]
 
 
 class Folder:
@@ -127,7 +127,8 @@ class Folder:
 
     def _newly_chosen(self) -> Iterator:
         for variant in self.study.variants:
-            tried = {run.rate: self.result(run) for run in trials(self.study, [variant])}
+            own = [run for run in trials(self.study) if run.variant == variant]
+            tried = {run.rate: self.result(run) for run in own}
             if all(tried.values()):
                 scored = [
                     (r["score"]["top-1"], -r["score"]["loss"], rate)

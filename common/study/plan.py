@@ -20,8 +20,7 @@ _START = 10.0  # seconds: two processes that import MXNet and build the network
 def check_records(study: Study) -> Dict[str, Records]:
     """The scanned record files of a study.
 
-    Raises:
-        UserError: one is missing or damaged, two are the same, or they have other classes.
+    UserError if one is missing or damaged, two are the same, or they have other classes.
     """
     if not os.path.exists(study.records["holdout"]):
         raise UserError(
@@ -38,13 +37,9 @@ def check_records(study: Study) -> Dict[str, Records]:
 
 
 def check_room(folder: Folder, left: Sequence[Run], size_of: Callable[[str], int]) -> None:
-    """Make sure that the disk has room for the checkpoints of the runs that are left.
+    """Raise UserError if the disk has no room for the checkpoints of the runs that are left.
 
-    Args:
-        size_of: the bytes of a variant's weights. A checkpoint has them twice, with momentum.
-
-    Raises:
-        UserError: it has not.
+    ``size_of`` gives the bytes of a variant's weights. A checkpoint has them twice, with momentum.
     """
     sizes = {run: 2 * size_of(run.variant) for run in left}
     kept = sum(size for run, size in sizes.items() if not run.is_trial)
@@ -68,11 +63,7 @@ class Times:
         self._speeds: Dict[str, float] = {}
 
     def measure(self, runs: Sequence[Run]) -> None:
-        """Find each variant's speed: in the logs of its runs, else by training a few batches.
-
-        Raises:
-            UserError: a variant cannot be trained.
-        """
+        """Find each variant's speed: in the logs of its runs, else by training a few batches."""
         for variant in dict.fromkeys(run.variant for run in runs):
             own = [run for run in runs if run.variant == variant]
             told = [epoch["img_per_s"] for run in own for epoch in self._epochs(run)]

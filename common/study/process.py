@@ -59,11 +59,7 @@ def script(name: str, flags: List[str]) -> List[str]:
 
 
 def perform(folder: Folder, run: Run, stop: Stop) -> Optional[str]:
-    """Train and score a run, or go on where it was killed.
-
-    Returns:
-        None, or what it said last if it has failed.
-    """
+    """Train and score a run, or go on where it was killed; what it said last if it has failed."""
     os.makedirs(folder.of(run), exist_ok=True)
     output = folder.of(run, "output.txt")
     code, said = _run(training(folder, run), output, stop)
@@ -147,14 +143,12 @@ def _measured(folder, run):
 def speed(flags: List[str], name: str, images: int, batch_size: int, lr: float) -> float:
     """Images a second that train_imagenet.py trains, timed in a process that writes no file.
 
+    UserError if it cannot be trained.
+
     Args:
-        flags: of the training.
+        flags, batch_size, lr: of the training.
         name: what is timed, for messages.
         images: that there are to train on.
-        batch_size, lr: of the training.
-
-    Raises:
-        UserError: it cannot be trained.
     """
     timed = min(images, _TIMED * batch_size)
     command = script(

@@ -33,7 +33,7 @@ def collect(folder: Folder) -> dict:
     for figures in variants.values():
         if baseline is not None and "top-1" in figures:
             figures["difference"] = figures["top-1"] - baseline
-    runs = [*trials(study, list(study.variants)), *finals(study, list(study.variants))]
+    runs = [*trials(study), *finals(study)]
     return {
         "study": study.path,
         "about": study.about,
@@ -50,16 +50,14 @@ def _variant(folder, name):
     study, rates = folder.study, folder.rates()
     base = study.settings(name).lr
     figures = {"flags": " ".join(study.variants[name]), "rates": {}, "runs": {}}
-    for run in trials(study, [name]):
-        result = folder.result(run)
-        if result:
+    for run in [*trials(study), *finals(study)]:
+        result = folder.result(run) if run.variant == name else None
+        if result and run.is_trial:
             figures["rates"][f"{base * run.rate:g}"] = _scored(result)
+        elif result:
+            figures["runs"][str(run.seed)] = _final(result)
     if name in rates:
         figures["lr"] = base * rates[name]
-    for run in finals(study, [name]):
-        result = folder.result(run)
-        if result:
-            figures["runs"][str(run.seed)] = _final(result)
     if _ended(figures):
         figures.update(_over_seeds(_ended(figures)))
     return figures
@@ -137,8 +135,7 @@ def _rounded(value: Optional[float]) -> object:
 def table(results: dict, error: Optional[float] = None) -> str:
     """The variants with their accuracies, as a table of Markdown.
 
-    Args:
-        error: adds a column with the epochs that training took to this share of wrong answers.
+    With ``error`` it has the epochs that training took to this share of wrong answers, too.
     """
     headings = (
         "variant | rate | top-1 | spread | difference | loss | train top-1 | train loss | seeds"

@@ -25,35 +25,20 @@ OPTIMIZERS = (*_WITH_MOMENTUM, "adam", "rmsprop", "adagrad", "adadelta")
 
 @dataclasses.dataclass(frozen=True)
 class ModuleSettings:
-    """How a network's weights are initialised and updated.
-
-    Attributes:
-        optimizer: one of OPTIMIZERS.
-        momentum: of sgd and nag.
-        weight_decay: of weights; biases have none.
-        initializer: a name of common/train/initializers.py.
-        kv_store: how devices share gradients: "device", "local" or "nccl"; None: they do not, as
-            common/train/cluster.py sums them.
-        seed: of the initial weights.
-        dtype: "float32", or "float16" on GPUs, with float32 copies of the weights.
-        loss_scale: the loss is multiplied by it for float16, against underflow of gradients.
-        accumulate: how many batches of the module make an update.
-        weighted: whether a second label says what each image weighs in the gradient.
-        workers: processes whose batches make one.
-    """
+    """How a network's weights are initialised and updated."""
 
     learning_rate: LearningRate
-    optimizer: str = "sgd"
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    initializer: str = "xavier"
-    kv_store: Optional[str] = "device"
-    seed: int = 0
-    dtype: str = "float32"
-    loss_scale: float = 1.0
-    accumulate: int = 1
-    weighted: bool = False
-    workers: int = 1
+    optimizer: str = "sgd"  # one of OPTIMIZERS
+    momentum: float = 0.0  # of sgd and nag
+    weight_decay: float = 0.0  # of weights; biases have none
+    initializer: str = "xavier"  # a name of common/train/initializers.py
+    kv_store: Optional[str] = "device"  # how devices share gradients; None: cluster.py sums them
+    seed: int = 0  # of the initial weights
+    dtype: str = "float32"  # or "float16" on GPUs, with float32 copies of the weights
+    loss_scale: float = 1.0  # multiplies float16's loss, against underflow of gradients
+    accumulate: int = 1  # how many batches of the module make an update
+    weighted: bool = False  # whether a second label says what each image weighs in the gradient
+    workers: int = 1  # processes whose batches make one
 
     @classmethod
     def from_args(cls, args: argparse.Namespace, workers: int = 1) -> "ModuleSettings":
@@ -91,13 +76,11 @@ def bind(
         contexts: the devices; each batch is divided among them.
         shape: of a batch, (N, C, H, W).
         scheduler: of the learning rate; None if it is constant.
-        resumed: a checkpoint, which gives all weights and the optimizer's state.
+        resumed: a checkpoint, which gives all weights and the optimizer's state; UserError if that
+            does not fit.
         pretrained: gives some of the weights, and says which are frozen. The others are random.
         std: of the channels: batches are uint8 with precision.SHIFT (N, C), and the devices
             normalise. None: batches are float32 and normalised already.
-
-    Raises:
-        UserError: the optimizer's state in ``resumed`` does not fit.
     """
     mx.random.seed(settings.seed)
     np.random.seed(settings.seed)

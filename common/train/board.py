@@ -58,15 +58,11 @@ def check_args(args: argparse.Namespace) -> None:
     if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"--tensorboard {folder}: {above} is no folder that can be written to")
     going_on = args.resume or args.load_epoch is not None or args.overwrite
-    if _event_files(folder) and not going_on:
+    if glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*")) and not going_on:
         raise UserError(
             f"--tensorboard {folder}: has the events of an earlier run; take another folder, or"
             " --overwrite, with which TensorBoard no longer shows them"
         )
-
-
-def _event_files(folder):
-    return glob.glob(os.path.join(glob.escape(folder), "events.out.tfevents.*"))
 
 
 class Board:
@@ -152,17 +148,12 @@ class Board:
         records, preparation = self._evaluator.records, self._evaluator.preparation
         rows = sorted(mistakes, key=lambda mistake: mistake.number)
         images = images_at(records, np.array([row.number for row in rows]), preparation)
-        names = records.classes or [str(i) for i in range(1 + max(r.guess for r in rows))]
-        pages = [
-            tiles.captioned(
-                preparation.shown(image),
-                [
-                    f"{_name(names, row.label)}, taken for",
-                    f"{_name(names, row.guess)} {row.share:.0%}",
-                ],
-            )
-            for row, image in zip(rows, images)
-        ]
+        most = max(max(row.label, row.guess) for row in rows)
+        names = records.classes or [str(i) for i in range(1 + most)]
+        pages = []
+        for row, image in zip(rows, images):
+            text = [f"{names[row.label]}, taken for", f"{names[row.guess]} {row.share:.0%}"]
+            pages.append(tiles.captioned(preparation.shown(image), text))
         self._image(step, "mistakes", tiles.sheet(np.stack(pages), 4))
 
     def _scalars(self, step, figures):
@@ -205,7 +196,3 @@ class Board:
         except OSError as error:
             print(f"warning: --tensorboard: {error.strerror}; no more is written", file=sys.stderr)
             self._file = None
-
-
-def _name(names, number):
-    return names[number] if number < len(names) else str(number)

@@ -36,23 +36,14 @@ _REPORTED = ("reported", "best", "validated", "validation")  # what validation t
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """Where a run's checkpoints go, and how many are kept.
+    """Where a run's checkpoints go, how many are kept, and what their records tell of the run."""
 
-    Attributes:
-        prefix: None to write none.
-        save_period: in epochs.
-        save_minutes: also save in the middle of an epoch, this often; None: do not.
-        keep: how many of the newest stay, besides the best one; None: all.
-        args: the run's arguments, for the record.
-        fingerprint: of the training records, for the record; None for synthetic images.
-    """
-
-    prefix: Optional[str] = None
-    save_period: int = 1
-    save_minutes: Optional[float] = None
-    keep: Optional[int] = None
-    args: Mapping = dataclasses.field(default_factory=dict)
-    fingerprint: Optional[str] = None
+    prefix: Optional[str] = None  # None to write none
+    save_period: int = 1  # in epochs
+    save_minutes: Optional[float] = None  # also save in the middle of an epoch, this often
+    keep: Optional[int] = None  # how many of the newest stay, besides the best one; None: all
+    args: Mapping = dataclasses.field(default_factory=dict)  # the run's
+    fingerprint: Optional[str] = None  # of the training records; None for synthetic images
 
     @classmethod
     def from_args(
@@ -109,18 +100,14 @@ class Checkpoints:
         must: bool = False,
         last: bool = False,
     ) -> Optional[str]:
-        """Save the current state.
+        """Save the current state; the weights' file, or None where no checkpoints are written.
+
+        UserError if weights are not finite, or the files cannot be written but must be.
 
         Args:
             epoch: the one that has just ended; None in the middle of an epoch.
             must: a failure is an error; otherwise it is a warning, and training continues.
             last: the run ends with this epoch, so it is saved whatever ``save_period`` says.
-
-        Returns:
-            The name of the weights' file; None where no checkpoints are written.
-
-        Raises:
-            UserError: weights are not finite, or the files cannot be written but must be.
         """
         if not self.are_kept:
             return None

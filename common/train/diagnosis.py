@@ -12,12 +12,8 @@ from . import finetune
 from .recipes import recipe
 
 _PIXELS = 60  # by how many grey levels photographs' pixels differ from their mean
-_FIXED = (
-    "paper",
-    "caffe",
-    "caffenet",
-    "normal",
-)  # weights of about .01, whatever a layer's size: inputs of 60
+# Weights of about .01, whatever a layer's size: inputs of 60
+_FIXED = ("paper", "caffe", "caffenet", "normal")
 _SCALED = ("msra", "xavier", "orthogonal")  # layers keep the scale of what they read: inputs of 1
 
 
@@ -46,9 +42,8 @@ def _input(args) -> Optional[str]:
     if args["pretrained"]:
         source = finetune.source_config(args["pretrained"])
         if source is None:
-            return (
-                f"--rgb-mean, --rgb-std: {args['pretrained']} has no record of its own; give them"
-            )
+            prefix = args["pretrained"]
+            return f"--rgb-mean, --rgb-std: {prefix} has no record of its own; give them"
         other = finetune.other_preparation(args, source["args"])
         return f"{other}: not what --pretrained was trained with; leave it out" if other else None
     name, std = args["initializer"], float(np.mean(args["rgb_std"]))
@@ -74,8 +69,7 @@ class Divergence:
     def check(self, number: int, probabilities: np.ndarray, labels: np.ndarray) -> None:
         """Count batch ``number``, from 0, if it is of the second half of the first BATCHES.
 
-        Raises:
-            UserError: it is the last of them, and their mean loss is too high.
+        UserError if it is the last of them, and their mean loss is too high.
         """
         if not self.BATCHES / 2 <= number < self.BATCHES:
             return

@@ -46,11 +46,7 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Refuse flags that do nothing without one another.
-
-    Raises:
-        UserError: naming them.
-    """
+    """Refuse flags that do nothing without one another."""
     if (args.pretrained is None) != (args.pretrained_epoch is None):
         raise UserError("--pretrained and --pretrained-epoch: one needs the other")
     same = args.pretrained and args.model_prefix
@@ -61,11 +57,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def source_config(prefix: str) -> Optional[dict]:
-    """The config of the checkpoint at ``prefix``; None if it has no config file.
-
-    Raises:
-        UserError: the config file is damaged.
-    """
+    """The config of the checkpoint at ``prefix``; None if it has no config file."""
     return load_config(prefix) if os.path.exists(config_path(prefix)) else None
 
 
@@ -89,9 +81,7 @@ def graph(symbol: mx.sym.Symbol, prefix: str, num_classes: int) -> mx.sym.Symbol
     """The source's own graph, ``symbol``, with an output layer for ``num_classes`` classes.
 
     It may differ from what symbols/ builds: an imported network has its own LRN k and pooling.
-
-    Raises:
-        UserError: it does not end in a fully connected layer and a SoftmaxOutput.
+    UserError if it does not end in a fully connected layer and a SoftmaxOutput.
     """
     graph = Graph(symbol)
     last = graph.outputs[0].node
@@ -118,15 +108,13 @@ def select(
     """The weights of a checkpoint that have the names and shapes of the network ``symbol``.
 
     Rows of the output layer belong to classes: they are taken over by the classes' names.
+    UserError if none of the weights fits, or ``freeze`` names other layers.
 
     Args:
         image_shape: (channels, height, width), on which the shapes depend.
         given: the weights of the checkpoint at ``prefix``, auxiliary states among them.
         freeze: how the names of the frozen layers begin.
         classes: names of the source's classes and of the network's, None where they are unknown.
-
-    Raises:
-        UserError: none of its weights fits, or ``freeze`` names other layers.
     """
     shapes, _, states = symbol.infer_shape(data=(1, *image_shape))
     wanted = dict(zip(symbol.list_arguments(), shapes))
@@ -153,8 +141,7 @@ def _output_layer(symbol):
 def _match_classes(output, fit, given, wanted, before, now):
     """Decide on the output layer; what does not fit by its classes is taken out of ``fit``.
 
-    Returns:
-        The source's rows by weight, the rows of the network that they become, and a description.
+    Returns the source's rows by weight, the rows of the network that they become, and a text.
     """
     if not (before and now):
         same = all(name in fit for name in output)
@@ -186,11 +173,7 @@ def _check_frozen(freeze, names, frozen, other):
 
 
 def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[dict]) -> str:
-    """What was taken from the source and what was not, for the first lines of a run.
-
-    Args:
-        source: the source's training arguments; None if they are unknown.
-    """
+    """What was taken from ``source``, its training arguments if known, for a run's first lines."""
     path = store.params_path(args.pretrained, args.pretrained_epoch)
     text = f"pretrained: {len(pretrained.params)} weights of {path}"
     if pretrained.frozen:
@@ -199,13 +182,10 @@ def describe(args: argparse.Namespace, pretrained: Pretrained, source: Optional[
     if source is None:
         config = config_path(args.pretrained)
         return text + f"; it has no {config}: the preparation is that of the recipe and the flags"
-    text += (
-        "; graph: its own"
-        if source["network"] == args.network
-        else f"; graph: {args.network}, not its own"
-    )
+    same = source["network"] == args.network
+    text += "; graph: " + ("its own" if same else f"{args.network}, not its own")
     flags = other_preparation(vars(args), source)
-    return text + ("; preparation: its own" + (f" but for {flags}" if flags else ""))
+    return text + "; preparation: its own" + (f" but for {flags}" if flags else "")
 
 
 def with_frozen_statistics(symbol: mx.sym.Symbol, frozen: Sequence[str]) -> mx.sym.Symbol:

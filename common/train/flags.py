@@ -163,11 +163,7 @@ def _add_output_args(group):
 
 
 def check_train_args(args: argparse.Namespace) -> None:
-    """Refuse combinations of flags with which MXNet would fail later.
-
-    Raises:
-        UserError: naming the flags.
-    """
+    """Refuse combinations of flags with which MXNet would fail later."""
     if args.num_examples and args.num_examples < args.batch_size:
         raise UserError(
             f"--batch-size {args.batch_size}: is more than --num-examples {args.num_examples}"

@@ -27,11 +27,7 @@ class Gradients:
         self._sums = [array.copy() for array in self._arrays] if parts > 1 else []
 
     def compute(self, batch: mx.io.DataBatch) -> np.ndarray:
-        """Leave the gradient of the whole batch in the module.
-
-        Returns:
-            The network's probabilities, (N, classes).
-        """
+        """Leave the gradient of the whole batch in the module; the probabilities, (N, classes)."""
         probabilities = []
         for number, part in enumerate(self._split(batch)):
             self._module.forward_backward(part)

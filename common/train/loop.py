@@ -33,11 +33,8 @@ _RANDOM = ("Dropout", "_random_uniform_like")  # operators
 class Run:
     """A training run: the loop, what it says, and when it saves.
 
-    Args:
-        module: bound, with weights and an optimizer.
-        data: where the batches come from.
-        state: where the run is; it changes with each batch.
-        cluster: the workers that run it together.
+    ``module`` is bound, with weights and an optimizer; ``state``, where the run is, changes with
+    each batch; ``cluster`` are the workers that run it together.
     """
 
     def __init__(
@@ -74,18 +71,14 @@ class Run:
         self.divergence = Divergence(data.num_classes, settings.overflow)
 
     def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> int:
-        """Train all epochs that are left, or until validation stops improving.
+        """Train all epochs that are left, or until validation stops improving; how many are done.
+
+        UserError if a loss is not finite, an image cannot be decoded, or the last checkpoint cannot
+        be written.
 
         Args:
             batches: an endless iterator, from where the run is.
             evaluator: scores the weights after each epoch.
-
-        Returns:
-            How many epochs are trained.
-
-        Raises:
-            UserError: a loss is not finite, an image cannot be decoded, or the last checkpoint
-                cannot be written.
         """
         state, length = self.state, self.length
         done, _ = length.position(state.batches)

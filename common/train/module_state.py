@@ -54,10 +54,8 @@ def optimizer_state(module: mx.mod.Module) -> Dict[str, mx.nd.NDArray]:
 def restore_optimizer(module: mx.mod.Module, state: Dict[str, mx.nd.NDArray]) -> None:
     """Give the optimizer of ``module`` the state that :func:`optimizer_state` took from another.
 
-    The two modules may be on different devices, and on a different number of them.
-
-    Raises:
-        UserError: it is not the state of this optimizer for these weights.
+    The two modules may be on different devices, and on a different number of them. UserError if it
+    is not the state of this optimizer for these weights.
     """
     updater, optimizer, group = _updater(module), module._optimizer, module._exec_group
     missing, unused = [], set(state)

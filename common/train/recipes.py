@@ -84,8 +84,8 @@ _TORCHVISION = dict(
     rgb_std=[58.395, 57.12, 57.375],
     random_resized_crop=1,
     min_random_area=0.08,
-    min_aspect_ratio=0.75,
-    max_aspect_ratio=4 / 3,
+    min_random_aspect_ratio=0.75,
+    max_random_aspect_ratio=4 / 3,
     random_mirror=1,
     initializer="msra",
 )
@@ -122,6 +122,7 @@ _PHOTOS = dict(
     lr=0.02,
     warmup_epochs=0.9,
 )
+_AS_ALEXNET = "as for alexnet, whose three epochs reach 71% top-1"
 _PAPER = "Krizhevsky, Sutskever, Hinton 2012, section 5"
 
 RECIPES = {
@@ -153,15 +154,10 @@ RECIPES = {
     ("alexnet", "cifar10"): Recipe(
         "2012's augmentation; the rest fitted to 12 minutes on 2 cores", "71% top-1", _CIFAR10
     ),
-    ("alexnet2012", "cifar10"): Recipe(
-        "as for alexnet, whose three epochs reach 71% top-1", "about the same (not run)", _CIFAR10
-    ),
-    ("alexnet145", "cifar10"): Recipe(
-        "as for alexnet, whose three epochs reach 71% top-1", "about the same (not run)", _CIFAR10
-    ),
-    ("caffenet", "cifar10"): Recipe(
-        "as for alexnet, whose three epochs reach 71% top-1", "about the same (not run)", _CIFAR10
-    ),
+    **{
+        (network, "cifar10"): Recipe(_AS_ALEXNET, "about the same (not run)", _CIFAR10)
+        for network in ("alexnet2012", "alexnet145", "caffenet")
+    },
     ("lenet", "cifar10"): Recipe(
         "as for alexnet, at the images' own size",
         "55% top-1 on images held out of the training",
@@ -200,8 +196,7 @@ RECIPES = {
 def recipe(network: str, dataset: str) -> Recipe:
     """The recipe for ``network`` on ``dataset``; of a user's network, that of the first one there.
 
-    Raises:
-        UserError: there is none.
+    UserError if there is none.
     """
     if (network, dataset) in RECIPES:
         return RECIPES[network, dataset]
@@ -219,8 +214,7 @@ def describe(
 ) -> str:
     """What a run resolved, for its first lines: the recipe's settings, and ``changed`` ones.
 
-    Args:
-        changed: names of the settings that flags gave another value; they are marked with ``+``.
+    Those are the names of settings that flags gave another value; they are marked with ``+``.
     """
     shape = ",".join(map(str, args.image_shape))
     settings = []

@@ -79,9 +79,8 @@ class Resumed(NamedTuple):
 def find(args: argparse.Namespace, data: TrainingData) -> Optional[Resumed]:
     """The checkpoint that --resume or --load-epoch asks for; None to start afresh. Only reads.
 
-    Raises:
-        UserError: it is damaged, it is of another network, other data or other classes, or there
-            are checkpoints in the way that --overwrite does not give up.
+    UserError if it is damaged, of another network, other data or other classes, or checkpoints are
+    in the way that --overwrite does not give up.
     """
     if not args.model_prefix:
         return None

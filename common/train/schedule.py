@@ -14,15 +14,10 @@ class Length:
 
     Batches are cut from one endless sequence of epochs: the batch in which an epoch ends is filled
     up with the next epoch's first images.
-
-    Attributes:
-        images: in an epoch.
-        batch_size: images in a batch, over all devices together.
-        num_epochs: in the run.
     """
 
-    images: int
-    batch_size: int
+    images: int  # in an epoch
+    batch_size: int  # images, over all devices together
     num_epochs: int
 
     def batches(self, epochs: int) -> int:
@@ -38,21 +33,16 @@ class Length:
 class LearningRate:
     """The learning rate of each update.
 
-    Attributes:
-        base: after the warm-up.
-        schedule: "step", "plateau" (see :class:`Plateau`), or "linear" or "cosine", which fall to 0
-            at the end of the run.
-        step_epochs: after how many epochs a step schedule multiplies the rate by ``factor``.
-        warmup_epochs: during these the rate rises linearly from 0.
-        patience: of a plateau schedule, in epochs.
+    ``schedule`` is "step", "plateau" (see :class:`Plateau`), or "linear" or "cosine", which fall to
+    0 at the end of the run.
     """
 
-    base: float
+    base: float  # after the warm-up
     schedule: str = "step"
-    step_epochs: Tuple[float, ...] = ()
+    step_epochs: Tuple[float, ...] = ()  # after which a step schedule multiplies it by ``factor``
     factor: float = 0.1
-    warmup_epochs: float = 0.0
-    patience: Optional[int] = None
+    warmup_epochs: float = 0.0  # during these the rate rises linearly from 0
+    patience: Optional[int] = None  # of a plateau schedule, in epochs
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "LearningRate":
@@ -63,8 +53,7 @@ class LearningRate:
     def scheduler(self, length: Length) -> Optional[mx.lr_scheduler.LRScheduler]:
         """MXNet's scheduler for a run of this length; None if the rate is constant.
 
-        Raises:
-            UserError: two steps fall on the same update.
+        UserError if two steps fall on the same update.
         """
         updates = length.batches(length.num_epochs)
         an_epoch = updates / length.num_epochs
@@ -105,11 +94,7 @@ class Plateau(mx.lr_scheduler.LRScheduler):
         return self.base_lr * self._factor**self._lowered
 
     def heed(self, accuracies: Sequence[float]) -> bool:
-        """Set the rate by the validation accuracies of all epochs so far.
-
-        Returns:
-            Whether it has changed.
-        """
+        """Set the rate by the validation accuracies of all epochs so far; whether it changes."""
         before, self._lowered, waited = self._lowered, 0, 0
         for epoch, accuracy in enumerate(accuracies):
             better = accuracy > max(accuracies[:epoch], default=-1)

@@ -302,8 +302,11 @@ def test_existing_output_is_kept_unless_told(tree, tmp_path):
         (["none", "x"], "none: is not a folder"),
         (["tree/cat/deep", "x", "--val-fraction", "1"], "'1' is not a fraction"),
         (["tree/cat/deep/er", "x"], "has no class folders"),
-        (["tree", "x", "--quality", "101"], "'101' is not a quality from 1 to 100"),
-        (["tree", "x", "--resize", "-1"], "'-1' is not an integer of at least 1"),
+        (
+            ["tree", "x", "--quality", "101"],
+            "'101' is not an integer of at least 1 and of at most 100",
+        ),
+        (["tree", "x", "--resize", "-1"], "'-1' is not an integer of at least 0"),
         (["tree", "x", "--encoding", ".gif"], "invalid choice: '.gif'"),
         (["tree", "x", "--val-dir", "tree", "--val-fraction", "0.1"], "not allowed with"),
         (["tree", "x", "--res", "9"], "unrecognized arguments"),

@@ -15,6 +15,7 @@ from common.cli import UserError  # noqa: E402
 from common.draw import network, pictures, study, style, tiles  # noqa: E402
 from common.draw.confusion import confusion  # noqa: E402
 from common.draw.curves import Curve, Panel, curves  # noqa: E402
+from docs import draw  # noqa: E402
 
 
 def words(figure):
@@ -72,7 +73,7 @@ def test_training_errors_stand_at_the_middles_of_epochs(tmp_path):
         for seed in (0, 1)
     }
     variants = {"relu": {"runs": runs}, "tanh": {"runs": {**runs, "2": {"diverged": "loss nan"}}}}
-    figure = study.training_error({"seeds": [0, 1, 2], "variants": variants})
+    figure = draw.training_error({"seeds": [0, 1, 2], "variants": variants})
     assert_fit_to_print(figure, tmp_path)
     for line in figure.axes[0].lines[:2]:
         assert line.get_xdata().tolist() == [0.5, 1.5]
@@ -180,7 +181,7 @@ def test_pictures_are_fit_to_print(tmp_path):
     assert_fit_to_print(figure, tmp_path)
     assert "golden retriever: 87%" in words(figure)
     views = [(f"step {n}", np.stack([photo(60, 60)] * 6)) for n in range(4)]
-    assert_fit_to_print(pictures.variations(seen, views), tmp_path)
+    assert_fit_to_print(draw.variations(seen, views), tmp_path)
     row = pictures.Neighbours(seen, "x" * 60, [seen] * 6, [("golden retriever", 123.4)] * 6)
     assert_fit_to_print(pictures.nearest([row, row]), tmp_path)
 
@@ -188,7 +189,7 @@ def test_pictures_are_fit_to_print(tmp_path):
 def test_maps_before_and_after_have_one_scale(tmp_path):
     before = np.random.default_rng(0).uniform(0, 1, (30, 8, 8))
     answers = pictures.Answer("conv1", before), pictures.Answer("lrn", before / 4)
-    figure = pictures.before_and_after(*answers)
+    figure = draw.before_and_after(*answers)
     assert_fit_to_print(figure, tmp_path)
     darkest = [axes.images[0].get_array().min() for axes in figure.axes]
     assert darkest[0] < 30 and darkest[1] > 150

@@ -22,16 +22,18 @@ def test_figures_equal_those_counted_one_by_one():
     scores.update(probabilities[17:], labels[17:])
     ranked = np.argsort(-probabilities, axis=1)
     assert scores.count == 50
-    assert scores.top1 == np.mean([label == row[0] for label, row in zip(labels, ranked)])
-    assert scores.topk == np.mean([label in row[:3] for label, row in zip(labels, ranked)])
-    assert scores.loss == pytest.approx(-np.mean(np.log(probabilities[range(50), labels])))
+    assert scores.figures() == {
+        "loss": pytest.approx(-np.mean(np.log(probabilities[range(50), labels]))),
+        "top-1": np.mean([label == row[0] for label, row in zip(labels, ranked)]),
+        "top-3": np.mean([label in row[:3] for label, row in zip(labels, ranked)]),
+    }
 
 
 @pytest.mark.parametrize("value", [0.1, float("nan")])
 def test_a_network_that_says_nothing_scores_nothing(value):
     scores = Scores(top_k=5)
     scores.update(np.full((4, 10), value, np.float32), np.array([0, 3, 5, 9]))
-    assert scores.top1 == scores.topk == 0
+    assert scores.figures()["top-1"] == scores.figures()["top-5"] == 0
 
 
 @pytest.mark.parametrize(

@@ -146,17 +146,3 @@ def test_a_batch_whose_gradient_is_beyond_float16_is_left_out(rows):
     assert module_state.weights(module)[0]["layer0_weight"].asnumpy().all()
     with pytest.raises(UserError, match="not finite"):
         run_of(bound())._step(batch(*rows), "epoch 1/9")
-
-
-def test_one_call_a_device_looks_at_all_gradients_before_any_is_waited_for(monkeypatch):
-    calls = []
-
-    def watched(*gradients, num_arrays):
-        calls.append((len(gradients), num_arrays, {g.context for g in gradients}))
-        return SimpleNamespace(asscalar=lambda: calls.append("waits") or 1)
-
-    module = bound(weights=3)
-    module.forward_backward(batch([1, 2], [3, 4]))
-    monkeypatch.setattr(mx.nd, "multi_all_finite", watched)
-    assert run_of(module)._gradients_fit()
-    assert calls == [(3, 3, {mx.cpu(0)}), (3, 3, {mx.cpu(1)}), "waits", "waits"]

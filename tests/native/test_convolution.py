@@ -12,7 +12,6 @@ import reference
 from conftest import operators, output_and_gradients, run_script
 
 import symbols
-from common.evaluate.network import bind
 from common.graph.native_operators import MIN_IMAGES, use_native_layers, use_native_operators
 from common.runtime import native
 
@@ -267,22 +266,6 @@ def test_what_the_datas_shape_does_not_determine_stays_mxnets():
         "h": "FullyConnected",
         "f": "_alexnet_fully_connected",
     }
-
-
-@pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
-def test_inference_gives_what_the_plain_network_gives(network):
-    shape = (MIN_IMAGES, 3, 227, 227)
-    plain = mx.mod.Module(symbols.get_symbol(network, 10))
-    plain.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
-    plain.init_params(mx.init.Xavier())
-    ours = bind(plain.symbol, *plain.get_params(), shape, [mx.cpu()])
-    assert list(operators(ours.symbol).values()).count("_alexnet_convolution") == 4
-    batch = mx.io.DataBatch([mx.nd.random.normal(0, 60, shape)])
-    outputs = []
-    for module in (ours, plain):
-        module.forward(batch, is_train=False)
-        outputs.append(module.get_outputs()[0].asnumpy())
-    assert np.abs(outputs[0] - outputs[1]).max() < TOLERANCE * outputs[1].max()
 
 
 def test_an_output_that_something_else_reads_has_no_relu():
