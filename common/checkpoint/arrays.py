@@ -35,10 +35,8 @@ def check_arrays(path: str) -> None:
 def array_names(path: str) -> List[str]:
     """The names in a file of named arrays, once it is known to be whole and made by mx.nd.save.
 
-    MXNet believes the numbers in it; damaged ones crash it, or take all memory.
-
-    Raises:
-        ValueError, KeyError, struct.error: it is damaged.
+    MXNet believes the numbers in it; damaged ones crash it, or take all memory. Here they are a
+    ValueError, KeyError or struct.error.
     """
     with open(path, "rb") as file:
         reader = _Reader(path, file)

@@ -14,10 +14,7 @@ def available(root: str = "/") -> int:
 
     Three limits hold: the affinity mask, the hyper-threads of a core (they share its arithmetic
     units, so a core counts once) and the CPU quota of the control groups, as ``docker run --cpus``
-    sets it. A quota of 1.5 CPUs counts as 2.
-
-    Args:
-        root: where /proc and /sys are found.
+    sets it. A quota of 1.5 CPUs counts as 2. /proc and /sys are looked for in ``root``.
     """
     try:
         allowed = os.sched_getaffinity(0)

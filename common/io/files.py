@@ -46,7 +46,8 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
 
     The temporary files lie in the same folder, so the renames cannot fail for lack of space. The
     first path is renamed last: give the file that marks the set as whole first. If the block
-    raises, the temporary files are removed and whatever stood at ``paths`` before stays.
+    raises, the temporary files are removed and whatever stood at ``paths`` before stays. UserError
+    if the disk is full or fails, or a limit of the machine is reached.
 
     >>> with atomic("x.rec", "x.idx") as (rec, idx):  # of one path: a string, no list
     ...     ...
@@ -54,9 +55,6 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
     Args:
         instead_of: files that are deleted just before the renames, in this order, so that a kill
             between two renames leaves no mixture of an old set with the new one.
-
-    Raises:
-        UserError: the disk is full or fails, or a limit of the machine is reached.
     """
     temporary = []
     try:

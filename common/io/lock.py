@@ -21,10 +21,8 @@ def lock(prefix: str, flag: str = "--model-prefix") -> Iterator[bool]:
     Afterwards a folder that was made and is still empty is removed again.
 
     The lock ends with its process, however that ends, so none is ever stale. It yields whether the
-    file system could lock it; where it has no locks, a warning says so.
-
-    Raises:
-        UserError: another run has it, its file cannot be opened, or ``prefix`` is an address.
+    file system could lock it; where it has no locks, a warning says so. UserError if another run
+    has it, its file cannot be opened, or ``prefix`` is an address.
     """
     check_is_local(prefix, flag)
     made = _make_folder(os.path.dirname(os.path.abspath(prefix)))

@@ -118,9 +118,8 @@ def variant() -> str:
 def build() -> str:
     """Path of the built library; it appears there only when whole.
 
-    Raises:
-        BuildError: no compiler, or it fails.
-        OSError, UserError: a file of ours cannot be read or written.
+    BuildError without a compiler, or if it fails; OSError or UserError if a file of ours cannot be
+    read or written.
     """
     path = _library_path()
     if os.path.exists(path):
