@@ -89,6 +89,11 @@ WORKER = {"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "3"}
         ({}, ["--kv-store", "dist_sync"], "start it with launch.py"),
         ({}, ["--kv-store", "dist_async"], "--kv-store dist_async: each worker would have other"),
         ({}, ["--gc-type", "2bit"], "--gc-type 2bit: needs --kv-store dist_sync"),
+        (
+            {**WORKER, "DMLC_NUM_WORKER": "1"},
+            ["--kv-store", "dist_sync"],
+            "--kv-store dist_sync: needs two workers",
+        ),
         (WORKER, [], "--kv-store device: is of one process"),
         (WORKER, ["--kv-store", "dist_sync"], "--batch-size 16: is of all 3 workers"),
         (

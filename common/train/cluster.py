@@ -46,6 +46,8 @@ def check(args: argparse.Namespace) -> None:
     if not launched:
         raise UserError(f"--kv-store {store}: start it with launch.py -n N -- train_imagenet.py")
     workers = int(os.environ["DMLC_NUM_WORKER"])
+    if workers == 1:  # MXNet's call that creates the store did not return
+        raise UserError(f"--kv-store {store}: needs two workers; leave it and launch.py out")
     devices = len(args.gpus) if args.gpus else args.cpus
     if args.batch_size % workers or args.batch_size < workers * devices:
         raise UserError(
