@@ -21,6 +21,7 @@ from common.checkpoint.config import save_config
 from common.cli import UserError
 from common.evaluate import scores
 from common.evaluate.evaluator import Evaluator
+from common.graph import columns
 from common.input import flags as data_flags
 from common.input import pipeline
 from common.input.training_data import TrainingData
@@ -35,7 +36,7 @@ from common.train import binding, finetune, loop, recipes, resume
 from common.train import flags as train_flags
 from common.train.board import Board
 from common.train.checkpoints import Checkpoints, CheckpointSettings
-from common.train.cluster import Cluster
+from common.train.cluster import Cluster, check_network
 from common.train.loop_settings import LoopSettings
 from common.train.schedule import Length
 from symbols import options
@@ -110,6 +111,9 @@ def build(
             symbol = symbols.get_symbol(args.network, args.num_classes, **options.given(args))
     with cli.blaming("--image-shape"):
         symbols.check_image_shape(symbol, args.image_shape)
+    if args.model_parallel:
+        with cli.blaming(f"--model-parallel: {args.network}:"):
+            columns.in_columns(symbol)
     if not args.pretrained:
         return symbol, None
     names = source["classes"] if source else None, classes
@@ -129,6 +133,7 @@ def main() -> None:
     args.top_k = scores.resolve_top_k(args.top_k, args.num_classes)
     classes = data.records and data.records.classes
     symbol, pretrained = build(args, source, classes)
+    check_network(symbol, args.kv_store)
     print(recipes.describe(args, recipe, contexts, changed))
     if pretrained:
         print(finetune.describe(args, pretrained, source and source["args"]))
@@ -188,7 +193,7 @@ def train(
     batches = pipeline.run_batches(data, contexts[0], state.batches)
 
     if not cluster.is_first:  # it writes nothing
-        args = argparse.Namespace(**{**vars(args), "model_prefix": None})
+        args = argparse.Namespace(**{**vars(args), "model_prefix": None, "tensorboard": None})
     log = commit(args, data, resumed, locked)  # nothing has been deleted or written before
     keeping = CheckpointSettings.from_args(args, data.fingerprint)
     checkpoints = Checkpoints(symbol, length, keeping, resumed and keeping.prefix and resumed.place)

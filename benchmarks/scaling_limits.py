@@ -9,6 +9,7 @@ import math
 
 import symbols
 from common import cli
+from common.graph import columns
 
 IMAGES = 2994  # a second on a V100: MXNet's own performance page
 BATCH = 128  # images a GPU
@@ -56,6 +57,10 @@ def main() -> None:
                 cells.append(f"{limit(gpus, gbits, size, bits) / (gpus * IMAGES):.0%}")
         print(f"| {' | '.join(cells)} |")
     cores = IN_MACHINE * IMAGES / DECODED
+    print(f"\nbetween two columns of alexnet2012, {BATCH} images, MB a step:")
+    network = columns.in_columns(symbols.get_symbol("alexnet2012"))
+    for name, sent in columns.crossing(network, (BATCH, 3, 227, 227)).items():
+        print(f"  {name:24}{sent / 1e6:6.1f}")
     print(f"\ndecoding: {IN_MACHINE * IMAGES:,} img/s a machine, {cores:.0f} cores")
 
 

@@ -23,6 +23,9 @@ from conftest import (
     write_records,
 )
 
+from common.cli import UserError
+from common.train import cluster
+
 
 def command(folder, count, *flags, servers=1, store="dist_sync", options=()):
     """Arguments of Python for launch.py with train_imagenet.py; its logs are in ``folder``/logs."""
@@ -84,7 +87,13 @@ WORKER = {"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "3"}
     "environment, flags, word",
     [
         ({}, ["--kv-store", "dist_sync"], "start it with launch.py"),
+        ({}, ["--kv-store", "dist_async"], "--kv-store dist_async: each worker would have other"),
         ({}, ["--gc-type", "2bit"], "--gc-type 2bit: needs --kv-store dist_sync"),
+        (
+            {**WORKER, "DMLC_NUM_WORKER": "1"},
+            ["--kv-store", "dist_sync"],
+            "--kv-store dist_sync: needs two workers",
+        ),
         (WORKER, [], "--kv-store device: is of one process"),
         (WORKER, ["--kv-store", "dist_sync"], "--batch-size 16: is of all 3 workers"),
         (
@@ -98,6 +107,13 @@ def test_what_does_not_fit_a_job_is_refused(small, environment, flags, word, mon
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert_refused(train(*LENET, "--data-train", small.train, *flags), word)
+
+
+def test_batch_norm_is_refused():
+    net = mx.sym.BatchNorm(mx.sym.Variable("data"), name="bn")
+    cluster.check_network(net, "device")
+    with pytest.raises(UserError, match="bn_moving_mean, is not for several workers"):
+        cluster.check_network(net, "dist_sync")
 
 
 @pytest.fixture
@@ -170,9 +186,12 @@ def test_a_signal_to_the_launcher_saves_and_one_process_resumes(lenet, tmp_path)
 
 @pytest.mark.slow
 def test_compressed_gradients_train(lenet, tmp_path):
+    pytest.importorskip("tensorboardX")
     flags = [*lenet, "--gc-type", "2bit", "--gc-threshold", 0.01, "--num-epochs", 6]
+    flags += ["--tensorboard", tmp_path / "events"]
     result = launch(tmp_path, 2, *flags, "--model-prefix", tmp_path / "x", servers=2)
     assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / "events").iterdir())) == 1  # worker 0's
     last = logged(tmp_path / "x")[-1]
     assert last["val"]["top-1"] > 0.9
     assert last["val"]["loss"] == pytest.approx(0, abs=0.5)

@@ -1,12 +1,14 @@
 """A ``mx.mod.Module`` that is ready to train."""
 
 import argparse
+import contextlib
 import dataclasses
-from typing import List, Optional, Sequence, Tuple
+import os
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from common.graph import precision
+from common.graph import columns, precision
 from common.graph.lowering import for_cpu
 from common.graph.stock_leaky import decompose_leaky
 from common.graph.weighted_loss import WEIGHT, weighted
@@ -39,6 +41,7 @@ class ModuleSettings:
     accumulate: int = 1  # how many batches of the module make an update
     weighted: bool = False  # whether a second label says what each image weighs in the gradient
     workers: int = 1  # processes whose batches make one
+    model_parallel: bool = False  # each two contexts hold the two columns of one network
 
     @classmethod
     def from_args(cls, args: argparse.Namespace, workers: int = 1) -> "ModuleSettings":
@@ -56,6 +59,7 @@ class ModuleSettings:
             args.accumulate,
             args.class_weights is not None,
             workers,
+            args.model_parallel,
         )
 
 
@@ -73,7 +77,7 @@ def bind(
 
     Args:
         symbol: the plain network.
-        contexts: the devices; each batch is divided among them.
+        contexts: the devices; each batch is divided among them, or among pairs of them.
         shape: of a batch, (N, C, H, W).
         scheduler: of the learning rate; None if it is constant.
         resumed: a checkpoint, which gives all weights and the optimizer's state; UserError if that
@@ -85,10 +89,12 @@ def bind(
     mx.random.seed(settings.seed)
     np.random.seed(settings.seed)
     fast = contexts[0].device_type == "cpu" and native.load()
-    symbol = _for_devices(symbol, contexts, shape, settings)
-    symbol = _for_training(symbol, settings, pretrained)
-    module = _bound(symbol, contexts, shape, pretrained.frozen if pretrained else None, std)
-    _init_params(module, settings.initializer, resumed, pretrained)
+    module = _bound(symbol, contexts, shape, settings, pretrained, std)
+    plain = _plain_module(symbol, shape) if settings.model_parallel else module
+    _init_params(plain, settings.initializer, resumed, pretrained)
+    if settings.model_parallel:
+        names = module.symbol.list_inputs()
+        module.init_params(None, *(columns.split(one, names) for one in plain.get_params()))
     updates = resumed.state.updates if resumed else 0
     _init_optimizer(module, settings, scheduler, updates, shape[0], fast)
     if resumed and updates:  # MXNet makes the state at the first update
@@ -96,16 +102,50 @@ def bind(
     return module
 
 
-def _bound(symbol, contexts, shape, frozen, std):
+def _bound(symbol, contexts, shape, settings, pretrained, std):
+    frozen, groups = pretrained.frozen if pretrained else None, None
+    if settings.model_parallel:
+        symbol, frozen = columns.in_columns(symbol), frozen and columns.own_names(frozen)
+        groups = {name: contexts[i::2] for i, name in enumerate(columns.GROUPS)}
+        contexts = contexts[::2]
+    symbol = _for_devices(symbol, contexts, shape, settings)
+    symbol = _for_training(symbol, settings, frozen)
     inputs = [mx.io.DataDesc("data", shape, "float32" if std is None else "uint8")]
     if std is not None:
         symbol = precision.normalise(symbol, std)
         inputs.append(mx.io.DataDesc(precision.SHIFT, shape[:2]))
     names = [one.name for one in inputs]
     labels = [name for name in ("softmax_label", WEIGHT) if name in symbol.list_arguments()]
-    module = mx.mod.Module(symbol, names, labels, context=contexts, fixed_param_names=frozen)
-    module.bind(inputs, [(name, shape[:1]) for name in labels])
+    where = {"context": contexts, "group2ctxs": groups}
+    module = mx.mod.Module(symbol, names, labels, fixed_param_names=frozen, **where)
+    with _unshared_memory() if groups else contextlib.nullcontext():
+        module.bind(inputs, [(name, shape[:1]) for name in labels])
     return module
+
+
+def _plain_module(symbol, shape):
+    """What draws the weights with which one device starts, to be split."""
+    module = mx.mod.Module(symbol)
+    module.bind([("data", (1, *shape[1:]))], [("softmax_label", (1,))], for_training=False)
+    return module
+
+
+@contextlib.contextmanager
+def _unshared_memory() -> Iterator[None]:
+    """Let no two arrays of what is bound have the same memory, one after the other.
+
+    MXNet copies from device to device without forgetting the MKL-DNN layout of the array that was
+    in that memory before. On the CPU outputs would be wrong, or the process would crash.
+    """
+    name = "NNVM_EXEC_MATCH_RANGE"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _init_params(module, name, resumed, pretrained):
@@ -135,12 +175,10 @@ def _for_devices(symbol, contexts, shape, settings):
     return symbol
 
 
-def _for_training(symbol, settings, pretrained):
+def _for_training(symbol, settings, frozen):
     if settings.weighted:
         symbol = weighted(symbol)
-    if pretrained:
-        symbol = finetune.with_frozen_statistics(symbol, pretrained.frozen)
-    return symbol
+    return finetune.with_frozen_statistics(symbol, frozen) if frozen else symbol
 
 
 def _init_optimizer(module, settings, scheduler, updates, batch_size, fast):

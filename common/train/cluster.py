@@ -18,9 +18,7 @@ from common.io.heartbeat import WORKER
 from common.runtime.mxnet import mx
 
 DISTRIBUTED = ("dist_sync", "dist_device_sync")
-# Batch norm's statistics would be each worker's own; the others are not written for it.
-_OF_ONE_PROCESS = (
-    ("--normalization", "batch"),
+_OF_ONE_PROCESS = (  # not written for several workers
     ("--draw", "balanced"),
     ("--data-backend", "dali"),
     ("--dtype", "float16"),
@@ -34,6 +32,11 @@ def check(args: argparse.Namespace) -> None:
         UserError: naming the flag; or this process is a worker of no job, or is one without a flag.
     """
     store, launched = args.kv_store, os.environ.get("DMLC_ROLE") == "worker"
+    if store == "dist_async":
+        raise UserError(
+            "--kv-store dist_async: each worker would have other weights, so that no run could be"
+            " validated or resumed exactly; give dist_sync"
+        )
     if store not in DISTRIBUTED:
         if launched:
             raise UserError(f"--kv-store {store}: is of one process; give dist_sync")
@@ -43,17 +46,27 @@ def check(args: argparse.Namespace) -> None:
     if not launched:
         raise UserError(f"--kv-store {store}: start it with launch.py -n N -- train_imagenet.py")
     workers = int(os.environ["DMLC_NUM_WORKER"])
+    if workers == 1:  # MXNet's call that creates the store did not return
+        raise UserError(f"--kv-store {store}: needs two workers; leave it and launch.py out")
     devices = len(args.gpus) if args.gpus else args.cpus
     if args.batch_size % workers or args.batch_size < workers * devices:
         raise UserError(
             f"--batch-size {args.batch_size}: is of all {workers} workers together; give a multiple"
             " of their number, with an image for each device"
         )
-    if args.tensorboard:
-        raise UserError(f"--tensorboard: is not for several workers (--kv-store {store})")
     for flag, value in _OF_ONE_PROCESS:
         if getattr(args, flag[2:].replace("-", "_")) == value:
             raise UserError(f"{flag} {value}: is not for several workers (--kv-store {store})")
+
+
+def check_network(symbol: mx.sym.Symbol, kv_store: str) -> None:
+    """Raise UserError if each of several workers would have statistics of its own."""
+    states = symbol.list_auxiliary_states()
+    if states and kv_store in DISTRIBUTED:
+        raise UserError(
+            f"--network: batch norm, which has {states[0]}, is not for several workers (--kv-store"
+            f" {kv_store}); each would have other averages"
+        )
 
 
 class Cluster:

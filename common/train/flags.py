@@ -29,12 +29,13 @@ def _add_device_args(group):
     add = group.add_argument
     add("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
     add("--cpus", type=cli.positive_int, default=1, help="CPU contexts")
+    add("--model-parallel", action="store_true", help="two columns, each on a device of its own")
     add(
         "--kv-store",
-        choices=["device", "local", "nccl", *cluster.DISTRIBUTED],
+        choices=["device", "local", "nccl", *cluster.DISTRIBUTED, "dist_async"],
         default="device",
-        help="how devices share gradients; nccl: GPUs, through NVIDIA's library; dist_*: the"
-        " workers that launch.py starts, too",
+        help="how devices share gradients; nccl: GPUs, through NVIDIA's library; dist_sync,"
+        " dist_device_sync: the workers that launch.py starts, too; dist_async is refused",
     )
     add(
         "--gc-type",
@@ -95,6 +96,9 @@ def _add_optimizer_args(group):
 def _add_rate_args(group):
     add, number = group.add_argument, cli.number
     add("--lr", type=number(above=0), help="learning rate")
+    add(
+        "--lr-batch", type=cli.positive_int, help="the batch that --lr is for: scale it to this one"
+    )
     add(
         "--lr-schedule",
         choices=["step", "linear", "cosine", "plateau"],
@@ -197,8 +201,14 @@ def _check_rate_args(args):
 
 
 def _check_device_args(args):
-    if args.batch_size < (len(args.gpus) if args.gpus else args.cpus):
+    count = len(args.gpus) if args.gpus else args.cpus
+    if args.batch_size < count:
         raise UserError(f"--batch-size {args.batch_size}: is fewer than one image a device")
+    if args.model_parallel and count % 2:
+        given = f"--gpus {','.join(map(str, args.gpus))}" if args.gpus else f"--cpus {count}"
+        raise UserError(f"--model-parallel: needs pairs of devices; {given} is an odd number")
+    if args.model_parallel and args.dtype == "float16":
+        raise UserError("--model-parallel: is not written for --dtype float16; leave one out")
     if args.dtype == "float16" and not args.gpus:
         raise UserError("--dtype float16: needs --gpus; MXNet has no float16 layers for the CPU")
     if args.cudnn_tune and not args.gpus:

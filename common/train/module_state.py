@@ -5,6 +5,7 @@ from typing import Dict, List, Tuple
 import numpy as np
 
 from common.cli import UserError
+from common.graph import columns
 from common.runtime.mxnet import mx
 
 
@@ -27,7 +28,7 @@ def weights(module: mx.mod.Module) -> Tuple[dict, dict]:
             # MXNet's SGD and NAG keep it last, its other optimizers first.
             last = isinstance(module._optimizer, (mx.optimizer.SGD, mx.optimizer.NAG))
             arg_params[name] = kept[-1 if last else 0].copyto(mx.cpu())
-    return arg_params, aux_params
+    return columns.merge(arg_params), columns.merge(aux_params)
 
 
 def auxiliary_states(module: mx.mod.Module) -> List[mx.nd.NDArray]:
@@ -48,7 +49,7 @@ def optimizer_state(module: mx.mod.Module) -> Dict[str, mx.nd.NDArray]:
         key, _ = _keys(module, index, name)[0]
         for i, array in enumerate(_arrays(_updater(module).states.get(key))):
             state[f"{name}:{i}"] = array
-    return state
+    return columns.merge(state)
 
 
 def restore_optimizer(module: mx.mod.Module, state: Dict[str, mx.nd.NDArray]) -> None:
@@ -58,6 +59,7 @@ def restore_optimizer(module: mx.mod.Module, state: Dict[str, mx.nd.NDArray]) ->
     is not the state of this optimizer for these weights.
     """
     updater, optimizer, group = _updater(module), module._optimizer, module._exec_group
+    state = columns.split(state, group.param_names)
     missing, unused = [], set(state)
     for index, name in _trained(module):
         for key, device in _keys(module, index, name):

@@ -10,6 +10,8 @@ from typing import List, NamedTuple, Sequence
 from common.cli import UserError
 from common.io import cpus
 
+from .schedule import scaled_rate
+
 
 class Recipe(NamedTuple):
     """Defaults for one network on one data set; ``settings`` are flags' names and values."""
@@ -229,6 +231,10 @@ def describe(
         f"recipe for {args.dataset}: {followed.source}; expect {followed.expected}",
         "settings: " + ", ".join(settings),
     ]
+    if args.lr_batch:
+        images = args.accumulate * args.batch_size
+        rate = f"{args.lr:g} x {images} / {args.lr_batch} = {scaled_rate(args):g}"
+        paragraphs.append(f"learning rate: {rate} (Goyal et al. 2017)")
     if args.accumulate > 1:
         paragraphs.append(
             f"updates: of {args.accumulate * args.batch_size} images each, in {args.accumulate}"

@@ -41,7 +41,13 @@ _FIXED = (
     "pooling",
 )
 # Flags that are younger than some checkpoints, and what those were trained with.
-_YOUNG = {"accumulate": 1, "draw": "all", "gc_type": "none", "gc_threshold": 0.5}
+_YOUNG = {
+    "accumulate": 1,
+    "draw": "all",
+    "gc_type": "none",
+    "gc_threshold": 0.5,
+    "model_parallel": False,
+}
 # Arguments whose change is not worth a mention.
 _NOT_MENTIONED = ("resume", "load_epoch", "overwrite")
 

@@ -29,6 +29,14 @@ class Length:
         return divmod(batches * self.batch_size, self.images)
 
 
+def scaled_rate(args: argparse.Namespace) -> float:
+    """--lr, multiplied as the images of an update are of --lr-batch, if that is given.
+
+    Source: Goyal et al. 2017, arXiv 1706.02677, section 2.1, who warm up during 5 epochs.
+    """
+    return args.lr * args.batch_size * args.accumulate / args.lr_batch if args.lr_batch else args.lr
+
+
 @dataclasses.dataclass(frozen=True)
 class LearningRate:
     """The learning rate of each update.
@@ -48,7 +56,8 @@ class LearningRate:
     def from_args(cls, args: argparse.Namespace) -> "LearningRate":
         """From the parsed flags."""
         steps, warmup = tuple(args.lr_step_epochs), args.warmup_epochs
-        return cls(args.lr, args.lr_schedule, steps, args.lr_factor, warmup, args.lr_patience)
+        rate = scaled_rate(args)
+        return cls(rate, args.lr_schedule, steps, args.lr_factor, warmup, args.lr_patience)
 
     def scheduler(self, length: Length) -> Optional[mx.lr_scheduler.LRScheduler]:
         """MXNet's scheduler for a run of this length; None if the rate is constant.

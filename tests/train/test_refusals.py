@@ -47,6 +47,8 @@ REFUSED = [
     ["--overwrite", "--seed", "4294967296"],
     ["--overwrite", "--seed", "1.5"],
     ["--overwrite", "--mom", "1"],
+    ["--overwrite", "--model-parallel", "--cpus", "2"],  # lenet has no columns
+    ["--overwrite", "--model-parallel"],
     ["--overwrite", "--wd", "inf"],
     ["--overwrite", "--lr-factor", "2", "--lr-step-epochs", "1", "--lr-schedule", "step"],
     ["--overwrite", "--lr-step-epochs", "2,1"],

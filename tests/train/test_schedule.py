@@ -1,11 +1,12 @@
 """The learning rate of each update, at the edges."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from common.cli import UserError
-from common.train.schedule import LearningRate, Length
+from common.train.schedule import LearningRate, Length, scaled_rate
 
 
 @pytest.mark.parametrize("schedule", ["step", "linear", "cosine"])
@@ -29,3 +30,9 @@ def test_steps_that_fall_on_the_same_update_are_refused():
 def test_a_step_before_the_first_update_is_at_the_first():
     scheduler = LearningRate(0.1, "step", (0.01,)).scheduler(Length(7 * 16, 16, num_epochs=1))
     assert [scheduler(update) for update in (1, 2)] == pytest.approx([0.1, 0.01])
+
+
+@pytest.mark.parametrize("lr_batch, rate", [(None, 0.01), (128, 0.08), (2048, 0.005)])
+def test_the_rate_grows_with_the_batch_of_an_update(lr_batch, rate):
+    args = SimpleNamespace(lr=0.01, batch_size=256, accumulate=4, lr_batch=lr_batch)
+    assert scaled_rate(args) == pytest.approx(rate)
