@@ -233,6 +233,7 @@ class Run:
     def _leave(self):
         if self.checkpoints.are_kept:
             self.log.say(f"stopped after batch {self.state.batches}, saved; --resume continues")
+        mx.nd.waitall()  # the other workers cannot finish the batch without this one's gradients
         self.stop.requested = self._stopping
         self.stop.leave()
 
