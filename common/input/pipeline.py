@@ -228,6 +228,9 @@ def _record_iterator(records, preparation, threads, drawn=None, **options):
         data_shape=preparation.image_shape,
         verbose=False,
     )
+    unknown = [name for name in options if f"\n{name} : " not in mx.io.ImageRecordIter.__doc__]
+    if unknown:  # MXNet ignores what it does not know
+        raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
     native.load()  # with it an image that cannot be decoded is an error, without it a crash
     native.drop_lines(native.MXNET_NOISE)
     with _decoding(records.path), _openmp_threads(threads):

@@ -109,15 +109,6 @@ def test_each_augmentation_changes_the_images_and_varies(picture, flags):
     assert not (augmented == augmented[0]).all()
 
 
-def test_mxnet_knows_every_option_it_is_given(picture, monkeypatch):
-    """It ignores others in silence."""
-    iterator, given = mx.io.ImageRecordIter, {}
-    monkeypatch.setattr(mx.io, "ImageRecordIter", lambda **o: given.update(o) or iterator(**o))
-    ratios = ["--min-random-aspect-ratio=0.9", "--max-random-aspect-ratio=1.1"]
-    batch_of(picture[0], "--resize=30", *ratios)
-    assert len(given) > 30 and all(f"\n{name} : " in iterator.__doc__ for name in given)
-
-
 def test_without_augmentation_training_sees_the_centre_crop(picture):
     path, image = picture
     expected = Preparation((3, 20, 20), None, (0, 0, 0), (1, 1, 1)).apply(image)

@@ -88,7 +88,10 @@ def test_what_a_process_has_started_ends_with_the_job(tmp_path):
     wait_for(lambda: not is_alive(child))
 
 
-SAVES = "signal.signal(15, lambda *_: (print('saved', flush=True), os._exit(143)))"
+SAVES = """
+signal.signal(15, lambda *_: (print('saved', flush=True), os._exit(143)))
+print('ready', flush=True)
+"""
 TASKS = [
     task("scheduler", "time.sleep(1000)"),
     task("worker 0", SAVES + BEAT),
@@ -108,7 +111,7 @@ def launcher(folder):
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list(folder.glob("*.log"))) == 3)
     wait_for(lambda: all(path.stat().st_size for path in folder.glob("*.log")))
-    time.sleep(0.2)  # worker 0 has its handler by then
+    wait_for(lambda: "ready" in (folder / "worker-0.log").read_text())
     return process
 
 
