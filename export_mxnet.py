@@ -12,12 +12,11 @@ import argparse
 import os
 
 from common import cli
-from common.checkpoint import output, store
+from common.checkpoint import arrays, output, store
 from common.checkpoint.config import config_entries, load_config
 from common.cli import UserError
 from common.convert import compare, quantization, zoo_import
 from common.io.files import atomic
-from common.runtime.mxnet import mx
 
 _SUFFIX = "-deploy"  # of the new checkpoint's prefix
 
@@ -78,7 +77,7 @@ def export_gluon(args: argparse.Namespace) -> None:
     images = compare.real_images(args, config)
     expected = compare.probabilities(compare.without_training(symbol), *weights, images)
     with atomic(args.gluon) as temporary:
-        mx.nd.save(temporary, zoo_import.to_gluon(weights[0]))
+        arrays.save_arrays(temporary, zoo_import.to_gluon(weights[0]))
         said = zoo_import.probabilities_of_gluon(temporary, classes, images)
         largest = compare.difference(f"{args.gluon} in Gluon", said, expected)
     print(args.gluon)

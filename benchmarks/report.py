@@ -66,13 +66,12 @@ def _cpuinfo() -> dict:
 
 def has_bf16() -> bool:
     """Does the processor multiply bfloat16?"""
-    return bool({"amx_bf16", "avx512_bf16"} & set(_cpuinfo()["flags"].split()))
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpus.instructions())
 
 
 def machine() -> dict:
     """What the figures hold for."""
-    info = _cpuinfo()
-    flags = info["flags"].split()
+    info, flags = _cpuinfo(), cpus.instructions()
     return {
         "cpu": f"{info['model name']}, family {info['cpu family']}, model {info['model']}",
         "instructions": next((name for flag, name in LEVELS.items() if flag in flags), "SSE"),

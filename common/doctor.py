@@ -167,7 +167,8 @@ def _python(facts: Dict[str, Any]) -> _Section:
 
 
 def _cpu(facts: Dict[str, Any]) -> _Section:
-    sets = " ".join(name for name in _INSTRUCTIONS if name in cpus.instructions())
+    flags = cpus.instructions()
+    sets = " ".join(name for name in _INSTRUCTIONS if name in flags)
     yield "CPU", f"{cpus.model()}; {sets or 'flags unknown'}"
     threads = f"{facts['threads']} of OpenMP, " if "threads" in facts else ""
     yield "threads", f"{threads}{cpus.available()} usable CPUs, {os.cpu_count()} logical ones"

@@ -3,9 +3,9 @@
     python tests/mutate.py [--sample 200] [--seed 0] [--out mutants.jsonl]
 
 Each change (``<`` for ``<=``, ``and`` for ``or``, another number, a call left out ...) is made in a
-copy of the tree. There the tests that stand for its file run until one fails: the file's own test,
-those that import it, then those of the files that import it. native/ is not part of it. --out keeps
-what was tried; the same command goes on.
+copy of the last commit. There the tests that stand for its file run until one fails: the file's own
+test, those that import it, then those of the files that import it. native/ is not part of it. --out
+keeps what was tried; the same command goes on.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def sites(path: str) -> Iterator[Site]:
 
 def parsed(path: str) -> ast.Module:
     """A file of the tree."""
-    with open(os.path.join(ROOT, path)) as file:
+    with open(path) as file:
         return ast.parse(file.read())
 
 
@@ -80,7 +80,7 @@ def mutant(site: Site) -> Dict[str, str]:
 def imports(path: str, module: str) -> bool:
     """Whether a file imports a module, by its whole name or from its own room."""
     room, _, name = module.rpartition(".")
-    with open(os.path.join(ROOT, path)) as file:
+    with open(path) as file:
         text = file.read()
     forms = [rf"from {re.escape(room)} import \(?[^)]*?\b{name}\b" if room else rf"import {name}\b"]
     if room and os.path.dirname(path) == room.replace(".", "/"):
@@ -109,17 +109,16 @@ def tests_of(path: str, tests: List[str], product: List[str]) -> List[str]:
     return [test for test in found if test in tests][:FILES]
 
 
-def survives(change: Dict[str, str], tests: List[str], folder: str) -> bool:
-    """Whether no test fails with it; ``folder`` is a copy of the tree."""
-    path = os.path.join(folder, change["where"].rpartition(":")[0])
+def survives(change: Dict[str, str], tests: List[str]) -> bool:
+    """Whether no test fails with it."""
+    path = change["where"].rpartition(":")[0]
     with open(path) as file:
         original = file.read()
     try:
         with open(path, "w") as file:
             file.write(change["source"])
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=LONGEST)
-        return done.returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=LONGEST).returncode == 0
     except subprocess.TimeoutExpired:
         return False
     finally:
@@ -132,33 +131,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="mutants.jsonl")
+    parser.add_argument("--out", type=os.path.abspath, default="mutants.jsonl")
     args = parser.parse_args()
     listed = subprocess.check_output(["git", "ls-files", "*.py"], cwd=ROOT, text=True).split()
     tests = [path for path in listed if os.path.basename(path).startswith("test_")]
     product = [path for path in listed if not re.match(r"(tests|benchmarks|docs)/", path)]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(f"git archive HEAD | tar -x -C {folder}", shell=True, check=True, cwd=ROOT)
+        os.chdir(folder)
+        try_sample(args, product, tests)
+        os.chdir(ROOT)
+
+
+def try_sample(args: argparse.Namespace, product: List[str], tests: List[str]) -> None:
+    """Try changes in the copy of the tree that is the current folder; keep what became of each."""
     every = [site for path in product for site in sites(path)]
     chosen = [mutant(site) for site in random.Random(args.seed).sample(every, args.sample)]
     tried = {}
     if os.path.exists(args.out):
         with open(args.out) as file:
             tried = {(one["where"], one["after"]): one for one in map(json.loads, file)}
-    with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(f"git archive HEAD | tar -x -C {folder}", shell=True, check=True, cwd=ROOT)
-        for number, change in enumerate(chosen, 1):
-            key = change["where"], change["after"]
-            if key not in tried:
-                stand = tests_of(change["where"].rpartition(":")[0], tests, product)
-                lived = not stand or survives(change, stand, folder)
-                tried[key] = {**change, "source": "", "tests": stand, "survives": lived}
-                with open(args.out, "a") as file:
-                    file.write(json.dumps(tried[key]) + "\n")
-            one = tried[key]
-            fate = "SURVIVES" if one["survives"] else "noticed"
-            print(
-                f"{number}/{len(chosen)} {fate} {key[0]}: {one['before']} -> {one['after']}",
-                flush=True,
-            )
+    for number, change in enumerate(chosen, 1):
+        key = change["where"], change["after"]
+        if key not in tried:
+            stand = tests_of(change["where"].rpartition(":")[0], tests, product)
+            lived = not stand or survives(change, stand)
+            tried[key] = {**change, "source": "", "tests": stand, "survives": lived}
+            with open(args.out, "a") as file:
+                file.write(json.dumps(tried[key]) + "\n")
+        one = tried[key]
+        fate = "SURVIVES" if one["survives"] else "noticed"
+        text = f"{key[0]}: {one['before']} -> {one['after']}"
+        print(f"{number}/{len(chosen)} {fate} {text}", flush=True)
     lived = sum(tried[one["where"], one["after"]]["survives"] for one in chosen)
     print(f"{len(chosen) - lived} of {len(chosen)} noticed: {(1 - lived / len(chosen)):.0%}")
 

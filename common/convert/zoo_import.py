@@ -58,10 +58,12 @@ def read(path: str) -> Dict[str, np.ndarray]:
     other = sorted(arrays.keys() ^ set(expected))
     if other:
         where = "has" if other[0] in arrays else "lacks"
-        remedy = "; python -m common.adopt takes other checkpoints of MXNet"
+        remedy = ""
+        if path.endswith(".params"):
+            remedy = "; python -m common.adopt takes other checkpoints of MXNet"
         raise UserError(
             f"{path}: {where} {other[0]}; torchvision's AlexNet has features.0.weight to"
-            " classifier.6.bias; Gluon's has as many arrays" + remedy * path.endswith(".params")
+            f" classifier.6.bias; Gluon's has as many arrays{remedy}"
         )
     ours = (f"{layer}_{kind}" for layer in _OURS for kind in ("weight", "bias"))
     return {name: np.float32(arrays[key]) for name, key in zip(ours, expected)}

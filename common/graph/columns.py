@@ -36,13 +36,13 @@ def in_columns(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     graph = Graph(symbol)
     if not any(_has_columns(node) for node in graph.nodes):
         raise ValueError("has no convolution in two groups, so no columns; alexnet2012 has")
-    columns = _Columns()
+    values: Dict[Tuple[Node, int], Value] = {}
     for node in graph.nodes:
         try:
-            columns.add(node)
+            _add(values, node)
         except KeyError:
             raise ValueError(f"{node.name}: {node.op} is not known to work on two columns")
-    graph.outputs = [_whole(columns.values[one.node, one.index]) for one in graph.outputs]
+    graph.outputs = [_whole(values[one.node, one.index]) for one in graph.outputs]
     return graph.symbol()
 
 
@@ -141,79 +141,72 @@ def _whole(value: Value, column: int = 0) -> Output:
     return _node(column, "Concat", f"{name}_both", [parts[0], parts[1]], _JOIN)
 
 
-class _Columns:
-    """The nodes of a network in columns.
+def _add(values: Dict[Tuple[Node, int], Value], node: Node) -> None:
+    """Take the plain network's next node; ``values`` has what each output so far has become.
 
-    Attributes:
-        values: what each output of the plain network has become.
+    Raises:
+        KeyError: it is not known how its columns would be computed.
     """
+    given = [values[one.node, one.index] for one in node.inputs]
+    if node.is_variable:
+        value = {0: _node(0, node.op, node.name, (), node.attrs)}
+    elif node.op in _SIZE:
+        value = _layer(node, given[0])
+    elif node.op == "LRN" and len(given[0]) == 2:
+        value = _lrn(node, given[0])
+    elif _halves_channels(node) and len(given[0]) == 2:
+        for column, output in given[0].items():
+            values[node, column] = {column: output}
+        return
+    elif node.op == "Concat" and [list(one) for one in given] == [[0], [1]]:
+        value = {**given[0], **given[1]}
+    elif node.op in (*_BY_CHANNEL, "LRN"):
+        value = _by_channel(node, given)
+    elif node.op == "SoftmaxOutput":
+        value = {0: _node(0, node.op, node.name, map(_whole, given), node.attrs)}
+    else:
+        raise KeyError(node.op)
+    values[node, 0] = value
 
-    def __init__(self) -> None:
-        self.values: Dict[Tuple[Node, int], Value] = {}
 
-    def add(self, node: Node) -> None:
-        """Take the plain network's next node.
+def _layer(node, value):
+    """A convolution or a fully connected layer."""
+    size, attrs, made = _SIZE[node.op], dict(node.attrs), {}
+    separate = _has_columns(node)
+    if separate:
+        del attrs["num_group"]
+    elif attrs.get("num_group", "1") != "1":
+        raise KeyError("num_group")
+    for column in (0, 1):
+        attrs[size] = str(_half(int(node.settings[size]), column))
+        read = value[column] if separate else _whole(value, column)
+        inputs = [read, *(_part(one.node, column) for one in node.inputs[1:])]
+        made[column] = _node(column, node.op, _own(column, node.name), inputs, attrs)
+    return made
 
-        Raises:
-            KeyError: it is not known how its columns would be computed.
-        """
-        values = [self.values[one.node, one.index] for one in node.inputs]
-        if node.is_variable:
-            value = {0: _node(0, node.op, node.name, (), node.attrs)}
-        elif node.op in _SIZE:
-            value = self._layer(node, values[0])
-        elif node.op == "LRN" and len(values[0]) == 2:
-            value = _lrn(node, values[0])
-        elif _halves_channels(node) and len(values[0]) == 2:
-            for column, output in values[0].items():
-                self.values[node, column] = {column: output}
-            return
-        elif node.op == "Concat" and [list(value) for value in values] == [[0], [1]]:
-            value = {**values[0], **values[1]}
-        elif node.op in (*_BY_CHANNEL, "LRN"):
-            value = self._by_channel(node, values)
-        elif node.op == "SoftmaxOutput":
-            value = {0: _node(0, node.op, node.name, map(_whole, values), node.attrs)}
-        else:
-            raise KeyError(node.op)
-        self.values[node, 0] = value
 
-    def _layer(self, node, value):
-        """A convolution or a fully connected layer."""
-        size, attrs, made = _SIZE[node.op], dict(node.attrs), {}
-        separate = _has_columns(node)
-        if separate:
-            del attrs["num_group"]
-        elif attrs.get("num_group", "1") != "1":
-            raise KeyError("num_group")
-        for column in (0, 1):
-            attrs[size] = str(_half(int(node.settings[size]), column))
-            read = value[column] if separate else _whole(value, column)
-            inputs = [read, *(self._part(one.node, column) for one in node.inputs[1:])]
-            made[column] = _node(column, node.op, _own(column, node.name), inputs, attrs)
-        return made
+def _by_channel(node, values):
+    """Each column's channels apart."""
+    value = values[0]
+    if len(value) == 1:
+        (column,) = value
+        inputs = [one[column] if column in one else _whole(one) for one in values]
+        name = _own(column, node.name) if column else node.name
+        return {column: _node(column, node.op, name, inputs, node.attrs)}
+    made = {}
+    for column in value:
+        inputs = [
+            _part(one.node, column) if one.node.is_variable else other[column]
+            for one, other in zip(node.inputs, values)
+        ]
+        made[column] = _node(column, node.op, _own(column, node.name), inputs, node.attrs)
+    return made
 
-    def _by_channel(self, node, values):
-        """Each column's channels apart."""
-        value = values[0]
-        if len(value) == 1:
-            (column,) = value
-            inputs = [one[column] if column in one else _whole(one) for one in values]
-            name = _own(column, node.name) if column else node.name
-            return {column: _node(column, node.op, name, inputs, node.attrs)}
-        made = {}
-        for column in value:
-            inputs = [
-                self._part(one.node, column) if one.node.is_variable else other[column]
-                for one, other in zip(node.inputs, values)
-            ]
-            made[column] = _node(column, node.op, _own(column, node.name), inputs, node.attrs)
-        return made
 
-    def _part(self, variable, column):
-        """A column's half of a weight: the channels or units that it computes."""
-        attrs = {key: value for key, value in variable.attrs.items() if key != "__shape__"}
-        return _node(column, "null", _own(column, variable.name), (), attrs)
+def _part(variable, column):
+    """A column's half of a weight: the channels or units that it computes."""
+    attrs = {key: value for key, value in variable.attrs.items() if key != "__shape__"}
+    return _node(column, "null", _own(column, variable.name), (), attrs)
 
 
 def _lrn(node, value):

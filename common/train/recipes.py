@@ -10,8 +10,6 @@ from typing import List, NamedTuple, Sequence
 from common.cli import UserError
 from common.io import cpus
 
-from .schedule import scaled_rate
-
 
 class Recipe(NamedTuple):
     """Defaults for one network on one data set; ``settings`` are flags' names and values."""
@@ -211,6 +209,14 @@ def recipe(network: str, dataset: str) -> Recipe:
     raise UserError(f"--dataset {dataset}: {network} has recipes for {names} only")
 
 
+def scaled_rate(args: argparse.Namespace) -> float:
+    """--lr, multiplied as the images of an update are of --lr-batch, if that is given.
+
+    Source: Goyal et al. 2017, arXiv 1706.02677, section 2.1, who warm up during 5 epochs.
+    """
+    return args.lr * args.batch_size * args.accumulate / args.lr_batch if args.lr_batch else args.lr
+
+
 def describe(
     args: argparse.Namespace, followed: Recipe, contexts: Sequence[object], changed: List[str]
 ) -> str:
@@ -231,13 +237,13 @@ def describe(
         f"recipe for {args.dataset}: {followed.source}; expect {followed.expected}",
         "settings: " + ", ".join(settings),
     ]
+    images = args.accumulate * args.batch_size  # of an update
     if args.lr_batch:
-        images = args.accumulate * args.batch_size
         rate = f"{args.lr:g} x {images} / {args.lr_batch} = {scaled_rate(args):g}"
         paragraphs.append(f"learning rate: {rate} (Goyal et al. 2017)")
     if args.accumulate > 1:
         paragraphs.append(
-            f"updates: of {args.accumulate * args.batch_size} images each, in {args.accumulate}"
+            f"updates: of {images} images each, in {args.accumulate}"
             f" batches of {args.batch_size}; --lr, its schedule, --disp-batches and"
             " --skip-nonfinite count updates as batches"
         )

@@ -7,6 +7,8 @@ from typing import Optional, Sequence, Tuple
 from common.cli import UserError
 from common.runtime.mxnet import mx
 
+from .recipes import scaled_rate
+
 
 @dataclasses.dataclass(frozen=True)
 class Length:
@@ -27,14 +29,6 @@ class Length:
     def position(self, batches: int) -> Tuple[int, int]:
         """After so many batches: how many epochs are complete, and images of the next are seen."""
         return divmod(batches * self.batch_size, self.images)
-
-
-def scaled_rate(args: argparse.Namespace) -> float:
-    """--lr, multiplied as the images of an update are of --lr-batch, if that is given.
-
-    Source: Goyal et al. 2017, arXiv 1706.02677, section 2.1, who warm up during 5 epochs.
-    """
-    return args.lr * args.batch_size * args.accumulate / args.lr_batch if args.lr_batch else args.lr
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from common.cli import UserError
-from common.train.schedule import LearningRate, Length, scaled_rate
+from common.train.recipes import scaled_rate
+from common.train.schedule import LearningRate, Length
 
 
 @pytest.mark.parametrize("schedule", ["step", "linear", "cosine"])
