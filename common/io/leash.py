@@ -15,7 +15,7 @@ import time
 from common import cli
 
 from .children import as_child, is_stopped
-from .heartbeat import MARK
+from .heartbeat import mark
 
 SILENCE = 12  # seconds without a line after which the other end has gone
 STOPPED = "stopped"  # said of a process that a signal such as SIGSTOP holds
@@ -43,7 +43,7 @@ def _watch(process):
             heard = time.monotonic()
             for word in data.split():
                 process.send_signal(int(word))
-            print(MARK + (STOPPED if is_stopped(process.pid) else ""), flush=True)
+            mark(STOPPED if is_stopped(process.pid) else "")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A job's processes end together: whichever fails first is named, and none is left."""
 
+import io
 import signal
 import subprocess
 import sys
@@ -8,9 +9,15 @@ import time
 import pytest
 from conftest import ROOT
 
+from common.io.heartbeat import mark
 from common.io.supervisor import Job, Task
 
-BEAT = "\nfor n in range(10**6):\n    print('\\x1e%d' % n, flush=True)\n    time.sleep(0.05)\n"
+BEAT = """
+from common.io.heartbeat import mark
+for n in range(10**6):
+    mark(str(n))
+    time.sleep(0.05)
+"""
 ENDS = {  # what a process does after a moment, what is said of it, the exit code
     "sys.exit(3)": ("ended with exit code 3", 3),
     "raise ValueError('no such thing')": ("ended with exit code 1", 1),
@@ -122,6 +129,23 @@ def test_a_signal_to_the_launcher_lets_worker_0_save(tmp_path):
     assert "stopped by SIGTERM" in process.stderr.read()
     assert (tmp_path / "worker-0.log").read_text().endswith("saved\n")
     assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
+
+
+def test_a_sign_of_life_is_written_in_one_piece(monkeypatch):
+    """What a signal's handler prints must not come between it and its line's end."""
+    pieces = []
+
+    class Unbuffered(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            pieces.append(bytes(data))
+            return len(data)
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Unbuffered(), write_through=True))
+    mark("7")
+    assert pieces == [b"\x1e7\n"]
 
 
 def test_no_process_outlives_a_killed_launcher(tmp_path):
