@@ -34,6 +34,7 @@ def get_symbol(
     normalization: str = "lrn",
     pooling: str = "overlapping",
     pool_first: bool = False,
+    dropout_form: str = "dropout",
 ) -> mx.sym.Symbol:
     """The network on ``data`` (N, 3, 227, 227) and ``softmax_label`` (N,).
 
@@ -51,27 +52,33 @@ def get_symbol(
             'bn-before', 'bn-after': batch normalization, at all activations; 'none'.
         pooling: 'overlapping' windows of 3x3, or 'plain' ones of 2x2; the stride is 2.
         pool_first: pool before the normalization, not after it.
+        dropout_form: 'dropconnect' drops that share of fc1's and fc2's weights, not of outputs.
     """
-    _check(num_group, activation, normalization, pooling)
+    _check(num_group, activation, normalization, pooling, dropout_form)
     # MXNet's own defaults are left out: the graph must equal the article's, attribute by attribute.
     towers = {} if num_group == 1 else {"num_group": num_group}
     activate = functools.partial(_activate, activation=activation, normalization=normalization)
     shrink, pool = _shrinking(normalization, knorm, pooling, pooling_convention, pool_first)
     net = _convolutions(mx.sym.Variable("data"), towers, activate, shrink, pool)
-    return classifier(net, num_classes, activate, dropout)
+    return classifier(net, num_classes, activate, dropout, dropout_form)
 
 
-def _check(num_group, activation, normalization, pooling):
+def _check(num_group, activation, normalization, pooling, dropout_form):
     for value, known in (
         (activation, layers.ACTIVATIONS),
         (normalization, layers.NORMALIZATIONS),
         (pooling, layers.POOLINGS),
+        (dropout_form, layers.DROPOUT_FORMS),
     ):
         if value not in known:
             raise ValueError(f"{value}: is unknown; choose from {', '.join(known)}")
     if normalization == "lrn-by-column" and num_group == 1:
         raise ValueError(
             f"--normalization {normalization}: needs two towers, which alexnet2012 has"
+        )
+    if dropout_form == "dropconnect" and (activation != "relu" or normalization[:2] == "bn"):
+        raise ValueError(
+            f"--dropout-form {dropout_form}: is known for relu without batch normalization"
         )
 
 
@@ -125,7 +132,11 @@ def _convolutions(
 
 
 def classifier(
-    net: mx.sym.Symbol, num_classes: int, activate: Callable, dropout: float
+    net: mx.sym.Symbol,
+    num_classes: int,
+    activate: Callable,
+    dropout: float,
+    dropout_form: str = "dropout",
 ) -> mx.sym.Symbol:
     """Two hidden fully connected layers, the one of the classes, and softmax, on (N, 256, 6, 6).
 
@@ -133,14 +144,10 @@ def classifier(
     """
     # stage 4: 256x6x6 -> 4096
     net = mx.sym.Flatten(net)
-    net = mx.sym.FullyConnected(net, name="fc1", num_hidden=HIDDEN)
-    net = activate(net, "fc1")
-    net = mx.sym.Dropout(net, p=dropout) if dropout else net
+    net = layers.hidden(net, "fc1", HIDDEN, activate, dropout, dropout_form)
 
     # stage 5: -> 4096
-    net = mx.sym.FullyConnected(net, name="fc2", num_hidden=HIDDEN)
-    net = activate(net, "fc2")
-    net = mx.sym.Dropout(net, p=dropout) if dropout else net
+    net = layers.hidden(net, "fc2", HIDDEN, activate, dropout, dropout_form)
 
     # stage 6: -> num_classes
     net = mx.sym.FullyConnected(net, name="fc3", num_hidden=num_classes)

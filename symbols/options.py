@@ -6,7 +6,7 @@ from typing import Mapping
 
 from . import alexnet, layers, lenet
 
-NAMES = ("activation", "dropout", "normalization", "pooling")
+NAMES = ("activation", "dropout", "dropout_form", "normalization", "pooling")
 
 
 def _defaults(function):
@@ -36,12 +36,21 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         help="of fc1's and fc2's outputs, which training drops, in place of 0.5; 0: none",
     )
     add(
+        "--dropout-form",
+        choices=layers.DROPOUT_FORMS,
+        help="dropconnect: that share of the weights of fc1 and fc2 in place of their outputs",
+    )
+    add(
         "--normalization",
         choices=layers.NORMALIZATIONS,
         help="in place of lrn: each tower's channels apart (alexnet2012 only), batch normalization"
         " before or after each activation, or none",
     )
     add("--pooling", choices=layers.POOLINGS, help="windows of 3x3 (overlapping) or 2x2 (plain)")
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
 def _share(text):
@@ -64,7 +73,7 @@ def resolve(args: argparse.Namespace) -> None:
         own = _DEFAULTS.get(args.network, {})
         if value is not None and name not in own:
             having = " and ".join(network for network in _DEFAULTS if name in _DEFAULTS[network])
-            raise ValueError(f"{args.network}: has no --{name}; {having} have one")
+            raise ValueError(f"{args.network}: has no {_flag(name)}; {having} have one")
         if value == own.get(name):
             setattr(args, name, None)
 
@@ -73,7 +82,7 @@ def check_same(args: argparse.Namespace, other: Mapping) -> None:
     """Raise ValueError if an option of ``args`` is not that of the arguments ``other``."""
     for name in NAMES:
         if getattr(args, name) != other.get(name):
-            raise ValueError(f"its network has another --{name}; leave that flag out")
+            raise ValueError(f"its network has another {_flag(name)}; leave that flag out")
 
 
 def given(args: argparse.Namespace) -> dict:

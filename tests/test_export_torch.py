@@ -141,7 +141,7 @@ REFUSED = {
     "Pooling q: .*beyond the map": mx.sym.Pooling(  # of 8: windows at -1, 2, 5, 8
         DATA, name="q", kernel=(2, 2), stride=(3, 3), pad=(1, 1), pooling_convention="full"
     ),
-    "Convolution d: .*w is used twice": convolution(convolution(DATA, "d"), "c"),
+    "Convolution c: .*w is used twice": convolution(convolution(DATA, "d"), "c"),
 }
 
 

@@ -35,11 +35,11 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 def without_training(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
     """The network, float32 or int8, for inference alone: ``data`` in, probabilities out.
 
-    A softmax of the same name replaces SoftmaxOutput and its label. Dropout is removed. The random
-    slopes of rrelu become their mean.
+    A softmax of the same name replaces SoftmaxOutput and its label. Dropout is removed. Of
+    dropconnect that part stays which computes in inference. The random slopes of rrelu become
+    their mean.
     """
-
-    graph = Graph(symbol)
+    graph = Graph(without_dropconnect(symbol))
     for node in graph.nodes:
         if node.op == "Dropout":
             graph.replace(node, node.inputs[0])
@@ -49,6 +49,25 @@ def without_training(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
             slope = (float(node.attrs["lower_bound"]) + float(node.attrs["upper_bound"])) / 2
             node.attrs = {"act_type": "leaky", "slope": repr(slope)}
     return graph.symbol()
+
+
+def without_dropconnect(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+    """The network with that part alone of ``symbols.layers.dropconnect`` which inference takes."""
+    graph = Graph(symbol)
+    for node in graph.nodes:
+        sources = [one.node for one in node.inputs]
+        if node.op == "elemwise_mul" and _is_mask(sources[1]):
+            sources[0].attrs.pop("__dtype__", None)  # which only the mask needs
+            graph.replace(node, node.inputs[0])
+        if node.op == "elemwise_add" and sources[1].op == "broadcast_mul":
+            in_inference = sources[1].inputs[0].node
+            if in_inference.op == "BlockGrad":
+                graph.replace(node, in_inference.inputs[0])
+    return graph.symbol()
+
+
+def _is_mask(node):
+    return node.op == "Dropout" and node.inputs[0].node.op == "ones_like"
 
 
 def real_images(args: argparse.Namespace, config: dict) -> np.ndarray:

@@ -19,6 +19,8 @@ from common.graph.graph import Graph
 from common.runtime import native
 from common.runtime.mxnet import mx
 
+from .compare import without_dropconnect
+
 
 def check_build() -> None:
     """Make sure that this MXNet has int8 operators.
@@ -88,9 +90,10 @@ def quantize(
     """
     native.drop_lines(native.MXNET_NOISE)
     network = mx.contrib.quantization.quantize_model_mkldnn(
-        symbol,
+        without_dropconnect(symbol),
         arg_params,
         aux_params,
+        excluded_sym_names=[f"{layer}_variance" for layer in ("fc1", "fc2")],  # dropconnect's
         calib_mode="naive",  # the whole range; "entropy" needs scipy
         calib_data=_Batches(images, image_shape),
         quantized_dtype="auto",  # unsigned after a relu, else signed

@@ -40,6 +40,10 @@ def find(node: Node, shapes: List[Tuple[int, ...]]) -> Form:
     left = [f"{key}={value}" for key, value in said.items() if value]
     if left:
         raise ValueError(", ".join(left))
+    if form.weights and not all(one.node.is_variable for one in node.inputs[1:]):
+        if node.op != "FullyConnected" or len(shapes[0]) != 2:
+            raise ValueError("its weights are computed")
+        return Form("F.linear({all})")
     return form
 
 
@@ -99,13 +103,15 @@ def _activation(said, _shapes):
 
 
 def _leaky_relu(said, shapes):
-    kind = _one_of(said, "act_type", "leaky", "elu", "prelu", "rrelu")
+    kind = _one_of(said, "act_type", "leaky", "elu", "prelu", "rrelu", "gelu")
     slope = said.pop("slope", 0.25)
     low, high = said.pop("lower_bound", 0.125), said.pop("upper_bound", 0.334)
     if kind == "prelu":
         return Form("{layer}({0})", f"nn.PReLU({shapes[1][0]})", ("weight",))
     if kind == "rrelu":
         return Form(f"F.rrelu({{0}}, {low}, {high}, self.training)")
+    if kind == "gelu":
+        return Form("F.gelu({0})")
     return Form(f"F.{'elu' if kind == 'elu' else 'leaky_relu'}({{0}}, {slope})")
 
 
@@ -173,6 +179,10 @@ def _softmax(said, _shapes):
     return Form("{0}")
 
 
+def _as(expression):
+    return lambda _said, _shapes: Form(expression)
+
+
 def _with_scalar(sign):
     return lambda said, _shapes: Form(f"{{0}} {sign} {said.pop('scalar')}")
 
@@ -184,7 +194,7 @@ _FORMS = {
     "Concat": lambda said, _shapes: Form(f"torch.cat([{{all}}], {said.pop('dim', 1)})"),
     "Convolution": _convolution,
     "Dropout": _dropout,
-    "Flatten": lambda _said, _shapes: Form("{0}.flatten(1)"),
+    "Flatten": _as("{0}.flatten(1)"),
     "FullyConnected": _fully_connected,
     "LRN": _lrn,
     "LeakyReLU": _leaky_relu,
@@ -194,5 +204,9 @@ _FORMS = {
     "_mul_scalar": _with_scalar("*"),
     "_plus_scalar": _with_scalar("+"),
     "_power_scalar": _with_scalar("**"),
-    "elemwise_mul": lambda _said, _shapes: Form("{0} * {1}"),
+    "elemwise_add": _as("{0} + {1}"),
+    "elemwise_div": _as("{0} / {1}"),
+    "elemwise_mul": _as("{0} * {1}"),
+    "exp": _as("{0}.exp()"),
+    "sqrt": _as("{0}.sqrt()"),
 }

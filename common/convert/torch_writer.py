@@ -48,7 +48,7 @@ def convert(
     Raises:
         UserError: an operator, or one of its settings, has no form in PyTorch.
     """
-    graph = Graph(symbol)
+    graph = Graph(compare.without_dropconnect(symbol))
     last = graph.outputs[0].node
     if last.op not in torch_forms.SOFTMAX or len(graph.outputs) > 1:
         raise UserError(f"the network does not end in a softmax, so has no form here; {_ELSE}")
@@ -108,9 +108,10 @@ class _Writer:
 
     def _take_weights(self, key, form, node):
         for kind, one in zip(form.weights, node.inputs[1:]):
-            if f"{key}.{kind}" in self.source.weights or self._reads[one[:2]] > 1:
+            if f"{key}.{kind}" in self.source.weights or one[:2] in self._names:
                 raise ValueError(f"{one.node.name} is used twice")
             self.source.weights[f"{key}.{kind}"] = self._weights[one.node.name].asnumpy()
+            self._names[one[:2]] = f"{_place(key)}.{kind}"
 
     def _assigned(self, node, inputs):
         """Variables for the outputs: the first that hold nothing which is still to be read."""

@@ -24,6 +24,8 @@ def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Sym
     """
     graph = Graph(symbol)
     for node in graph.nodes:
+        if "__dtype__" in node.attrs:  # a weight whose type MXNet cannot infer
+            node.attrs["__dtype__"] = mx.sym.Variable("x", dtype=dtype).attr("__dtype__")
         if node.op == "SoftmaxOutput":
             node.inputs[0] = _cast(node.name, node.inputs[0], "float32")
             if loss_scale != 1:

@@ -37,6 +37,7 @@ _FIXED = (
     "dtype",
     "activation",
     "dropout",
+    "dropout_form",
     "normalization",
     "pooling",
 )

@@ -22,9 +22,17 @@ from common.train.resume import State
 from common.train.schedule import Length
 
 
-@pytest.mark.parametrize("network", ["alexnet", "alexnet2012", "lenet"])
-def test_all_but_the_ends_is_float16(network):
-    plain = symbols.get_symbol(network, 10)
+@pytest.mark.parametrize(
+    "network, options",
+    [
+        ("alexnet", {}),
+        ("alexnet", {"dropout_form": "dropconnect"}),
+        ("alexnet2012", {}),
+        ("lenet", {}),
+    ],
+)
+def test_all_but_the_ends_is_float16(network, options):
+    plain = symbols.get_symbol(network, 10, **options)
     half = cast(plain, "float16")
     assert half.list_arguments() == plain.list_arguments()
     assert half.list_outputs() == plain.list_outputs()

@@ -26,7 +26,7 @@ import symbols
 from common.page.models import Models
 from common.train import loop
 from common.train.initializers import initializer
-from symbols import alexnet
+from symbols import alexnet, layers
 
 ALEXNET = ["--dataset", "cifar10", "--batch-size", 16, "--deterministic", "--lr", 0.01]
 _SIMPLE = [  # nothing but another operator, or one less
@@ -42,6 +42,7 @@ OPTIONS = [  # new weights, auxiliary states, random numbers, operators with two
     "--network alexnet2012 --normalization lrn-by-column --dropout 0.3",
     "--network alexnet145",
     "--network caffenet",
+    "--dropout-form dropconnect",
     *(pytest.param(option, marks=pytest.mark.slow) for option in _SIMPLE),
 ]
 
@@ -224,3 +225,52 @@ def test_the_sources_weights_start_as_its_file_has_them():
         assert abs(weights[f"{layer}_weight"].std() / std - 1) < 0.03, layer
         bias = 1 if layer in ("conv2", "conv4", "conv5", "fc1", "fc2") else 0
         assert (weights[f"{layer}_bias"] == bias).all(), layer
+
+
+@pytest.fixture
+def dropconnect():
+    """A bound layer of 40 units, a quarter dropped; its weight and bias, and 30 inputs."""
+    net = layers.dropconnect(mx.sym.Variable("data"), "fc1", 40, 0.25)
+    module = mx.mod.Module(net, label_names=None)
+    module.bind([("data", (30, 200))])
+    rng = np.random.RandomState(0)
+    weight, bias, inputs = rng.randn(40, 200), rng.randn(40), rng.randn(30, 200)
+    module.set_params({"fc1_weight": mx.nd.array(weight), "fc1_bias": mx.nd.array(bias)}, {})
+    return module, weight, bias, inputs
+
+
+def outputs(module, inputs, is_train):
+    module.forward(mx.io.DataBatch([mx.nd.array(inputs)]), is_train=is_train)
+    return module.get_outputs()[0].asnumpy()
+
+
+def test_dropconnect_drops_weights_in_training(dropconnect):
+    module, weight, bias, _ = dropconnect
+    module.set_params({"fc1_weight": mx.nd.array(abs(weight)), "fc1_bias": mx.nd.zeros(40)}, {})
+    seen = np.eye(200)[:30]  # so that the outputs are columns of the masked weight
+    masked = outputs(module, seen, is_train=True).T
+    kept = masked != 0
+    assert 0.7 < kept.mean() < 0.8
+    assert np.allclose(masked[kept], abs(weight[:, :30])[kept] / 0.75)
+    module.backward([mx.nd.ones((30, 40))])
+    gradient = module._exec_group.execs[0].grad_dict["fc1_weight"].asnumpy()
+    assert np.allclose(gradient[:, :30], kept / 0.75)
+    assert not gradient[:, 30:].any()
+
+
+def test_dropconnect_infers_the_mean_over_all_masks(dropconnect):
+    module, weight, bias, inputs = dropconnect
+    rng, drawn, count = np.random.RandomState(1), 0.0, 4000
+    for _ in range(count):
+        weights, biases = weight * (rng.rand(40, 200) < 0.75), bias * (rng.rand(40) < 0.75)
+        drawn += np.maximum(0, inputs @ weights.T + biases) / 0.75 / count
+    said = outputs(module, inputs, is_train=False)
+    assert abs(said - drawn).max() < 0.5  # 4,000 draws of a deviation of 8: .13
+    of_mean_weights = np.maximum(0, inputs @ weight.T + bias)
+    assert abs(of_mean_weights - drawn).max() > 2
+
+
+def test_dropconnect_needs_relu(tmp_path, data):
+    flags = [*ALEXNET, "--data-train", data.train, "--model-prefix", tmp_path / "net"]
+    result = train(*flags, "--dropout-form", "dropconnect", "--activation", "tanh")
+    assert_refused(result, "--dropout-form dropconnect: is known for relu")
