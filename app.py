@@ -47,11 +47,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        UserError: the address is in use, or none of this machine's.
-    """
+    """A listening socket; UserError if the address is in use, or none of this machine's."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)

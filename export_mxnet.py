@@ -66,8 +66,7 @@ def main() -> None:
 def export_gluon(args: argparse.Namespace) -> None:
     """Write the weights for Gluon's own network, which has to give the same probabilities.
 
-    Raises:
-        UserError: the checkpoint is of another network, or int8.
+    UserError if the checkpoint is of another network, or int8.
     """
     where = args.model_prefix, args.load_epoch
     config, (symbol, *weights) = quantization.load_float32(*where, "; Gluon's AlexNet is not")

@@ -91,8 +91,7 @@ def mean(text: str) -> Sequence[float]:
 def resolve(args: argparse.Namespace, network: str) -> None:
     """Set what flags leave open as ``network``'s makers have it; --mean as numbers of R, G, B.
 
-    Raises:
-        UserError: flags do not fit each other.
+    UserError if flags do not fit each other.
     """
     order, mean, std = _OF_ZOO if network == zoo_import.NETWORK else _OF_CAFFE
     args.channel_order = args.channel_order or order
@@ -117,11 +116,7 @@ class Imported(NamedTuple):
 
 
 def imported(args: argparse.Namespace) -> Imported:
-    """The network of the files.
-
-    Raises:
-        UserError: they are too many or too few, damaged, or no AlexNet.
-    """
+    """The network of the files; UserError if they are too many, damaged, or no AlexNet."""
     first, *more = args.files
     if len(more) > 1 or not more and first.endswith((".prototxt", ".caffemodel")):
         raise UserError("give one FILE, or Caffe's two: deploy.prototxt and a caffemodel")

@@ -85,11 +85,7 @@ def size_flags(side: int) -> List[str]:
 
 
 def trained_on(args: argparse.Namespace) -> int:
-    """How many images there are to train on.
-
-    Raises:
-        UserError: they are fewer than a batch.
-    """
+    """How many images there are to train on; UserError if they are fewer than a batch."""
     count = len(scan_records(os.path.join(args.out, "photos-train.rec")))
     if count < _RECIPE["batch_size"]:
         raise UserError(

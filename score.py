@@ -65,11 +65,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def find_int8(prefix: str, epoch: int) -> str:
-    """The prefix of the int8 form of a checkpoint.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The prefix of the int8 form of a checkpoint; UserError if there is none."""
     quantized = f"{prefix}-int8"
     if not os.path.isfile(store.params_path(quantized, epoch)):
         raise UserError(

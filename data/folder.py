@@ -45,11 +45,8 @@ class Tree(NamedTuple):
 def find(folder: str, empty: bool = False) -> Tree:
     """List the images below the class folders of ``folder``.
 
-    Args:
-        empty: accept classes without an image.
-
-    Raises:
-        UserError: no such folder, no class folders, some without an image, an unusable name.
+    UserError if it or class folders are missing, one is empty (without ``empty``), or a name cannot
+    be used.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: is not a folder; give one that holds a folder for each class")

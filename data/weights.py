@@ -95,8 +95,7 @@ KNOWN: Dict[str, Weights] = {
 def main(argv: Optional[Sequence[str]] = None, known: Dict[str, Weights] = KNOWN) -> int:
     """List the weights, or make a checkpoint of some; the exit code.
 
-    Raises:
-        UserError: they cannot be had, are others, or there is a checkpoint already.
+    UserError if they cannot be had, are others, or there is a checkpoint already.
     """
     args = _parse_args(argv, known)
     if args.list or args.name is None:

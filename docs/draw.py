@@ -101,8 +101,7 @@ def relu() -> Any:
 def keep_conv1(prefix: str, epoch: int) -> None:
     """Write a checkpoint's first layer to docs/results/conv1.npz.
 
-    Raises:
-        UserError: there is no such checkpoint, or its first layer is not AlexNet's.
+    UserError if there is no such checkpoint, or its first layer is not AlexNet's.
     """
     _, (_, weights, _) = network.load(prefix, epoch, [mx.cpu()])
     if "conv1_weight" not in weights or weights["conv1_weight"].shape != (96, 3, 11, 11):
@@ -162,8 +161,7 @@ def augmentation() -> Any:
 def seen(picture: np.ndarray, settings: Dict[str, Any], words: List[str]) -> np.ndarray:
     """Six times what a training run with these settings and flags sees of the picture.
 
-    Returns:
-        (6, height, width, 3) uint8, R, G, B.
+    They are (6, height, width, 3) uint8, R, G, B.
     """
     parser = cli.ArgumentParser()
     add_args(parser)

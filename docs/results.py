@@ -220,11 +220,7 @@ _SECTIONS = {"input": _input, "pack": _pack, "checkpoint": _checkpoint}
 
 
 def pages() -> Dict[str, str]:
-    """{path: what it should hold}.
-
-    Raises:
-        UserError: a README has not the lines between which the tables stand.
-    """
+    """{path: what it should hold}; UserError if a README lacks the lines around the tables."""
     found = {"docs/results.md": page()}
     start, end = _MARKS
     for path, words in _WORDS.items():

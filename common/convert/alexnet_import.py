@@ -49,11 +49,7 @@ class SourceNetwork(NamedTuple):
 def layers_of(net: "cv2.dnn.Net", path: str) -> List["cv2.dnn.Layer"]:
     """The layers of ``net`` that have an effect in inference.
 
-    Args:
-        path: the file with the weights, for the message.
-
-    Raises:
-        UserError: OpenCV cannot make a layer of what it read.
+    UserError, which names ``path``, if OpenCV cannot make a layer of what it read.
     """
     layers = []
     for name in net.getLayerNames():
@@ -70,8 +66,7 @@ def layers_of(net: "cv2.dnn.Net", path: str) -> List["cv2.dnn.Layer"]:
 def network(source: SourceNetwork) -> str:
     """Which of our networks ``source`` should be: its LRN, and what is before it, tell.
 
-    Raises:
-        UserError: it has batch normalization, so it is none of them.
+    UserError if it has batch normalization, so that it is none of them.
     """
     kinds = [layer.type for layer in source.layers]
     if "BatchNorm" in kinds:
@@ -88,13 +83,9 @@ def network(source: SourceNetwork) -> str:
 def build(source: SourceNetwork, get_symbol: Callable[..., mx.sym.Symbol]) -> mx.sym.Symbol:
     """Our network with the classes of ``source``, its LRN's k and its rounding of map sizes.
 
-    The softmax at its end may be missing in ``source``.
-
-    Args:
-        get_symbol: (network, classes) -> symbol; classes may be None, for the network's own.
-
-    Raises:
-        UserError: ``source`` is another network. It names the first layer that differs.
+    The softmax at its end may be missing in ``source``. ``get_symbol`` makes a symbol of (network,
+    classes); classes may be None, for the network's own. UserError names the first layer that
+    differs.
     """
     ours = network(source)
     graph = Graph(get_symbol(ours, _classes(source.layers)))
@@ -143,8 +134,7 @@ def _set_lrn(layer, node, settings):
 def weights(source: SourceNetwork, symbol: mx.sym.Symbol) -> Dict[str, mx.nd.NDArray]:
     """Name -> float32 array, the weights of ``symbol``; conv1 takes images in R, G, B order.
 
-    Raises:
-        UserError: some have another shape, or the images are too small.
+    UserError if some have another shape, or the images are too small.
     """
     shapes = _shapes(source, symbol)
     names = [name for name in symbol.list_arguments() if name.endswith(("_weight", "_bias"))]
@@ -201,11 +191,8 @@ def difference(
 ) -> float:
     """The largest difference between MXNet and OpenCV in a probability, on eight pictures.
 
-    Args:
-        mean, std: of R, G and B, 0 to 255; the pictures less ``mean`` are divided by ``std``.
-
-    Raises:
-        UserError: it is too large, or OpenCV cannot run the network.
+    The pictures less ``mean`` are divided by ``std``, those of R, G and B, 0 to 255. UserError if
+    the difference is too large, or OpenCV cannot run the network.
     """
     images = compare.pictures(*source.image_shape) - np.float32(mean)[:, None, None]
     images /= np.float32(std)[:, None, None]

@@ -30,9 +30,7 @@ _LOSS = re.compile(r"\b(type\s*:\s*)([\"']?)(?:SoftmaxWithLoss|SOFTMAX_LOSS)\b")
 def read(*files: str) -> SourceNetwork:
     """The network of a deploy.prototxt or train_val.prototxt, and its caffemodel, in any order.
 
-    Raises:
-        UserError: a file is damaged, or has what OpenCV cannot read or check.
-        OSError: a file is missing.
+    UserError if one is damaged, or has what OpenCV cannot read or check; OSError if one is missing.
     """
     if not hasattr(cv2.dnn, "readNetFromCaffe"):
         raise UserError(
@@ -148,9 +146,7 @@ def _fields(content: bytes) -> Iterator[Tuple[int, Union[int, memoryview]]]:
 def mean_of_file(path: str) -> np.ndarray:
     """The mean of each channel, in the file's order, of a mean.binaryproto or a .npy file.
 
-    Raises:
-        UserError: the file holds something else than (C, H, W) or (C,) numbers.
-        OSError: it is missing.
+    UserError if it holds something else than (C, H, W) or (C,) numbers; OSError if it is missing.
     """
     try:
         if path.endswith(".npy"):

@@ -71,13 +71,9 @@ def _is_mask(node):
 
 
 def real_images(args: argparse.Namespace, config: dict) -> np.ndarray:
-    """The images to compare on, prepared as for evaluation.
+    """The images to compare on, prepared as for evaluation: (N, C, H, W) float32, N at most 8.
 
-    Returns:
-        (N, C, H, W) float32, N at most 8.
-
-    Raises:
-        UserError: there are none, or they cannot be read.
+    UserError if there are none, or they cannot be read.
     """
     trained = config["args"]
     preparation = Preparation.from_args(trained)
@@ -101,8 +97,7 @@ def by(shape: Sequence[int]) -> str:
 def pictures(channels: int, height: int, width: int) -> np.ndarray:
     """Made-up pictures: four are noise, four are smooth, as photographs are.
 
-    Returns:
-        (8, channels, height, width) float32, 0 to 255.
+    They are (8, channels, height, width) float32, 0 to 255.
     """
     rng = np.random.default_rng(0)
     made = []
@@ -126,14 +121,9 @@ def probabilities(
 def in_batches(
     run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int
 ) -> np.ndarray:
-    """Call ``run`` on batches of ``batch_size``; the last one is filled up with the first images.
+    """Call ``run`` on batches of ``batch_size``: (N, C, H, W) images -> (N, classes).
 
-    Args:
-        run: (batch_size, C, H, W) float32 -> (batch_size, classes).
-        images: (N, C, H, W).
-
-    Returns:
-        (N, classes), without what the filling gave.
+    The last batch is filled up with the first images; what that gives is left out.
     """
     filled = np.resize(images, (len(images) + -len(images) % batch_size, *images.shape[1:]))
     said = [run(filled[i : i + batch_size]) for i in range(0, len(filled), batch_size)]
@@ -143,11 +133,8 @@ def in_batches(
 def difference(copy: str, said: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference between two arrays of probabilities, (N, classes).
 
-    Args:
-        copy: the network that ``said`` is from, for the message.
-
-    Raises:
-        UserError: a probability differs by more than 1e-5, or its logarithm by more than 1e-3.
+    UserError, which names ``copy`` as the network that ``said`` is from, if a probability differs
+    by more than 1e-5, or its logarithm by more than 1e-3.
     """
     largest = float(np.abs(said - expected).max())
     logs = float(np.abs(_log(said) - _log(expected)).max())

@@ -23,13 +23,9 @@ _LRN = {
 def read(path: str, rgb: bool = False) -> SourceNetwork:
     """The network of an ONNX file, whose weights may lie in files beside it.
 
-    Args:
-        rgb: it takes images in R, G, B order, not in B, G, R.
-
-    Raises:
-        UserError: the onnx package is missing; or the file is damaged, or OpenCV cannot read it, or
-            it says another order of colours.
-        OSError: it is missing.
+    With ``rgb`` it takes images in R, G, B order, not in B, G, R. UserError if the onnx package is
+    missing, the file is damaged, OpenCV cannot read it, or it says another order of colours;
+    OSError if it is missing.
     """
     try:
         import onnx

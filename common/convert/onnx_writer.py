@@ -40,11 +40,7 @@ _OPSET, _IR_VERSION = 13, 7  # from 2020; ONNX Runtime reads them from 1.7 on
 
 
 def check_packages() -> None:
-    """Make sure that onnx and onnxruntime are installed in versions that work.
-
-    Raises:
-        UserError: one is missing, or onnx is too old or too new for MXNet's converter.
-    """
+    """UserError if onnx or onnxruntime is missing, or onnx is too old or too new for MXNet."""
     for name in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(name) is None:
             raise UserError(f"{name}: is not installed; pip install '.[onnx]'")
@@ -64,13 +60,8 @@ def convert(
 ) -> "onnx.ModelProto":
     """The network in ONNX: ``data`` (N, C, H, W) -> ``softmax`` (N, classes).
 
-    Args:
-        symbol: of :func:`compare.without_training`, float32.
-        image_shape: (C, H, W).
-        batch_size: N; None allows any.
-
-    Raises:
-        onnx.checker.ValidationError: the converter wrote no valid model.
+    ``symbol`` is what :func:`compare.without_training` gives, float32. None for ``batch_size``
+    allows any. onnx.checker.ValidationError if the converter wrote no valid model.
     """
     from onnx import checker, numpy_helper
 
@@ -162,19 +153,15 @@ _ENGINES = {"ONNX Runtime": _onnxruntime, "OpenCV": _opencv}
 def differences(
     content: bytes, images: np.ndarray, expected: np.ndarray, batch_sizes: Sequence[int]
 ) -> Dict[str, float]:
-    """Run an ONNX file in ONNX Runtime and in OpenCV.
+    """Run an ONNX file in ONNX Runtime and in OpenCV, with each of ``batch_sizes``.
 
     Args:
         content: of the file.
         images: (N, C, H, W) float32.
         expected: (N, classes) probabilities.
-        batch_sizes: to run it with, one after the other.
 
     Returns:
-        Engine -> the largest difference from ``expected``.
-
-    Raises:
-        UserError: an engine differs by more than :func:`compare.difference` allows.
+        Engine -> the largest difference; UserError if :func:`compare.difference` does not allow it.
     """
     largest = {}
     for engine, load in _ENGINES.items():

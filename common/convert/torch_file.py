@@ -117,10 +117,8 @@ class _Unpickler(pickle.Unpickler):
 def read(path: str) -> Dict[str, np.ndarray]:
     """Name -> array, of the tensors of a state dict, or of the one under the key ``state_dict``.
 
-    Raises:
-        UserError: the file is damaged, holds something else, or a pickle that names anything but
-            tensors.
-        OSError: it cannot be read.
+    UserError if the file is damaged, holds something else, or a pickle that names anything but
+    tensors; OSError if it cannot be read.
     """
     try:
         with open(path, "rb") as file:

@@ -29,9 +29,7 @@ class Form(NamedTuple):
 def find(node: Node, shapes: List[Tuple[int, ...]]) -> Form:
     """The form of an operator whose inputs have ``shapes``.
 
-    Raises:
-        ValueError: it has none; the message says for which setting.
-        KeyError: a setting that it needs is missing.
+    ValueError says for which setting there is none. KeyError if one that it needs is missing.
     """
     if node.op not in _FORMS:
         raise ValueError("unknown operator")

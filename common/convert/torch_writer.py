@@ -40,13 +40,8 @@ def convert(
 ) -> Source:
     """The network in PyTorch: prepared images (N, C, H, W) -> scores (N, classes).
 
-    Args:
-        symbol: a float32 network that ends in a softmax.
-        weights: arguments and auxiliary states.
-        image_shape: (C, H, W).
-
-    Raises:
-        UserError: an operator, or one of its settings, has no form in PyTorch.
+    ``symbol`` is float32 and ends in a softmax; ``weights`` are arguments and auxiliary states.
+    UserError if an operator, or one of its settings, has no form in PyTorch.
     """
     graph = Graph(compare.without_dropconnect(symbol))
     last = graph.outputs[0].node
@@ -235,12 +230,8 @@ def difference(
 ) -> float:
     """The largest difference in a probability between the module, run by ``python``, and MXNet.
 
-    Args:
-        images: (N, C, H, W) float32.
-        expected: MXNet's probabilities, (N, classes).
-
-    Raises:
-        UserError: it is too large, or PyTorch cannot run the module.
+    ``images`` are (N, C, H, W) float32, ``expected`` MXNet's probabilities, (N, classes). UserError
+    if the difference is too large, or PyTorch cannot run the module.
     """
     with tempfile.TemporaryDirectory() as folder:
         write(text, weights, f"{folder}/network.py", f"{folder}/network.safetensors")

@@ -43,12 +43,8 @@ _CONVOLUTIONS = (4, 2, True), (1, 2, True), (1, 1, False), (1, 1, False), (1, 1,
 def read(path: str) -> Dict[str, np.ndarray]:
     """The weights in a .pth, .pth.tar, .safetensors or Gluon .params file, by our names.
 
-    Returns:
-        Name such as ``conv1_weight`` -> float32 array, of the eight layers.
-
-    Raises:
-        UserError: the file is damaged, or holds no AlexNet of the two zoos.
-        OSError: it cannot be read.
+    They are the float32 arrays of the eight layers. UserError if the file is damaged, or holds no
+    AlexNet of the two zoos; OSError if it cannot be read.
     """
     readers = {".safetensors": _safetensors, ".params": _params}
     found = readers.get(os.path.splitext(path)[1], torch_file.read)(path)
@@ -98,11 +94,7 @@ def _params(path):
 
 
 def check_shapes(path: str, weights: Dict[str, np.ndarray], symbol: mx.sym.Symbol) -> None:
-    """Make sure that ``weights`` are of the shapes that ``symbol`` has on images of IMAGE_SHAPE.
-
-    Raises:
-        UserError: one is not.
-    """
+    """UserError if ``weights`` are not of the shapes of ``symbol`` on images of IMAGE_SHAPE."""
     shapes = Graph(symbol).shapes(data=(1, *IMAGE_SHAPE))
     for name, array in weights.items():
         if array.shape != shapes[name]:
@@ -131,8 +123,7 @@ def probabilities_of_gluon(path: str, classes: int, images: np.ndarray) -> np.nd
 def difference(path: str, weights: Dict[str, np.ndarray], symbol: mx.sym.Symbol) -> float:
     """The largest difference between MXNet and numpy in a probability, on two pictures.
 
-    Raises:
-        UserError: it is too large.
+    UserError if it is too large.
     """
     images = compare.pictures(*IMAGE_SHAPE)[[0, -1]]
     images = (images - np.float32(MEAN)[:, None, None]) / np.float32(STD)[:, None, None]

@@ -131,12 +131,8 @@ class Graph:
     def shapes(self, **inputs: Tuple[int, ...]) -> Dict[str, Tuple[int, ...]]:
         """Shapes by name, as far as those of ``inputs`` determine them.
 
-        Returns:
-            Name of a variable, or of an output such as ``conv1_output`` -> its shape. What is not
-            determined is 0, or the whole shape is ().
-
-        Raises:
-            mx.MXNetError: the shapes of the inputs do not fit the network.
+        A name is that of a variable, or of an output such as ``conv1_output``. What is not
+        determined is 0, or the whole shape is (). MXNetError if ``inputs`` do not fit the network.
         """
         internals = self.symbol().get_internals()
         _, shapes, _ = internals.infer_shape_partial(**inputs)

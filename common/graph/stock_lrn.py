@@ -21,12 +21,8 @@ from .graph import Graph
 def decompose_lrn(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
     """Replace each LRN by stock operators with the same output and the right gradient.
 
-    Args:
-        symbol: any float32 graph; one without LRN is returned as it is.
-        data: shape of the input ``data`` as it will be bound; the batch size does not matter.
-
-    Raises:
-        ValueError: the shape does not determine an LRN's number of channels.
+    ``data`` is the shape of that input as it will be bound; the batch size does not matter.
+    ValueError if it does not determine an LRN's number of channels.
     """
     graph = Graph(symbol)
     lrns = [node for node in graph.nodes if node.op == "LRN"]

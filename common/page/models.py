@@ -32,8 +32,7 @@ class Models:
     def __init__(self, prefixes: Sequence[str], epochs: Sequence[int]):
         """``epochs``: the checkpoint of each prefix that is shown first.
 
-        Raises:
-            UserError: one is missing, damaged or diverged.
+        UserError if one is missing, damaged or diverged.
         """
         self.prefixes = prefixes
         self._first = list(epochs)
@@ -81,8 +80,7 @@ class Models:
     def classify(self, side: int, epoch: int, picture: bytes) -> dict:
         """The likeliest classes, the crop that the network saw, and its first layer's maps.
 
-        Raises:
-            UserError: not a picture, or there is no such checkpoint.
+        UserError if it is no picture, or there is no such checkpoint.
         """
         classifier, first = self._classifier(side, epoch)
         image = classifier.prepare(picture)
@@ -103,8 +101,7 @@ class Models:
     def plan(self, side: int, epoch: int, picture: bytes) -> "Where":
         """Which region of the picture decides, to be computed step by step.
 
-        Raises:
-            UserError: as for :meth:`classify`.
+        UserError as of :meth:`classify`.
         """
         return Where(self._classifier(side, epoch)[0], picture)
 
