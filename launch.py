@@ -82,17 +82,24 @@ def read_hosts(path: str) -> List[Host]:
     """The machines that a file lists.
 
     Raises:
-        UserError: it lists none, or a name has no address.
+        UserError: it lists none, or a name has no address that the others can reach.
     """
     hosts = []
     with open(path, encoding="utf-8") as file:
         for words in filter(None, (line.partition("#")[0].split() for line in file)):
             try:
-                hosts.append(Host(words[0], socket.gethostbyname(words[-1])))
+                address = socket.gethostbyname(words[-1].rpartition("@")[2])
             except OSError as error:
                 raise UserError(f"{path}: {words[-1]}: {error.strerror}; write HOST ADDRESS")
+            hosts.append(Host(words[0], address))
     if not hosts:
         raise UserError(f"{path}: lists no machine; write a line HOST [ADDRESS] for each")
+    local = [host for host in hosts if host.address.startswith("127.")]
+    if 0 < len(local) < len(hosts):  # Debian's /etc/hosts has 127.0.1.1 for a machine's own name
+        raise UserError(
+            f"{path}: {local[0].name}: {local[0].address} is its address for itself alone; write"
+            " HOST ADDRESS"
+        )
     return hosts
 
 

@@ -49,6 +49,7 @@ def test_a_port_in_use_is_refused(script, tmp_path, monkeypatch):
         ("# none", "lists no machine"),
         ("nowhere.invalid", "nowhere.invalid: .*; write HOST ADDRESS"),
         ("one 127.0.0.1\nnowhere.invalid", "nowhere.invalid: "),
+        ("me@one 127.0.1.1\ntwo 10.0.0.2", "me@one: 127.0.1.1 is its address for itself alone"),
     ],
 )
 def test_a_wrong_list_of_hosts_is_refused(lines, word, script, tmp_path, monkeypatch):
@@ -67,7 +68,7 @@ def test_a_machine_that_cannot_be_reached_ends_the_job(script, tmp_path, monkeyp
     rsh = "sh -c 'echo no route to $0; exit 255'"
     result = run_here(launch.main, "-n", 2, "--hosts", "hosts", "--rsh", rsh, "--", script)
     assert result.returncode == 255
-    assert "on gone ended with exit code 255" in result.stderr
+    assert "on gone cannot be reached: sh ended with exit code 255" in result.stderr
     assert "no route to gone" in result.stderr
 
 

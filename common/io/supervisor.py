@@ -204,12 +204,15 @@ class Job:
         # A signal's victim is a cause; what exits with a code may be a consequence.
         for process in sorted(ended, key=lambda p: p.popen.returncode > 0):
             process.read()
-            code = process.popen.returncode
-            if code > 128 and process.task.is_remote and code != _NO_CONNECTION:
+            code, about = process.popen.returncode, ""
+            if process.task.is_remote and (code < 0 or code == _NO_CONNECTION):
+                about = f"cannot be reached: {os.path.basename(process.task.command[0])} "
+            elif process.task.is_remote and code > 128:
                 code = 128 - code
             if code < 0:
-                return process.failure(f"was killed by {signal.Signals(-code).name}", 128 - code)
-            return process.failure(f"ended with exit code {code}", code)
+                said = f"{about}was killed by {signal.Signals(-code).name}"
+                return process.failure(said, 128 - code)
+            return process.failure(f"{about}ended with exit code {code}", code)
         if lost:
             return lost[0].failure(f"cannot be reached: nothing has come for {SILENCE} seconds", 1)
         return self._stalled(running)
