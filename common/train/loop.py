@@ -138,8 +138,9 @@ class Run:
                         self._leave()
 
     def _step(self, batch, title):
-        if self.is_random:
-            seed_dropout(self.settings.seed, self.state.batches)
+        if self.is_random:  # a worker's part of a batch is dropped otherwise than another's
+            share = self.cluster.share
+            seed_dropout(self.settings.seed, self.state.batches * share.size + share.rank)
         if self.monitor:
             self.monitor.tic()
         before = [array.copy() for array in auxiliary_states(self.module)]

@@ -23,7 +23,10 @@ from conftest import (
 import symbols
 from common.checkpoint import store
 from common.evaluate.evaluator import Evaluator
+from common.input.share import Share
+from common.train import loop
 from common.train.checkpoints import Checkpoints
+from common.train.cluster import Cluster
 from common.train.resume import seed_dropout
 
 EPOCH = 7  # batches
@@ -93,6 +96,19 @@ def test_dropout_of_each_seed_and_batch_is_its_own():
         seed_dropout(seed, batch)
         drawn.add(mx.nd.random.uniform(shape=4).asnumpy().tobytes())
     assert len(drawn) == 16
+
+
+def test_dropout_of_each_worker_is_its_own(augmented, monkeypatch):
+    drawn = []
+    for rank in (0, 1):
+        cluster, seeds = Cluster(), set()
+        cluster.share = Share(rank, 2)
+        monkeypatch.setattr(Cluster, "from_args", lambda _, cluster=cluster: cluster)
+        monkeypatch.setattr(loop, "seed_dropout", lambda *given, seeds=seeds: seeds.add(given))
+        assert train(*augmented, "--num-epochs", 1).returncode == 0
+        drawn.append(seeds)
+    assert len(drawn[0]) == len(drawn[1]) > 2
+    assert drawn[0].isdisjoint(drawn[1])
 
 
 def test_on_other_devices_it_goes_on_to_the_same_result(flags, finished, tmp_path):
