@@ -30,6 +30,7 @@ COLUMNS = ["--network", "alexnet2012"]
 CASES = {  # workers, 0 without launch.py; flags
     "one process": (0, []),
     "2 CPU contexts": (0, ["--cpus", "2"]),
+    "1 worker": (1, DIST),
     "2 workers": (2, DIST),
     "2 workers, 2-bit": (2, [*DIST, "--gc-type", "2bit"]),
     "alexnet2012": (0, COLUMNS),

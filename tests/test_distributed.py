@@ -14,6 +14,7 @@ from conftest import (
     LENET,
     ROOT,
     assert_refused,
+    assert_same_run,
     bands,
     before_batch,
     logged,
@@ -89,11 +90,6 @@ WORKER = {"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "3"}
         ({}, ["--kv-store", "dist_sync"], "start it with launch.py"),
         ({}, ["--kv-store", "dist_async"], "--kv-store dist_async: each worker would have other"),
         ({}, ["--gc-type", "2bit"], "--gc-type 2bit: needs --kv-store dist_sync"),
-        (
-            {**WORKER, "DMLC_NUM_WORKER": "1"},
-            ["--kv-store", "dist_sync"],
-            "--kv-store dist_sync: needs two workers",
-        ),
         (WORKER, [], "--kv-store device: is of one process"),
         (WORKER, ["--kv-store", "dist_sync"], "--batch-size 16: is of all 3 workers"),
         (
@@ -131,12 +127,44 @@ def whole(lenet, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["dist_sync", "dist_device_sync"])
-@pytest.mark.parametrize("workers, servers, more", [(3, 2, ["--cpus", 2]), (2, 2, [])])
+@pytest.mark.parametrize("workers, servers, more", [(3, 2, ["--cpus", 2]), (2, 2, []), (1, 1, [])])
 def test_more_workers_devices_and_servers(lenet, whole, tmp_path, workers, servers, more, store):
     flags = [*lenet, *more, "--model-prefix", tmp_path / "x"]
     result = launch(tmp_path, workers, *flags, servers=servers, store=store)
     assert result.returncode == 0, result.stderr
     assert_close(tmp_path / "x", whole)
+
+
+IN_TURN = """
+import os, sys, time
+sys.path[:0] = [{!r}]
+import train_imagenet
+from common import cli
+from common.runtime.mxnet import mx
+from common.train.cluster import Cluster
+reduce = Cluster.reduce
+def late(cluster, module):
+    mx.nd.waitall()
+    time.sleep(0.1 * {!r}.index(cluster.share.rank))
+    reduce(cluster, module)
+Cluster.reduce = late
+cli.run(train_imagenet.main)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--cpus", 2, "--gc-type", "2bit", "--gc-threshold", 0.01]])
+def test_the_order_of_three_workers_changes_no_bit(lenet, tmp_path, more):
+    for name, order in (("x", [0, 1, 2]), ("y", [2, 1, 0])):
+        script = tmp_path / "script.py"
+        script.write_text(IN_TURN.format(ROOT, order))
+        arguments = command(
+            tmp_path, 3, *lenet, *more, "--model-prefix", tmp_path / name, servers=2
+        )
+        arguments[arguments.index("--") + 1] = str(script)
+        result = run_script(*arguments)
+        assert result.returncode == 0, result.stderr
+    assert_same_run(tmp_path / "x", tmp_path / "y")
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from common.runtime import native
 from common.runtime.mxnet import mx
 
 from . import finetune
+from .cluster import DISTRIBUTED
 from .initializers import initializer
 from .module_state import restore_optimizer
 from .resume import Resumed
@@ -52,7 +53,7 @@ class ModuleSettings:
             args.mom,
             args.wd,
             args.initializer,
-            args.kv_store if workers == 1 else None,
+            None if args.kv_store in DISTRIBUTED else args.kv_store,
             args.seed,
             args.dtype,
             args.loss_scale,

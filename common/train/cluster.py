@@ -18,10 +18,10 @@ from common.io.heartbeat import WORKER
 from common.runtime.mxnet import mx
 
 DISTRIBUTED = ("dist_sync", "dist_device_sync")
-_OF_ONE_PROCESS = (  # not written for several workers
-    ("--draw", "balanced"),
-    ("--data-backend", "dali"),
-    ("--dtype", "float16"),
+_OF_ONE_PROCESS = (
+    ("--draw", "balanced", "what it draws is not divided among them"),
+    ("--data-backend", "dali", "what it reads is not divided among them"),
+    ("--dtype", "float16", "their sums of gradients are not checked for overflow"),
 )
 
 
@@ -46,17 +46,15 @@ def check(args: argparse.Namespace) -> None:
     if not launched:
         raise UserError(f"--kv-store {store}: start it with launch.py -n N -- train_imagenet.py")
     workers = int(os.environ["DMLC_NUM_WORKER"])
-    if workers == 1:  # MXNet's call that creates the store did not return
-        raise UserError(f"--kv-store {store}: needs two workers; leave it and launch.py out")
     devices = len(args.gpus) if args.gpus else args.cpus
     if args.batch_size % workers or args.batch_size < workers * devices:
         raise UserError(
             f"--batch-size {args.batch_size}: is of all {workers} workers together; give a multiple"
             " of their number, with an image for each device"
         )
-    for flag, value in _OF_ONE_PROCESS:
+    for flag, value, why in _OF_ONE_PROCESS:
         if getattr(args, flag[2:].replace("-", "_")) == value:
-            raise UserError(f"{flag} {value}: is not for several workers (--kv-store {store})")
+            raise UserError(f"{flag} {value}: is not for several workers ({store}): {why}")
 
 
 def check_network(symbol: mx.sym.Symbol, kv_store: str) -> None:
@@ -76,20 +74,28 @@ class Cluster:
         share: which of them this one is.
     """
 
-    def __init__(self, kv_store: Optional[str] = None, gc_threshold: Optional[float] = None):
+    def __init__(
+        self,
+        kv_store: Optional[str] = None,
+        gc_threshold: Optional[float] = None,
+        deterministic: bool = False,
+    ):
         """Meet the others.
 
         Args:
             kv_store: one of DISTRIBUTED; None: this process is alone.
             gc_threshold: of 2-bit compression of gradients; None: they are sent as they are.
+            deterministic: gradients are added in the order of the workers, not as they arrive.
         """
         self.share, self._kv, self._unit, self._widths = Share(), None, 1.0, set()
+        self._in_order = False
         if kv_store is None:
             return
         self._kv = mx.kv.create(kv_store)
         self._wait_at_exit(False)  # one that fails would wait for the others for ever
         rank = int(os.environ.get(WORKER, self._kv.rank))
         self.share = Share(rank, self._kv.num_workers)
+        self._in_order = deterministic and self.share.size > 2  # a + b is b + a
         if gc_threshold is not None:
             self._kv.set_gradient_compression({"type": "2bit", "threshold": gc_threshold})
             self._unit = gc_threshold
@@ -98,7 +104,8 @@ class Cluster:
     def from_args(cls, args: argparse.Namespace) -> "Cluster":
         """As the parsed flags say."""
         store = args.kv_store if args.kv_store in DISTRIBUTED else None
-        return cls(store, None if args.gc_type == "none" else args.gc_threshold)
+        threshold = None if args.gc_type == "none" else args.gc_threshold
+        return cls(store, threshold, args.deterministic)
 
     @property
     def is_first(self) -> bool:
@@ -151,14 +158,30 @@ class Cluster:
             if self._kv is not None:
                 self._kv.init(name, arrays[0])
                 self._kv.pull(name, out=arrays)
+                if self._in_order:
+                    self._kv.init(_rows(name), self._apart(arrays[:1])[0])
 
     def reduce(self, module: mx.mod.Module) -> None:
         """Replace the gradients in a module by their sums over its devices and all workers."""
         group = module._exec_group
         for index, (name, arrays) in enumerate(zip(group.param_names, group.grad_arrays)):
-            if self._kv is not None and arrays[0] is not None:
-                self._kv.push(name, arrays, priority=-index)  # the first layers are needed first
-                self._kv.pull(name, out=arrays, priority=-index)
+            if self._kv is None or arrays[0] is None:
+                continue
+            key, parts = (_rows(name), self._apart(arrays)) if self._in_order else (name, arrays)
+            self._kv.push(key, parts, priority=-index)  # the first layers are needed first
+            self._kv.pull(key, out=parts, priority=-index)
+            if self._in_order:
+                for array, rows in zip(arrays, parts):
+                    mx.nd.sum(rows, axis=0, out=array)
+
+    def _apart(self, arrays):
+        """Each array in a row of this worker's own: what a server adds to it are zeros."""
+        made = []
+        for array in arrays:
+            rows = mx.nd.zeros((self.share.size, *array.shape), array.context)
+            rows[self.share.rank] = array
+            made.append(rows)
+        return made
 
     def leave(self) -> None:
         """End well: wait for the others; the servers and the scheduler then end, too."""
@@ -168,3 +191,7 @@ class Cluster:
 
     def _wait_at_exit(self, wait):
         mx.base.check_call(mx.base._LIB.MXKVStoreSetBarrierBeforeExit(self._kv.handle, int(wait)))
+
+
+def _rows(name):
+    return f"rows of {name}"

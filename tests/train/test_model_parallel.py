@@ -4,6 +4,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 from conftest import assert_refused, bands, before_batch, terminate, train, write_records
+from test_distributed import assert_close, launch
 
 FLAGS = ["--network", "alexnet2012", "--dataset", "cifar10", "--dropout", 0, "--deterministic"]
 FLAGS += ["--batch-size", 8, "--num-epochs", 1, "--initializer", "xavier"]
@@ -45,3 +46,12 @@ def test_a_pair_trains_and_resumes_as_one_device_does(flags, tmp_path):
 )
 def test_what_has_no_pairs_is_refused(flags, more, word):
     assert_refused(train(*flags, "--model-parallel", *more), word)
+
+
+@pytest.mark.slow
+def test_two_workers_of_a_pair_each_train_as_one_device_does(flags, tmp_path):
+    flags = [*flags, "--random-crop", 0, "--random-mirror", 0, "--pca-noise", 0]
+    assert train(*flags, "--model-prefix", tmp_path / "one").returncode == 0
+    result = launch(tmp_path, 2, *flags, *PAIR, "--model-prefix", tmp_path / "x")
+    assert result.returncode == 0, result.stderr
+    assert_close(tmp_path / "x", tmp_path / "one", epoch=1)
