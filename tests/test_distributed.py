@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 
 import mxnet as mx
 import numpy as np
@@ -92,17 +93,24 @@ WORKER = {"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "3"}
         ({}, ["--gc-type", "2bit"], "--gc-type 2bit: needs --kv-store dist_sync"),
         (WORKER, [], "--kv-store device: is of one process"),
         (WORKER, ["--kv-store", "dist_sync"], "--batch-size 16: is of all 3 workers"),
-        (
-            {**WORKER, "DMLC_NUM_WORKER": "2"},
-            ["--kv-store", "dist_sync", "--draw", "balanced"],
-            "--draw balanced: is not for several workers",
-        ),
     ],
 )
 def test_what_does_not_fit_a_job_is_refused(small, environment, flags, word, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert_refused(train(*LENET, "--data-train", small.train, *flags), word)
+
+
+@pytest.mark.parametrize("flag, value, why", cluster._OF_ONE_PROCESS)
+def test_what_is_not_divided_among_workers_is_refused(flag, value, why, monkeypatch):
+    for name, number in WORKER.items():
+        monkeypatch.setenv(name, number)
+    args = Namespace(kv_store="dist_sync", batch_size=12, gpus=None, cpus=1)
+    vars(args).update(draw="all", data_backend="mxnet", dtype="float32")
+    cluster.check(args)
+    setattr(args, flag[2:].replace("-", "_"), value)
+    with pytest.raises(UserError, match=f"{flag} {value}: is not for several workers .*: {why}"):
+        cluster.check(args)
 
 
 def test_batch_norm_is_refused():
@@ -153,14 +161,17 @@ cli.run(train_imagenet.main)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--cpus", 2, "--gc-type", "2bit", "--gc-threshold", 0.01]])
-def test_the_order_of_three_workers_changes_no_bit(lenet, tmp_path, more):
-    for name, order in (("x", [0, 1, 2]), ("y", [2, 1, 0])):
+@pytest.mark.parametrize(
+    "count, more",
+    [(2, []), (3, []), (3, ["--cpus", 2, "--gc-type", "2bit", "--gc-threshold", 0.01])],
+)
+def test_the_order_of_the_workers_changes_no_bit(lenet, tmp_path, count, more):
+    ranks = list(range(count))
+    for name, order in (("x", ranks), ("y", ranks[::-1])):
         script = tmp_path / "script.py"
         script.write_text(IN_TURN.format(ROOT, order))
-        arguments = command(
-            tmp_path, 3, *lenet, *more, "--model-prefix", tmp_path / name, servers=2
-        )
+        flags = [*lenet, *more, "--model-prefix", tmp_path / name]
+        arguments = command(tmp_path, count, *flags, servers=2)
         arguments[arguments.index("--") + 1] = str(script)
         result = run_script(*arguments)
         assert result.returncode == 0, result.stderr
