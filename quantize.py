@@ -1,10 +1,12 @@
-"""Quantise a float32 checkpoint to int8: smaller, and faster on the CPU.
+"""Quantise a float32 checkpoint to int8: smaller, and faster on CPUs with VNNI.
 
     python quantize.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3 \
         --data-calib train.rec
 
 Nothing is trained: the range of each layer's values is measured on real images. predict.py,
-score.py and stock MXNet (its CPU build) use the new checkpoint like any other.
+score.py and stock MXNet (its CPU build) use the new checkpoint like any other. On a CPU without
+VNNI int8 is the slower arithmetic: there predict.py, score.py and the page run the rounded weights
+in float32 and say so; with ALEXNET_INT8_OPERATORS=1 they run in int8.
 """
 
 import argparse
@@ -65,7 +67,7 @@ def main() -> None:
     before, after = (os.path.getsize(path) / 1e6 for path in (source, saved))
     print(f"{source} {before:.1f} MB -> {saved} {after:.1f} MB, calibrated on {count} images")
     if not cpus.has_int8():
-        print("This CPU has no VNNI: here it runs slower than the float32 checkpoint.")
+        print("This CPU has no VNNI: here its weights run in float32, which is faster.")
     flags = f"--model-prefix {args.out_prefix} --load-epoch {args.load_epoch}"
     records = shlex.quote(trained["data_val"] or "X.rec")
     print(f"Score it: {os.path.relpath(sys.executable)} score.py {flags} --data-val {records}")

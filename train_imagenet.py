@@ -18,6 +18,7 @@ import symbols
 from common import cli
 from common.checkpoint import store
 from common.checkpoint.config import save_config
+from common.checkpoint.fit import read_graph
 from common.cli import UserError
 from common.evaluate import scores
 from common.evaluate.evaluator import Evaluator
@@ -50,8 +51,7 @@ def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optiona
         of --pretrained.
     """
     choice = cli.ArgumentParser(add_help=False)
-    networks = ", ".join(symbols.NETWORKS)
-    choice.add_argument("--network", type=symbols.known, help=f"{networks}, or a symbols/NAME.py")
+    _add_network_args(choice)
     choice.add_argument("--dataset", default="imagenet", help="whose recipe to follow")
     finetune.add_args(choice)
     chosen, _ = choice.parse_known_args()
@@ -72,16 +72,32 @@ def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optiona
     taken_over = finetune.preparation_defaults(source["args"]) if source else {}
     if source and source["args"]["network"] == network:  # the source's graph comes with its weights
         taken_over.update({name: source["args"].get(name) for name in options.NAMES})
-    parser.set_defaults(network=network, **{**recipe.settings, **taken_over})
-    args = parser.parse_args()
-    with cli.blaming("--network"):
+    parser.set_defaults(**{**recipe.settings, **taken_over})
+    args = parser.parse_args(namespace=argparse.Namespace(network=network))
+    with cli.blaming(_flag(args)):
         options.resolve(args)
     train_flags.check_train_args(args)
     data_flags.check_data_args(args)
     if not (args.data_train or args.benchmark):
         raise UserError("--data-train: needed; data/README.md says how to make record files")
-    changed = [name for name, value in vars(args).items() if value != parser.get_default(name)]
+    given = {name: value for name, value in vars(args).items() if name != "network"}
+    changed = [name for name, value in given.items() if value != parser.get_default(name)]
     return args, recipe, changed, source
+
+
+def _add_network_args(parser):
+    networks = ", ".join(symbols.NETWORKS)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--network", type=symbols.known, help=f"{networks}, or a symbols/NAME.py (default: alexnet)"
+    )
+    which.add_argument(
+        "--symbol",
+        dest="network",
+        type=symbols.own.graph_file,
+        metavar="X-symbol.json",
+        help="in place of --network: a graph that Symbol.save has written",
+    )
 
 
 def open_data(args: argparse.Namespace) -> Tuple[TrainingData, Optional[Records]]:
@@ -107,8 +123,9 @@ def build(
             options.check_same(args, source["args"])
         symbol = finetune.graph(own, args.pretrained, args.num_classes)
     else:
-        with cli.blaming("--network"):
-            symbol = symbols.get_symbol(args.network, args.num_classes, **options.given(args))
+        symbol = plain(args)
+    with cli.blaming(f"{_flag(args)} {args.network}:"):
+        symbols.check_outputs(symbol, args.image_shape, args.num_classes)
     with cli.blaming("--image-shape"):
         symbols.check_image_shape(symbol, args.image_shape)
     if args.model_parallel:
@@ -121,6 +138,22 @@ def build(
     return symbol, finetune.select(
         symbol, args.image_shape, args.pretrained, weights, args.freeze, names
     )
+
+
+def plain(args: argparse.Namespace) -> mx.sym.Symbol:
+    """The graph that --network or --symbol names."""
+    if _flag(args) == "--network":
+        with cli.blaming("--network"):
+            return symbols.get_symbol(args.network, args.num_classes, **options.given(args))
+    symbol = read_graph(args.network)
+    with cli.blaming("--symbol"):
+        symbols.own.check(symbol, args.network)
+    return symbol
+
+
+def _flag(args):
+    """Which flag has named the network."""
+    return "--symbol" if args.network.endswith(".json") else "--network"
 
 
 def main() -> None:

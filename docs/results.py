@@ -216,7 +216,13 @@ def _checkpoint(found):
     return [_table(["", "ms", "training steps"], rows)]
 
 
-_SECTIONS = {"input": _input, "pack": _pack, "checkpoint": _checkpoint}
+def _limits(found):
+    threads = [name for name in found if name.endswith(" threads")]
+    rows = [[name, *(f"{found[t][name]:.1f}" for t in threads)] for name in found[threads[0]]]
+    return [_table(["", *threads], rows), f"Instruction sets: {', '.join(found['instructions'])}."]
+
+
+_SECTIONS = {"limits": _limits, "input": _input, "pack": _pack, "checkpoint": _checkpoint}
 
 
 def pages() -> Dict[str, str]:

@@ -95,6 +95,25 @@ def check_image_shape(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) 
     )
 
 
+def check_outputs(
+    symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int], num_classes: int
+) -> None:
+    """Raise ValueError unless the network makes ``num_classes`` probabilities of an image alone.
+
+    Images of another size than it takes are :func:`check_image_shape`'s to refuse.
+    """
+    try:
+        shapes, outputs, _ = symbol.infer_shape_partial(data=(1, *image_shape))
+    except mx.MXNetError:
+        return
+    unknown = [name for name, shape in zip(symbol.list_arguments(), shapes) if not shape]
+    if unknown:
+        raise ValueError(f"the network needs {unknown[0]} besides data, the images")
+    if outputs != [(1, num_classes)]:
+        size = "x".join(map(str, outputs[0][1:]))
+        raise ValueError(f"the network has {size} outputs, and the data {num_classes} classes")
+
+
 def smallest_image(symbol: mx.sym.Symbol, channels: int = 3) -> int:
     """The side, in pixels, of the smallest square image that the network accepts."""
     for side in range(1, _LARGEST_TRIED + 1):

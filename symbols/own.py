@@ -1,5 +1,8 @@
-"""Networks of a user's own: symbols/NAME.py with a ``get_symbol``, as MXNet's example has them."""
+"""Networks of a user's own: a saved graph, or symbols/NAME.py with a ``get_symbol``, as MXNet's
+example has them.
+"""
 
+import argparse
 import importlib
 import os
 import traceback
@@ -31,7 +34,7 @@ def build(network: str, **options: Any) -> mx.sym.Symbol:
     except Exception as error:  # whatever a user's file may raise
         said = str(error).strip().splitlines() or [""]
         raise ValueError(f"{path}{_line(error, path)}: {type(error).__name__}: {said[0]}")
-    _check(symbol, path)
+    check(symbol, path)
     return symbol
 
 
@@ -43,13 +46,21 @@ def _line(error, path):
     return f", line {lines[-1]}" if lines else ""
 
 
-def _check(symbol, path):
+def graph_file(path: str) -> str:
+    """An argparse type: a graph that ``Symbol.save`` has written, in place of a network's name."""
+    if not path.endswith(".json"):
+        raise argparse.ArgumentTypeError(f"'{path}' is no X-symbol.json")
+    return path
+
+
+def check(symbol: Any, path: str) -> None:
+    """Raise ValueError unless ``symbol``, which is of the file ``path``, can be trained here."""
     if not isinstance(symbol, mx.sym.Symbol):
         raise ValueError(f"{path}: get_symbol returns no Symbol, but {type(symbol).__name__}")
     if symbol.list_outputs() != ["softmax_output"] or not (
         {"data", "softmax_label"} <= set(symbol.list_arguments())
     ):
         raise ValueError(
-            f"{path}: get_symbol has to read mx.sym.Variable('data') and to return one"
+            f"{path}: the network has to read mx.sym.Variable('data') and to end in one"
             " mx.sym.SoftmaxOutput(..., name='softmax')"
         )

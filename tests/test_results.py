@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_script
 
 from common.cli import UserError
 from docs import results
@@ -66,3 +66,17 @@ def test_readme_keeps_its_own_words(tree, monkeypatch):
     (tree / "README.md").write_text("no table", encoding="utf-8")
     with pytest.raises(UserError, match="README.md: needs the lines"):
         results.main()
+
+
+def test_the_machines_limits_are_kept_and_shown(tree):
+    folder = tree / "benchmarks/results"
+    code = f"""
+from benchmarks import limits, report
+limits.READ, limits.SIZES, report.FOLDER = 1 << 20, {{"tiny": (8, 8, 9)}}, {str(folder)!r}
+limits.main()
+"""
+    result = run_script("-c", code)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((folder / result.stdout.split()[-1]).read_text())["results"]["limits"]
+    assert found["1 threads"]["reading, GB/s"] > 0
+    assert f"| tiny, GFLOP/s | {found['1 threads']['tiny, GFLOP/s']} |" in results.page()

@@ -1,8 +1,10 @@
 """Whether a graph is sound, and whether weights fit it: checked when a checkpoint is loaded."""
 
+import os
 from typing import Optional, Sequence
 
 from common.cli import UserError
+from common.graph.dequantize import is_quantized
 from common.graph.graph import Graph
 from common.runtime.mxnet import mx
 
@@ -13,6 +15,20 @@ def check_graph(symbol: mx.sym.Symbol) -> None:
     """Raise ValueError if a node reads an output that does not exist: MXNet crashes on it."""
     if any(output.index >= output.node.outputs for output in Graph(symbol).taken()):
         raise ValueError("a node of the graph takes an output that is not there")
+
+
+def read_graph(path: str) -> mx.sym.Symbol:
+    """The float32 graph in a ``-symbol.json``; UserError if it is missing, damaged or int8."""
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file")
+    try:
+        symbol = mx.sym.load(path)
+        check_graph(symbol)
+    except (mx.base.MXNetError, ValueError, LookupError) as error:
+        raise UserError(f"{path}: is no graph of MXNet's: {str(error).strip().splitlines()[-1]}")
+    if is_quantized(symbol):
+        raise UserError(f"{path}: is int8, which cannot be trained; give the float32 one")
+    return symbol
 
 
 def check_weights(

@@ -15,7 +15,7 @@ import numpy as np
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
-from common.graph.graph import Graph
+from common.graph.dequantize import is_quantized
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -44,11 +44,6 @@ def load_float32(prefix: str, epoch: int, remark: str) -> Tuple[dict, tuple]:
     if is_quantized(network[0]):
         raise UserError(f"--model-prefix {prefix}: is int8{remark}; give the float32 one")
     return config, network
-
-
-def is_quantized(symbol: mx.sym.Symbol) -> bool:
-    """Whether any layer of the network computes in int8."""
-    return any(node.attrs.get("quantized", "").lower() == "true" for node in Graph(symbol).nodes)
 
 
 class _Batches(mx.io.DataIter):

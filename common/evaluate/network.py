@@ -1,5 +1,6 @@
 """A checkpoint's network, bound for inference."""
 
+import sys
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
+from common.graph import dequantize
 from common.graph.graph import Graph
 from common.graph.lowering import for_cpu
 from common.runtime.mxnet import mx
@@ -22,10 +24,13 @@ def bind(
     """A module that runs the plain network with these weights on (N, C, H, W) batches.
 
     On the CPU, with many images a batch, our operators compute convolutions and fully connected
-    layers. Bind another module for other weights: after its first forward pass MXNet's CPU build
-    keeps its own copy of the weights and silently ignores what is set later.
+    layers, and int8 networks run in float32 on one without VNNI. Bind another module for other
+    weights: after its first forward pass MXNet's CPU build keeps its own copy of the weights and
+    silently ignores what is set later.
     """
     if contexts[0].device_type == "cpu":
+        if dequantize.needed(symbol):
+            symbol, arg_params = dequantize.dequantized(symbol, arg_params)
         images = data_shape[0] // len(contexts)
         symbol = for_cpu(symbol, (images, *data_shape[1:]), for_training=False)
     labels = None  # export_mxnet.py's copies have none
@@ -103,11 +108,20 @@ def outputs(
 def load(prefix: str, epoch: int, contexts: List[mx.Context]) -> Tuple[dict, tuple]:
     """A checkpoint's config, and its (symbol, arg_params, aux_params), the first arguments of
     :func:`bind`; UserError if a file is damaged, or int8 weights are to run on a GPU.
+
+    One line on stderr says so where an int8 network runs in float32.
     """
     config = load_config(prefix)
     if "int8" in config and contexts[0].device_type == "gpu":
         raise UserError("--gpus: an int8 checkpoint runs on the CPU only; leave the flag out")
-    return config, store.load(prefix, epoch)
+    network = store.load(prefix, epoch)
+    if dequantize.needed(network[0]):
+        print(
+            f"{prefix}: this CPU has no VNNI, so the int8 weights run in float32, which is faster"
+            f" ({dequantize.KEEP}=1: in int8)",
+            file=sys.stderr,
+        )
+    return config, network
 
 
 def class_names(config: dict) -> List[str]:

@@ -55,10 +55,17 @@ def instructions(root: str = "/") -> List[str]:
 
 
 def has_int8(root: str = "/") -> bool:
-    """Whether the processor multiplies 8-bit integers faster than float32 (VNNI)."""
+    """Whether the processor multiplies 8-bit integers faster than float32 (VNNI).
+
+    The environment variable DNNL_MAX_CPU_ISA may keep MXNet from it.
+    """
+    if os.environ.get("DNNL_MAX_CPU_ISA") in _WITHOUT_VNNI:
+        return False
     return not {"avx512_vnni", "avx_vnni"}.isdisjoint(instructions(root))
 
 
+# The levels of oneDNN 2.4, which MXNet 1.9.1 has in it.
+_WITHOUT_VNNI = ("SSE41", "AVX", "AVX2", "AVX512_MIC", "AVX512_MIC_4OPS", "AVX512_CORE")
 _SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 

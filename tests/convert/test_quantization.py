@@ -15,6 +15,7 @@ from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.convert import quantization
 from common.evaluate.network import bind
+from common.graph import dequantize
 from common.input.preparation import Preparation, sample_images
 from common.io import cpus
 from common.records.scan import scan_records
@@ -58,7 +59,13 @@ def lenet(grey, tmp_path_factory):
     return prefix, prefix + "-int8", result
 
 
-def test_lenet_says_the_same_in_int8(lenet):
+@pytest.fixture(params=["1", "0"], ids=["int8", "here"])
+def operators(request, monkeypatch):
+    """In int8, or in what this CPU is faster at."""
+    monkeypatch.setenv(dequantize.KEEP, request.param)
+
+
+def test_lenet_says_the_same_in_int8(lenet, operators):
     data = (np.array(bands(101, seed=2)[0], np.float32).transpose(0, 3, 1, 2) - 20) / 200
     before, after = (probabilities(store.load(prefix, 1), data, 101) for prefix in lenet[:2])
     assert np.mean(before.argmax(axis=1) == after.argmax(axis=1)) >= 0.97
@@ -85,7 +92,7 @@ def coloured(count, seed):
     return (np.array(images, np.float32).transpose(0, 3, 1, 2) - 80) / 60, labels
 
 
-def test_alexnet_says_the_same_in_int8_at_any_batch_size(alexnet):
+def test_alexnet_says_the_same_in_int8_at_any_batch_size(alexnet, operators):
     quantized = quantization.quantize(*alexnet, coloured(40, seed=1)[0], (3, 67, 67))
     data, labels = coloured(41, seed=2)
     before = probabilities(alexnet, data, 41)
@@ -132,7 +139,7 @@ print(module.get_outputs()[0].asnumpy().sum())
 def test_it_says_where_it_comes_from_and_how_to_score_it(lenet, grey):
     plain, quantized, result = lenet
     assert "calibrated on 50 images" in result.stdout and result.stderr == ""
-    assert ("runs slower" in result.stdout) != cpus.has_int8()
+    assert ("no VNNI" in result.stdout) != cpus.has_int8()
     assert f"score.py --model-prefix {quantized} --load-epoch 1" in result.stdout
     config = load_config(quantized)
     assert config["int8"] == {
@@ -152,8 +159,11 @@ def test_score_and_predict_take_it_as_any_checkpoint(lenet, grey, tmp_path):
     shown = [result.stdout.partition("  |")[0] for result in scores]
     assert shown[0] == shown[1] and shown[0].startswith("101 images"), scores[0].stderr
     cv2.imwrite(str(tmp_path / "x.png"), bands(1, seed=3)[0][0])
-    named = run_script("predict.py", *model, tmp_path / "x.png")
-    assert named.returncode == 0 and "middle" in named.stdout, named.stderr
+    for keep in ("0", "1"):
+        held = {"DNNL_MAX_CPU_ISA": "AVX2", dequantize.KEEP: keep}
+        named = run_script("predict.py", *model, tmp_path / "x.png", **held)
+        assert named.returncode == 0 and "middle" in named.stdout, named.stderr
+        assert ("no VNNI" in named.stderr) == (keep == "0")
 
 
 def test_calibration_reads_all_over_the_file_and_prepares_as_evaluation_does(tmp_path):

@@ -46,10 +46,14 @@ def test_the_model_is_the_first_processors_name(root):
 @pytest.mark.parametrize(
     "flags, fast", [("fpu avx2", False), ("avx2 avx512_vnni", True), ("avx2 avx_vnni", True)]
 )
-def test_int8_is_fast_where_the_processor_says_vnni(root, flags, fast):
+def test_int8_is_fast_where_the_processor_says_vnni(root, monkeypatch, flags, fast):
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     assert cpus.instructions(root) == [] and not cpus.has_int8(root)
     write(root, "proc/cpuinfo", f"model name\t: AMD EPYC 7B13\nflags\t\t: {flags}\nbugs\t\t: x\n")
     assert cpus.instructions(root) == flags.split() and cpus.has_int8(root) == fast
+    for isa, lacks in (("AVX2", True), ("AVX512_CORE", True), ("AVX512_CORE_VNNI", False)):
+        monkeypatch.setenv("DNNL_MAX_CPU_ISA", isa)
+        assert cpus.has_int8(root) == (fast and not lacks)
 
 
 def test_without_proc_and_sys_the_affinity_counts(root):

@@ -23,6 +23,7 @@ import quantize
 import score
 import show
 import symbols
+from common.io import cpus
 from common.page.models import Models
 from common.train import loop
 from common.train.initializers import initializer
@@ -101,8 +102,10 @@ def assert_all_else_takes(prefix, epoch, data, tuned, *flags):
     for export in (export_onnx, export_mxnet, export_torch):
         said(run_here(export.main, *where, "--data-val", data.val))  # each compares with the source
     said(run_here(quantize.main, *where, "--data-calib", data.train))
-    of_int8 = top1(f"{prefix}-int8", epoch, data)
-    assert abs(of_int8["loss"] - of_float32["loss"]) < 0.1 * max(1, of_float32["loss"])
+    for vnni in (True, False):
+        with mock.patch.object(cpus, "has_int8", lambda: vnni):  # noqa: B023 (not called later)
+            of_int8 = top1(f"{prefix}-int8", epoch, data)
+        assert abs(of_int8["loss"] - of_float32["loss"]) < 0.1 * max(1, of_float32["loss"])
     tuning = [*flags, "--data-train", data.other, "--num-epochs", 1, "--model-prefix", tuned]
     source = ["--pretrained", prefix, "--pretrained-epoch", epoch, "--freeze", "conv"]
     said(train(*tuning, *source))

@@ -1,10 +1,13 @@
 """Networks of a user's own: symbols/NAME.py with a get_symbol."""
 
 import argparse
+import re
 
+import mxnet as mx
 import pytest
-from conftest import assert_refused, operators, train
+from conftest import assert_refused, operators, run_here, train
 
+import score
 import symbols
 from symbols import own
 
@@ -59,8 +62,8 @@ def test_its_nodes_have_the_same_names_each_time(folder):
             "def get_symbol(**options):\n    return 1",
             "bad.py: get_symbol returns no Symbol, but int",
         ),
-        (NETWORK.replace("softmax", "loss"), "bad.py: get_symbol has to .*name='softmax'"),
-        (NETWORK.replace('"data"', '"x"'), "bad.py: get_symbol has to read .*'data'"),
+        (NETWORK.replace("softmax", "loss"), "bad.py: the network has to .*name='softmax'"),
+        (NETWORK.replace('"data"', '"x"'), "bad.py: the network has to read .*'data'"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_by_its_line(content, words, folder, request):
@@ -79,3 +82,58 @@ def test_what_is_no_network_is_unknown(name):
         symbols.known(name)
     with pytest.raises(ValueError, match="is unknown; choose"):
         symbols.get_symbol(name)
+
+
+def graph(tmp_path, name="softmax", classes=3, other=None):
+    """The path of a saved network that reads ``data`` and, if there is, another input."""
+    net = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="c")
+    net = mx.sym.Activation(net, act_type="tanh")
+    net = mx.sym.FullyConnected(net, num_hidden=classes, name="f")
+    if other:
+        net = net + mx.sym.FullyConnected(mx.sym.Variable(other), num_hidden=classes, name="g")
+    mx.sym.SoftmaxOutput(net, name=name).save(str(tmp_path / "mine-symbol.json"))
+    return tmp_path / "mine-symbol.json"
+
+
+def test_a_saved_graph_is_trained_resumed_scored_and_named(grey, tmp_path):
+    path, prefix = graph(tmp_path), tmp_path / "x"
+    flags = ["--symbol", path, "--dataset", "mnist", "--lr", 0.01, "--deterministic"]
+    flags += ["--data-train", grey.train, "--model-prefix", prefix, "--num-epochs"]
+    for epochs in (1, 2):
+        result = train(*flags, epochs, "--resume")
+        assert result.returncode == 0, result.stderr
+    assert f"resuming from {prefix}-0001.params" in result.stdout
+    saved = mx.sym.load(f"{prefix}-symbol.json")
+    assert saved.tojson() == mx.sym.load(str(path)).tojson()
+    where = ["--model-prefix", prefix, "--load-epoch", 2]
+    scored = run_here(score.main, *where, "--data-val", grey.val)
+    assert "101 images" in scored.stdout, scored.stderr
+    other = train("--network", "lenet", *flags[2:], 2, "--resume")
+    assert_refused(other, "--network lenet", "was trained with", "mine-symbol.json")
+
+
+@pytest.mark.parametrize(
+    "made, words",
+    [
+        ({"name": "loss"}, "mine-symbol.json: the network has to .*name='softmax'"),
+        ({"classes": 7}, "mine-symbol.json: the network has 7 outputs, and the data 3 classes"),
+        ({"other": "age"}, "mine-symbol.json: the network needs age besides data"),
+    ],
+)
+def test_a_graph_that_does_not_fit_is_refused(made, words, grey, tmp_path):
+    flags = ["--dataset", "mnist", "--data-train", grey.train, "--model-prefix", tmp_path / "x"]
+    result = train("--symbol", graph(tmp_path, **made), *flags)
+    assert_refused(result, "--symbol")
+    assert re.search(words, result.stderr)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine-symbol.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"nodes": [{"op": "None"}]}', "\xff"])
+def test_a_file_that_is_no_graph_is_refused(content, tmp_path):
+    path = tmp_path / "x-symbol.json"
+    assert_refused(train("--symbol", path, "--benchmark", 1), "x-symbol.json: no such file")
+    path.write_text(content, encoding="latin-1")
+    assert_refused(train("--symbol", path, "--benchmark", 1), "x-symbol.json: is no graph")
+    assert_refused(train("--symbol", tmp_path / "x.params", "--benchmark", 1), "no X-symbol.json")
+    both = train("--symbol", path, "--network", "lenet", "--benchmark", 1)
+    assert_refused(both, "--network: not allowed with", "--symbol")
