@@ -159,7 +159,8 @@ class Cluster:
                 self._kv.init(name, arrays[0])
                 self._kv.pull(name, out=arrays)
                 if self._in_order:
-                    self._kv.init(_rows(name), self._apart(arrays[:1])[0])
+                    for key in self._parts(name, arrays[:1]):
+                        self._kv.init(key, arrays[0])
 
     def reduce(self, module: mx.mod.Module) -> None:
         """Replace the gradients in a module by their sums over its devices and all workers."""
@@ -167,21 +168,28 @@ class Cluster:
         for index, (name, arrays) in enumerate(zip(group.param_names, group.grad_arrays)):
             if self._kv is None or arrays[0] is None:
                 continue
-            key, parts = (_rows(name), self._apart(arrays)) if self._in_order else (name, arrays)
-            self._kv.push(key, parts, priority=-index)  # the first layers are needed first
-            self._kv.pull(key, out=parts, priority=-index)
+            parts = self._parts(name, arrays)
+            for key, part in parts.items():
+                self._kv.push(key, part, priority=-index)  # the first layers are needed first
+                self._kv.pull(key, out=part, priority=-index)
             if self._in_order:
-                for array, rows in zip(arrays, parts):
-                    mx.nd.sum(rows, axis=0, out=array)
+                for array, *terms in zip(arrays, *parts.values()):
+                    mx.nd.add_n(*terms, out=array)
 
-    def _apart(self, arrays):
-        """Each array in a row of this worker's own: what a server adds to it are zeros."""
-        made = []
-        for array in arrays:
-            rows = mx.nd.zeros((self.share.size, *array.shape), array.context)
-            rows[self.share.rank] = array
-            made.append(rows)
-        return made
+    def _parts(self, name, arrays):
+        """What to send for a gradient: by key, an array a device.
+
+        For a fixed order each worker has a key, where the others add zeros. One array with a row
+        for each would not do: MXNet counts a key's bytes in 31 bits.
+        """
+        if not self._in_order:
+            return {name: arrays}
+        return {
+            f"{name} of {rank}": [
+                a.copy() if rank == self.share.rank else mx.nd.zeros_like(a) for a in arrays
+            ]
+            for rank in range(self.share.size)
+        }
 
     def leave(self) -> None:
         """End well: wait for the others; the servers and the scheduler then end, too."""
@@ -191,7 +199,3 @@ class Cluster:
 
     def _wait_at_exit(self, wait):
         mx.base.check_call(mx.base._LIB.MXKVStoreSetBarrierBeforeExit(self._kv.handle, int(wait)))
-
-
-def _rows(name):
-    return f"rows of {name}"
