@@ -4,8 +4,8 @@
     python benchmarks/worker_mxnet.py export X.onnx NETWORK BATCH     # for the peers
 
 "ours" runs as train_imagenet.py and score.py do; "stock" is the same symbol in a plain Module with
-MXNet's own operators and optimizer; "int8" is the network that quantize.py makes. All start as many
-threads as there are cores.
+MXNet's own operators and optimizer; "int8" is the network that quantize.py makes, run as score.py
+does: in float32 on a CPU without VNNI. All start as many threads as there are cores.
 """
 
 import json
