@@ -58,9 +58,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--features", metavar="LAYER", help="write a layer's outputs, such as fc2")
     parser.add_argument(
         "--out",
-        type=cli.new_file,
+        type=cli.new_file_of(".npz", ".npy", ".csv"),
         metavar="X.npz",
-        help="of --features: arrays 'files' (N paths) and 'features' (N, ...), for numpy.load",
+        help="of --features: .npz, arrays 'files' (N paths) and 'features' (N, ...); .npy, only the"
+        " features, in the order of the pictures; .csv, a row a picture",
     )
     args = parser.parse_args()
     _check(args)
@@ -189,9 +190,26 @@ def write_features(
         rows = list(_readable(paths, answers, args.batch_size))
         if not rows:
             raise UserError(f"--out {args.out}: is not written, since no picture could be read")
-        with open(temporary, "wb") as file:
-            np.savez(file, files=[path for path, _ in rows], features=[row for _, row in rows])
+        files, features = [path for path, _ in rows], np.array([row for _, row in rows])
+        kind = os.path.splitext(args.out)[1].lower()
+        if kind == ".csv":
+            _write_csv(temporary, files, features.reshape(len(files), -1))
+        else:
+            with open(temporary, "wb") as file:
+                if kind == ".npy":
+                    np.save(file, features)
+                else:
+                    np.savez(file, files=files, features=features)
     return len(rows)
+
+
+def _write_csv(path, files, features):
+    """A row a picture: its path, and the layer's numbers, in the columns 0, 1, 2, ..."""
+    form = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+    with open(path, "w", **form) as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["file", *range(features.shape[1])])
+        rows.writerows([name, *map(_rounded, row)] for name, row in zip(files, features))
 
 
 def _readable(paths, answers, batch_size):

@@ -10,9 +10,10 @@ trains on synthetic images and needs no records.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
-from typing import List, Optional, Tuple
+from typing import List, Optional, Tuple, Union
 
 import symbols
 from common import cli
@@ -38,6 +39,7 @@ from common.train import flags as train_flags
 from common.train.board import Board
 from common.train.checkpoints import Checkpoints, CheckpointSettings
 from common.train.cluster import Cluster, check_network
+from common.train.feature_cache import FeatureCache, Whole
 from common.train.loop_settings import LoopSettings
 from common.train.schedule import Length
 from symbols import options
@@ -215,27 +217,48 @@ def train(
     cluster.check_same(together(args, data, validation, resumed))
     settings = binding.ModuleSettings.from_args(args, cluster.share.size)
     scheduler = settings.learning_rate.scheduler(length)
-    std = data.preparation.std if data.dtype == "uint8" else None
-    start, shape = (resumed, pretrained), (args.batch_size // cluster.share.size, *args.image_shape)
-    module = binding.bind(symbol, contexts, shape, settings, scheduler, *start, std)
+    part = trained_part(args, contexts, data, validation, symbol, resumed, pretrained)
+    shape = (args.batch_size // cluster.share.size, *part.shape)
+    start = resumed, pretrained, data.preparation.std if data.dtype == "uint8" else None
+    module = binding.bind(part.symbol, contexts, shape, settings, scheduler, *start)
     cluster.start(module)
     state = resumed.state if resumed else resume.State()
     _, seen = length.position(state.batches)
     if seen >= data.batch_size:
         print(f"skipping the {seen} images that the unfinished epoch has had")
-    batches = pipeline.run_batches(data, contexts[0], state.batches)
+    batches = part.batches(state.batches)
 
     if not cluster.is_first:  # it writes nothing
         args = argparse.Namespace(**{**vars(args), "model_prefix": None, "tensorboard": None})
     log = commit(args, data, resumed, locked)  # nothing has been deleted or written before
     keeping = CheckpointSettings.from_args(args, data.fingerprint)
-    checkpoints = Checkpoints(symbol, length, keeping, resumed and keeping.prefix and resumed.place)
-    how = {"batch_size": shape[0], "threads": args.data_nthreads, "share": cluster.share}
-    evaluator = validation and Evaluator(symbol, contexts, validation, data.preparation, **how)
+    place = resumed and keeping.prefix and resumed.place
+    checkpoints = Checkpoints(symbol, length, keeping, place, part.frozen)
     looping = LoopSettings.from_args(args)
-    shown = Board(args.tensorboard, vars(args), symbol, state, evaluator)
+    shown = Board(args.tensorboard, vars(args), part.symbol, state, part.evaluator)
     run = loop.Run(module, data, length, looping, checkpoints, log, state, cluster, shown)
-    return run.train(batches, evaluator)
+    return run.train(batches, part.evaluator)
+
+
+def trained_part(
+    args: argparse.Namespace,
+    contexts: List[mx.Context],
+    data: TrainingData,
+    validation: Optional[Records],
+    symbol: mx.sym.Symbol,
+    resumed: Optional[resume.Resumed],
+    pretrained: Optional[finetune.Pretrained],
+) -> Union[Whole, FeatureCache]:
+    """What the run's module trains: the network, or the tail of it with --cache-features."""
+    size = args.batch_size // data.share.size
+    how = {"batch_size": size, "threads": args.data_nthreads, "share": data.share}
+    evaluator = validation and Evaluator(symbol, contexts, validation, data.preparation, **how)
+    if not (args.cache_features and pretrained):
+        read = functools.partial(pipeline.run_batches, data, contexts[0])
+        return Whole(symbol, args.image_shape, read, evaluator)
+    weights = {**resumed.arg_params, **resumed.aux_params} if resumed else pretrained.params
+    network = symbol, weights, pretrained.frozen
+    return FeatureCache(*network, contexts, data, args.cache_features, evaluator)
 
 
 def together(

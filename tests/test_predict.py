@@ -323,9 +323,26 @@ def test_features_are_a_layers_outputs(network, folder, tmp_path, run):
         np.testing.assert_allclose(found, probabilities, rtol=1e-4, atol=1e-6)
 
 
+def test_features_as_npy_and_csv_are_those_of_npz(folder, tmp_path, run):
+    names = ["x.npz", "x.npy", "x.CSV"]
+    for name in names:
+        run(*folder.good, *folder.bad[:1], "--features", "c1", "--out", tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+    with np.load(tmp_path / "x.npz") as file:
+        files, features = list(file["files"]), file["features"]
+    assert features.ndim == 4 and np.array_equal(np.load(tmp_path / "x.npy"), features)
+    with open(tmp_path / "x.CSV", newline="", encoding="utf-8-sig") as file:
+        header, *rows = csv.reader(file)
+    flat = features.reshape(len(files), -1)
+    assert header == ["file", *map(str, range(flat.shape[1]))]
+    assert [row[0] for row in rows] == files
+    np.testing.assert_allclose(np.float32([row[1:] for row in rows]), flat, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
+        (["--features", "f6", "--out", "x.parquet"], ["x.parquet: has to end in .npz or .npy or"]),
         (["--features", "fc9", "--out", "x.npz"], ["layer fc9: is not", "c1", "output, softmax"]),
         (["--features", "f6"], ["--out X.npz: give both"]),
         (["--features", "f6", "--out", "x.npz", "--top-k", 3], ["are not for --features"]),

@@ -1,6 +1,9 @@
-"""Name the limit of the machine behind an OSError, so that nothing else is blamed for it."""
+"""Limits of the machine: the one behind an OSError, and how much memory is left."""
 
+import contextlib
 import errno
+import re
+from typing import Optional
 
 _LIMITS = {
     errno.EMFILE: "this process may not open more files; raise ulimit -n",
@@ -18,3 +21,23 @@ def is_limit(error: OSError) -> bool:
 def limit_reached(error: OSError) -> str:
     """The limit behind ``error`` and the remedy; any other error's own text."""
     return _LIMITS.get(error.errno or 0, error.strerror or str(error))
+
+
+def available_memory(root: str = "/") -> Optional[int]:
+    """Bytes that this process may still take without swapping; None where Linux does not say.
+
+    A container's limit is that of version 2 of the control groups. What caches files is free.
+    """
+    text = {}
+    for path in ("proc/meminfo", *(f"sys/fs/cgroup/memory.{name}" for name in _MEMORY)):
+        with contextlib.suppress(OSError), open(f"{root}/{path}") as file:
+            text[path.rpartition(".")[2]] = file.read()
+    free = re.search(r"MemAvailable: +(\d+) kB", text.get("proc/meminfo", ""))
+    left = [1024 * int(free[1])] if free else []
+    cached = re.search(r"^file (\d+)", text.get("stat", ""), re.MULTILINE)
+    if cached and text.get("max", "max").strip().isdecimal():
+        left.append(int(text["max"]) - int(text["current"]) + int(cached[1]))
+    return min(left, default=None)
+
+
+_MEMORY = ("max", "current", "stat")

@@ -104,7 +104,8 @@ def bind(
 
 
 def _bound(symbol, contexts, shape, settings, pretrained, std):
-    frozen, groups = pretrained.frozen if pretrained else None, None
+    given, groups = pretrained.frozen if pretrained else (), None
+    frozen = [name for name in given if name in symbol.list_arguments()]  # it may be a tail
     if settings.model_parallel:
         symbol, frozen = columns.in_columns(symbol), frozen and columns.own_names(frozen)
         groups = {name: contexts[i::2] for i, name in enumerate(columns.GROUPS)}

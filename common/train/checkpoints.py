@@ -66,9 +66,13 @@ class Checkpoints:
         length: Length,
         settings: CheckpointSettings,
         place: Optional[Tuple[str, int]] = None,
+        frozen: Tuple[dict, dict] = ({}, {}),
     ):
-        """``symbol``: the plain network, which checkpoints hold; ``place``: as resumed from."""
-        self.place = place
+        """``symbol``: the plain network, which checkpoints hold; ``place``: as resumed from.
+
+        ``frozen``: (arg_params, aux_params) that the module which is trained does not have.
+        """
+        self.place, self._frozen = place, frozen
         self._symbol, self._length, self._settings = symbol, length, settings
         self._saved_at = time.monotonic()
 
@@ -112,7 +116,7 @@ class Checkpoints:
         if not self.are_kept:
             return None
         self._saved_at = time.monotonic()
-        network = weights(module)
+        network = [{**kept, **own} for kept, own in zip(self._frozen, weights(module))]
         if not all(map(are_finite, network)):
             raise UserError(
                 f"batch {state.batches} of the run: weights are not finite; likely cause:"

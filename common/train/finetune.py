@@ -43,6 +43,13 @@ def add_args(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="layers that are not trained, by how their names begin, such as conv or conv1,conv2",
     )
+    group.add_argument(
+        "--cache-features",
+        type=cli.positive_int,
+        metavar="VIEWS",
+        help="run the frozen layers once on so many augmented views of each image, without dropout,"
+        " keep in memory what they make of them, and train the others on that",
+    )
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -54,6 +61,24 @@ def check_args(args: argparse.Namespace) -> None:
         raise UserError("--pretrained and --model-prefix: are the same; choose another prefix")
     if args.pretrained is None and args.freeze:
         raise UserError("--freeze: needs --pretrained")
+    if args.cache_features:
+        _check_cache(args)
+
+
+def _check_cache(args):
+    if not args.freeze:
+        raise UserError("--cache-features: needs --freeze, such as --freeze conv,fc1,fc2")
+    others = {
+        f"--kv-store {args.kv_store}": args.kv_store.startswith("dist"),
+        "--model-parallel": args.model_parallel,
+        "--dtype float16": args.dtype == "float16",
+        "--data-dtype uint8": args.data_dtype == "uint8",
+        "--benchmark": args.benchmark,
+        "--test-io": args.test_io,
+    }
+    for flag, given in others.items():
+        if given:
+            raise UserError(f"--cache-features: is not written for {flag}; leave one out")
 
 
 def source_config(prefix: str) -> Optional[dict]:
@@ -91,7 +116,7 @@ def graph(symbol: mx.sym.Symbol, prefix: str, num_classes: int) -> mx.sym.Symbol
             f"--pretrained {prefix}: does not end in a fully connected layer and SoftmaxOutput;"
             " give the checkpoint of a training run or an import, not an exported or int8 one"
         )
-    for node in (before, *(one.node for one in before.inputs)):  # its variables repeat it
+    for node in (before, *(one.node for one in before.inputs[1:])):  # its variables repeat it
         if "num_hidden" in node.attrs:
             node.attrs["num_hidden"] = str(num_classes)
     return graph.symbol()
