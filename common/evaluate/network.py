@@ -1,5 +1,6 @@
 """A checkpoint's network, bound for inference."""
 
+import functools
 import sys
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -24,12 +25,13 @@ def bind(
     """A module that runs the plain network with these weights on (N, C, H, W) batches.
 
     On the CPU, with many images a batch, our operators compute convolutions and fully connected
-    layers, and int8 networks run in float32 on one without VNNI. Bind another module for other
-    weights: after its first forward pass MXNet's CPU build keeps its own copy of the weights and
-    silently ignores what is set later.
+    layers. On one without VNNI int8 networks run in float32, which a line on stderr says. Bind
+    another module for other weights: after its first forward pass MXNet's CPU build keeps its own
+    copy of the weights and silently ignores what is set later.
     """
     if contexts[0].device_type == "cpu":
         if dequantize.needed(symbol):
+            _say_float32()
             symbol, arg_params = dequantize.dequantized(symbol, arg_params)
         images = data_shape[0] // len(contexts)
         symbol = for_cpu(symbol, (images, *data_shape[1:]), for_training=False)
@@ -40,6 +42,15 @@ def bind(
     module.bind([("data", data_shape)], labels, for_training=False)
     module.set_params(arg_params, aux_params)
     return module
+
+
+@functools.lru_cache(None)  # once in a process
+def _say_float32():
+    print(
+        "int8: this CPU has no VNNI, so the weights run in float32, which is faster"
+        f" ({dequantize.KEEP}=1: in int8)",
+        file=sys.stderr,
+    )
 
 
 def up_to(network: tuple, layer: str) -> tuple:
@@ -108,20 +119,11 @@ def outputs(
 def load(prefix: str, epoch: int, contexts: List[mx.Context]) -> Tuple[dict, tuple]:
     """A checkpoint's config, and its (symbol, arg_params, aux_params), the first arguments of
     :func:`bind`; UserError if a file is damaged, or int8 weights are to run on a GPU.
-
-    One line on stderr says so where an int8 network runs in float32.
     """
     config = load_config(prefix)
     if "int8" in config and contexts[0].device_type == "gpu":
         raise UserError("--gpus: an int8 checkpoint runs on the CPU only; leave the flag out")
-    network = store.load(prefix, epoch)
-    if dequantize.needed(network[0]):
-        print(
-            f"{prefix}: this CPU has no VNNI, so the int8 weights run in float32, which is faster"
-            f" ({dequantize.KEEP}=1: in int8)",
-            file=sys.stderr,
-        )
-    return config, network
+    return config, store.load(prefix, epoch)
 
 
 def class_names(config: dict) -> List[str]:
