@@ -172,7 +172,7 @@ def _features(part, contexts, shape, title, batches, total):
     """What the frozen part makes of the first ``total`` images of ``batches``, and their labels."""
     features, labels = np.empty((total, *shape), np.float32), np.empty(total, np.float32)
     module, at, log, start = None, 0, RunLog(), time.monotonic()
-    with Progress(log, title, total, period=100) as progress:
+    with Progress(log, title, total, period=20) as progress:
         for batch in batches:
             images = batch.data[0]
             module = module or network.bind(*part, images.shape, contexts[: len(images)])
