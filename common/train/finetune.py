@@ -73,6 +73,7 @@ def _check_cache(args):
         "--model-parallel": args.model_parallel,
         "--dtype float16": args.dtype == "float16",
         "--data-dtype uint8": args.data_dtype == "uint8",
+        "--data-backend dali": args.data_backend == "dali",
         "--benchmark": args.benchmark,
         "--test-io": args.test_io,
     }
