@@ -1,12 +1,12 @@
 """A classifier of photographs in so many minutes: make_classifier.py against torchvision's AlexNet.
 
-    python -m benchmarks.bench_photos PHOTOS TEST --out FOLDER --minutes 8 --peers PYTHON
+    python -m benchmarks.bench_photos PHOTOS TEST --name flowers --out FOLDER --minutes 8
 
 PHOTOS and TEST hold a folder for each class, the same ones. Both train from scratch on the same
 pictures for about as many minutes. torchvision's has the input size that make_classifier.py takes;
 it is trained with each of its initial weights (PyTorch's default, He's) and rates, and the one that
 is best on the pictures that make_classifier.py sets apart counts. Prints a table, writes
-benchmarks/results/photos.json.
+``photos, NAME`` into benchmarks/results.
 """
 
 import json
@@ -32,6 +32,7 @@ def main() -> None:
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("photos", metavar="PHOTOS")
     parser.add_argument("test", metavar="TEST")
+    parser.add_argument("--name", required=True, help="of the set of pictures, in the results")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="a new one")
     parser.add_argument("--minutes", type=cli.number(above=0), default=8, help="of each training")
     parser.add_argument("--peers", default=".venv-bench/bin/python", help="Python with torch, PIL")
@@ -54,11 +55,11 @@ def main() -> None:
             print(f"torchvision, {start}, {rate}, set apart: {said}", flush=True)
     best = max(trained, key=lambda one: one["val"]["right"])
     theirs = {**best["test"], "epochs": best["epochs"]}
-    print(f"{side} px, {args.minutes:g} minutes each, {ours['images']} pictures of {args.test}")
+    print(f"{side} px, {args.minutes:g} minutes each, {ours['images']} pictures of {args.name}")
     print(f"make_classifier.py: {text(ours)}")
     print(f"torchvision's AlexNet, {best['start']} weights, {best['rate']}: {text(theirs)}")
-    found = {"side": side, "ours": ours, "torchvision": theirs, "trained": trained}
-    print("written to", report.save("photos", settings=vars(args), **found))
+    found = {"minutes": args.minutes, "side": side, "ours": ours, "trained": trained}
+    print("written to", report.save(f"photos, {args.name}", **found))
 
 
 def run(*arguments) -> None:

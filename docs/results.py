@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any, Dict, List
 
 from common import cli
+from common.evaluate.scores import wilson
 from common.io.files import atomic
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -148,7 +149,7 @@ def page() -> str:
         parts.append(f"## {_machine(file['machine'])}")
         for title, found in file["results"].items():
             parts.append(f"### {title}")
-            parts += _SECTIONS.get(title, _alexnet)(found)
+            parts += _SECTIONS.get(title.partition(",")[0], _alexnet)(found)
             parts.append(f"Measured {found['date']}, Python {found['python']}.")
     return "\n\n".join(parts) + "\n"
 
@@ -222,7 +223,41 @@ def _limits(found):
     return [_table(["", *threads], rows), f"Instruction sets: {', '.join(found['instructions'])}."]
 
 
-_SECTIONS = {"limits": _limits, "input": _input, "pack": _pack, "checkpoint": _checkpoint}
+def _scaling(found):
+    middle = {name: [median(n) for n in zip(*steps)] for name, steps in found["steps"].items()}
+    alone, _ = middle["one process"]
+    rows = [
+        [name, f"{seconds * 1000:.0f}", f"{seconds / alone:.2f}", f"{sent / 1e6:.0f}"]
+        for name, (seconds, sent) in middle.items()
+    ]
+    said = f"AlexNet at 227, {found['batch_size']} images a step, which all divide among them."
+    return [said, _table(["", "ms a step", "times", "MB a step"], rows)]
+
+
+def _photos(found):
+    best = max(found["trained"], key=lambda one: one["val"]["right"])
+    rows = [["make_classifier.py", "", _share(found["ours"]), f"{found['ours']['epochs']:.1f}"]]
+    for one in found["trained"]:
+        name = f"torchvision, {one['start']} weights, rate {one['rate']}"
+        test = _share(one["test"]) if one is best else ""
+        rows.append([name, _share(one["val"]), test, f"{one['epochs']:.1f}"])
+    said = f"{found['minutes']:g} minutes each, {found['side']} px; 95% intervals."
+    return [said, _table(["", "pictures set apart", "test pictures", "epochs"], rows)]
+
+
+def _share(scored):
+    low, high = wilson(scored["right"], scored["images"])
+    return f"{scored['right'] / scored['images']:.1%} ({low:.1%} to {high:.1%})"
+
+
+_SECTIONS = {
+    "limits": _limits,
+    "scaling": _scaling,
+    "photos": _photos,
+    "input": _input,
+    "pack": _pack,
+    "checkpoint": _checkpoint,
+}
 
 
 def pages() -> Dict[str, str]:
