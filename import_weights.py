@@ -116,7 +116,7 @@ class Imported(NamedTuple):
 
 
 def imported(args: argparse.Namespace) -> Imported:
-    """The network of the files; UserError if they are too many, damaged, or no AlexNet."""
+    """The network of the files; UserError if they are no AlexNet, damaged, or too few or many."""
     first, *more = args.files
     if len(more) > 1 or not more and first.endswith((".prototxt", ".caffemodel")):
         raise UserError("give one FILE, or Caffe's two: deploy.prototxt and a caffemodel")

@@ -1,4 +1,4 @@
-"""What this machine allows: bare float32 products, reading of memory, instruction sets.
+"""What this machine allows: bare float32 products, reading of memory.
 
     python -m benchmarks.limits [--quick]
 
@@ -27,8 +27,6 @@ SIZES = {
     "fc1, 32 images": (32, 9216, 4096),
 }
 READ = 1 << 30  # bytes
-SETS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16")
-SETS += ("amx_bf16", "amx_int8")
 
 
 def fastest(work, parts: list, rounds: int) -> float:
@@ -58,8 +56,7 @@ def main() -> None:
     parser = cli.ArgumentParser(__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, nothing is kept")
     rounds = 1 if parser.parse_args().quick else 15
-    found = {"instructions": [name for name in SETS if name in cpus.instructions()]}
-    print("instruction sets:", *found["instructions"])
+    found = {}
     memory = np.ones(READ // 4, np.float32)
     for threads in sorted({1, cpus.available()}):
         speeds = {

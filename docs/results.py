@@ -130,8 +130,12 @@ def readme_table(words: List[str]) -> str:
 
 
 def _accuracy(score):
-    low, high = score["interval95"]["top-1"]
-    return f"{score['top-1']:.1%} ({low:.1%} to {high:.1%})"
+    return _share(score["top-1"], score["interval95"]["top-1"])
+
+
+def _share(share, interval):
+    low, high = interval
+    return f"{share:.1%} ({low:.1%} to {high:.1%})"
 
 
 def page() -> str:
@@ -220,7 +224,7 @@ def _checkpoint(found):
 def _limits(found):
     threads = [name for name in found if name.endswith(" threads")]
     rows = [[name, *(f"{found[t][name]:.1f}" for t in threads)] for name in found[threads[0]]]
-    return [_table(["", *threads], rows), f"Instruction sets: {', '.join(found['instructions'])}."]
+    return [_table(["", *threads], rows)]
 
 
 def _scaling(found):
@@ -236,18 +240,18 @@ def _scaling(found):
 
 def _photos(found):
     best = max(found["trained"], key=lambda one: one["val"]["right"])
-    rows = [["make_classifier.py", "", _share(found["ours"]), f"{found['ours']['epochs']:.1f}"]]
+    rows = [["make_classifier.py", "", _right(found["ours"]), f"{found['ours']['epochs']:.1f}"]]
     for one in found["trained"]:
         name = f"torchvision, {one['start']} weights, rate {one['rate']}"
-        test = _share(one["test"]) if one is best else ""
-        rows.append([name, _share(one["val"]), test, f"{one['epochs']:.1f}"])
+        test = _right(one["test"]) if one is best else ""
+        rows.append([name, _right(one["val"]), test, f"{one['epochs']:.1f}"])
     said = f"{found['minutes']:g} minutes each, {found['side']} px; 95% intervals."
     return [said, _table(["", "pictures set apart", "test pictures", "epochs"], rows)]
 
 
-def _share(scored):
-    low, high = wilson(scored["right"], scored["images"])
-    return f"{scored['right'] / scored['images']:.1%} ({low:.1%} to {high:.1%})"
+def _right(scored):
+    right, images = scored["right"], scored["images"]
+    return _share(right / images, wilson(right, images))
 
 
 _SECTIONS = {

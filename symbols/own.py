@@ -1,5 +1,6 @@
-"""Networks of a user's own: a saved graph, or symbols/NAME.py with a ``get_symbol``, as MXNet's
-example has them.
+"""Networks of a user's own: a symbols/NAME.py with a ``get_symbol``, or a saved graph.
+
+MXNet's example has such files.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Run a network over the images of a record file, each counted exactly once."""
 
 import dataclasses
-from typing import Iterator, List
+from typing import Iterator, List, Tuple
 
 from common.cli import UserError
 from common.input import pipeline
@@ -54,14 +54,14 @@ class Evaluator:
 
     def evaluate(self, arg_params: dict, aux_params: dict, scores: Scores) -> Scores:
         """Add each image of the share exactly once to ``scores``, which is returned."""
-        numbers = self.share.part(len(self.records))
-        if not len(numbers):
+        count = len(self.share.part(len(self.records)))
+        if not count:
             return scores
-        batch_size = min(self.batch_size, len(numbers))
-        shape = (batch_size, *self.preparation.image_shape)
+        batch_size = min(self.batch_size, count)
         contexts = self.contexts[:batch_size]  # each needs an image
+        shape = (batch_size, *self.shape)
         module = network.bind(self.symbol, arg_params, aux_params, shape, contexts)
-        for batch, count in self._batches(batch_size, numbers):
+        for batch, count in self.batches(batch_size):
             said = [
                 network.outputs(module, view, batch.label).asnumpy()
                 for view in self._views(batch.data[0])
@@ -70,12 +70,18 @@ class Evaluator:
             scores.update(sum(said)[:count] / self.crops, labels[:count])
         return scores
 
-    def _batches(self, batch_size, numbers):
+    @property
+    def shape(self) -> Tuple[int, ...]:
+        """Of what the network takes of an image."""
+        return self.preparation.image_shape
+
+    def batches(self, batch_size: int) -> Iterator[Tuple[mx.io.DataBatch, int]]:
+        """Those of the share, each with the number of its images that count: the last is filled."""
         preparation = self.preparation
         if self.crops > 1:
             square = (preparation.channels, preparation.resize, preparation.resize)
             preparation = dataclasses.replace(preparation, image_shape=square)
-        part = numbers if self.share.size > 1 else None
+        part = self.share.part(len(self.records)) if self.share.size > 1 else None
         return pipeline.evaluation_batches(
             self.records, preparation, batch_size, self.threads, part
         )

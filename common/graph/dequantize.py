@@ -32,7 +32,11 @@ _INT8_ONLY = ("min_calib_range", "max_calib_range", "enable_float_output")  # at
 
 def is_quantized(symbol: mx.sym.Symbol) -> bool:
     """Whether any layer of the network computes in int8."""
-    return any(node.attrs.get("quantized", "").lower() == "true" for node in Graph(symbol).nodes)
+    return _has_int8(Graph(symbol))
+
+
+def _has_int8(graph):
+    return any(node.attrs.get("quantized", "").lower() == "true" for node in graph.nodes)
 
 
 def needed(symbol: mx.sym.Symbol) -> bool:
@@ -41,10 +45,13 @@ def needed(symbol: mx.sym.Symbol) -> bool:
     It does without VNNI, whatever the batch size, so that answers do not depend on that. A network
     with an int8 operator that has no float32 form here stays as it is.
     """
-    if os.environ.get(KEEP, "0") != "0" or cpus.has_int8() or not is_quantized(symbol):
+    if os.environ.get(KEEP, "0") != "0" or cpus.has_int8():
         return False
-    ops = {node.op for node in Graph(symbol).nodes if "subgraphs" not in node.other}
-    return not any(op.startswith(("_contrib_quantized_", "_sg_")) for op in ops - {*_FLOAT32})
+    graph = Graph(symbol)
+    ops = {node.op for node in graph.nodes if "subgraphs" not in node.other}
+    return _has_int8(graph) and not any(
+        op.startswith(("_contrib_quantized_", "_sg_")) for op in ops - {*_FLOAT32}
+    )
 
 
 def dequantized(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.Symbol, dict]:
@@ -53,11 +60,11 @@ def dequantized(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.Symbol,
     Returns:
         A symbol of float32 operators, and its arguments. The auxiliary states are the same.
     """
-    graph, version = Graph(symbol), json.loads(symbol.tojson())["attrs"]
+    graph = Graph(symbol)
     for node in graph.nodes:
         if "subgraphs" in node.other:  # its inputs, then ends of ranges
             (layers,) = node.other["subgraphs"]
-            graph.expand(node, mx.sym.load_json(json.dumps({**layers, "attrs": version})))
+            graph.expand(node, mx.sym.load_json(json.dumps({**layers, "attrs": graph.version})))
         elif node.op in _CONVERSIONS:
             graph.replace(node, node.inputs[0])
         elif node.op in _FLOAT32:

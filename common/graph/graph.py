@@ -56,6 +56,7 @@ class Graph:
         nodes: all nodes of the symbol, each after its inputs. Nodes that a pass adds or cuts off
             do not change this list; :meth:`symbol` finds them through ``outputs``.
         outputs: the outputs of the whole graph.
+        version: of MXNet, as graphs in JSON have it.
     """
 
     def __init__(self, symbol: mx.sym.Symbol):
@@ -68,7 +69,7 @@ class Graph:
             op, name, attrs = fields.pop("op"), fields.pop("name"), fields.pop("attrs", {})
             self.nodes.append(Node(op, name, inputs, attrs, first[i + 1] - first[i], fields))
         self.outputs = self._read(graph.pop("heads"))
-        self._version = graph.pop("attrs")  # of MXNet
+        self.version: dict = graph.pop("attrs")
 
     def _read(self, entries):
         return [Output(self.nodes[node], *rest) for node, *rest in entries]
@@ -92,7 +93,7 @@ class Graph:
         ]
         variables = [i for i, node in enumerate(place) if node.is_variable]
         graph = {"nodes": nodes, "arg_nodes": variables, "heads": entries(self.outputs)}
-        return mx.sym.load_json(json.dumps({**graph, "attrs": self._version}))
+        return mx.sym.load_json(json.dumps({**graph, "attrs": self.version}))
 
     def taken(self) -> Iterator[Output]:
         """Each input of each node, then each output of the graph."""

@@ -18,7 +18,6 @@ import numpy as np
 from common.cli import UserError
 from common.evaluate import network
 from common.evaluate.evaluator import Evaluator
-from common.evaluate.scores import Scores
 from common.graph.graph import Graph, Node, Output
 from common.input import pipeline
 from common.input.training_data import TrainingData
@@ -119,9 +118,9 @@ class FeatureCache:
         batches.stop()
         if validation:
             title, count = f"{layer} of validation", len(validation.records)
+            taken = (batch for batch, _ in validation.batches(min(validation.batch_size, count)))
             whole = {**vars(validation), "symbol": self.symbol}
-            kept = make(title, _validation_batches(validation), count)
-            self.evaluator = TailEvaluator(**whole, kept=kept)
+            self.evaluator = TailEvaluator(**whole, kept=make(title, taken, count))
 
     def batches(self, first: int) -> Iterator[mx.io.DataBatch]:
         """Those of the run from batch ``first`` on, without end."""
@@ -148,24 +147,17 @@ class TailEvaluator(Evaluator):
 
     kept: Tuple[np.ndarray, ...] = ()  # features (N, ...), in order, and labels (N,)
 
-    def evaluate(self, arg_params: dict, aux_params: dict, scores: Scores) -> Scores:
-        """Add each image exactly once to ``scores``, which is returned."""
-        total, shape = len(self.records), self.kept[0].shape[1:]
-        size = min(self.batch_size, total)
-        where = (size, *shape), self.contexts[:size]
-        module = network.bind(self.symbol, arg_params, aux_params, *where)
-        for start in range(0, total, size):
-            rows = np.arange(start, start + size) % total  # the last batch is filled up
-            batch, count = _batch(*self.kept, rows), min(size, total - start)
-            said = network.outputs(module, batch.data[0], batch.label).asnumpy()
-            scores.update(said[:count], self.kept[1][rows[:count]])
-        return scores
+    @property
+    def shape(self) -> Tuple[int, ...]:
+        """Of an image's features."""
+        return self.kept[0].shape[1:]
 
-
-def _validation_batches(evaluator):
-    size = min(evaluator.batch_size, len(evaluator.records))
-    what = evaluator.records, evaluator.preparation, size, evaluator.threads
-    return (batch for batch, _ in pipeline.evaluation_batches(*what))
+    def batches(self, batch_size: int) -> Iterator[Tuple[mx.io.DataBatch, int]]:
+        """Of features, as :class:`Evaluator` has them of images."""
+        total = len(self.records)
+        for start in range(0, total, batch_size):
+            rows = np.arange(start, start + batch_size) % total  # the last batch is filled up
+            yield _batch(*self.kept, rows), min(batch_size, total - start)
 
 
 def _features(part, contexts, shape, title, batches, total):
