@@ -218,7 +218,7 @@ def train(
     settings = binding.ModuleSettings.from_args(args, cluster.share.size)
     scheduler = settings.learning_rate.scheduler(length)
     part = trained_part(args, contexts, data, validation, symbol, resumed, pretrained)
-    shape = (data.batch_shape[0], *part.shape)
+    shape = (args.batch_size // cluster.share.size, *part.shape)
     start = resumed, pretrained, data.preparation.std if data.dtype == "uint8" else None
     module = binding.bind(part.symbol, contexts, shape, settings, scheduler, *start)
     cluster.start(module)
@@ -250,7 +250,8 @@ def trained_part(
     pretrained: Optional[finetune.Pretrained],
 ) -> Union[Whole, FeatureCache]:
     """What the run's module trains: the network, or the tail of it with --cache-features."""
-    how = {"batch_size": data.batch_shape[0], "threads": args.data_nthreads, "share": data.share}
+    size = args.batch_size // data.share.size
+    how = {"batch_size": size, "threads": args.data_nthreads, "share": data.share}
     evaluator = validation and Evaluator(symbol, contexts, validation, data.preparation, **how)
     if not (args.cache_features and pretrained):
         read = functools.partial(pipeline.run_batches, data, contexts[0])
