@@ -22,13 +22,14 @@ import os
 import shutil
 import tarfile
 import zlib
-from typing import Container, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from common.cli import ArgumentParser, UserError, run
 from common.io.files import check_is_local
 from common.io.lock import lock
+from data import imagenet_folders as folders
 from data import pack, parts
-from data.imagenet_folders import VAL_PART, TrainFolder, Training, ValFolder, solution_labels
+from data.imagenet_folders import PARTIAL, Job
 
 MD5 = {  # as image-net.org and torchvision give them
     "train": "1d675b47d978889d74fa0da5fadfb00e",
@@ -38,7 +39,6 @@ _REMEDIES = {
     split: f"its MD5 should be {md5}; get it again (what is done is kept)"
     for split, md5 in MD5.items()
 }
-_PARTIAL = "or pass --allow-partial for images of your own"
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 # The end of a tar: two blocks of zeros, then zeros up to a multiple of 20 blocks.
 _TAR_BLOCK = 512  # bytes
@@ -51,9 +51,6 @@ class Class(NamedTuple):
     wnid: str  # WordNet id, n01440764
     ilsvrc_id: int  # 1 to 1000, in the challenge's order
     name: str  # the first of its names
-
-
-Job = Union["TrainTar", "ValTar", TrainFolder, ValFolder]
 
 
 def classes() -> List[Class]:
@@ -71,15 +68,15 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     wnids = [row.wnid for row in table]
     jobs: List[Job] = []
     if args.train and os.path.isdir(args.train):
-        jobs.append(TrainFolder(args.train, wnids, args.allow_partial))
+        jobs.append(folders.train_folder(args.train, wnids, args.allow_partial))
     elif args.train:
-        jobs.append(TrainTar(args.train, table, args.allow_partial))
+        jobs.append(train_tar(args.train, wnids, args.allow_partial))
     if args.val:
         if args.devkit.endswith(".csv"):
-            labels = solution_labels(args.devkit, wnids)
+            labels = folders.solution_labels(args.devkit, wnids)
         else:
             labels = val_labels(devkit_text(args.devkit), args.devkit, table)
-        jobs.append((ValFolder if os.path.isdir(args.val) else ValTar)(args.val, labels))
+        jobs.append((folders.val_folder if os.path.isdir(args.val) else val_tar)(args.val, labels))
     for job in jobs:
         prefix = os.path.join(args.out_dir, job.split)
         with lock(prefix, "OUT_DIR") as locked:
@@ -133,7 +130,7 @@ def _make(job, args, names, prefix, locked):
     if not args.allow_partial and written + len(bad) != job.images:
         raise UserError(
             f"{job.path}: has {written + len(bad):,} images, not {job.images:,};"
-            f" {job.remedy}, {_PARTIAL}"
+            f" {job.remedy}, {PARTIAL}"
         )
     pack.report(bad, {prefix: written}, args.skip_bad)
     count = parts.join(done, prefix, names, job.label, shuffle=job.split == "train")
@@ -155,62 +152,48 @@ def _make_parts(job, workspace, args):
     return [done[name] for name in job.parts.values()]
 
 
-class TrainTar(Training):
+def train_tar(path: str, wnids: List[str], allow_partial: bool) -> Job:
     """ILSVRC2012_img_train.tar: a tar for each class, n01440764.tar and so on."""
-
     remedy = _REMEDIES["train"]
+    with open(path, "rb") as file, _tar(path, file, remedy) as archive:
+        members = {os.path.basename(member.name): member for member in _files(archive)}
+    labels = {f"{wnid}.tar": label for label, wnid in enumerate(wnids)}
+    for name in members.keys() - labels.keys():
+        raise UserError(f"{path}: {name} is no class of ImageNet; {remedy}")
+    folders.check_count(path, len(members), len(wnids), remedy, allow_partial)
+    tars = {labels[name]: member for name, member in members.items()}
 
-    def __init__(self, path: str, table: List[Class], allow_partial: bool):
-        self.path = path
-        labels = {f"{row.wnid}.tar": label for label, row in enumerate(table)}
-        with open(path, "rb") as file, _tar(path, file, self.split) as archive:
-            members = {os.path.basename(member.name): member for member in _files(archive)}
-        for name in members.keys() - labels.keys():
-            raise UserError(f"{path}: {name} is no class of ImageNet; {self.remedy}")
-        if len(members) != len(table) and not allow_partial:
-            raise UserError(
-                f"{path}: has {len(members)} classes, not {len(table)}; {self.remedy}, {_PARTIAL}"
-            )
-        tars = {labels[name]: member for name, member in members.items()}
-        self._set(tars, {n: f"{table[n].wnid}-{member.size}" for n, member in tars.items()})
-
-    def _class_items(self, label, member):
-        title = f"{self.path}: {member.name}"
+    def of_class(label):
+        title = f"{path}: {tars[label].name}"
         with contextlib.ExitStack() as stack:
-            outer = stack.enter_context(tarfile.open(self.path, "r:"))
-            archive = stack.enter_context(_tar(title, outer.extractfile(member), self.split))
+            outer = stack.enter_context(tarfile.open(path, "r:"))
+            archive = stack.enter_context(_tar(title, outer.extractfile(tars[label]), remedy))
             for image in _files(archive):
                 yield os.path.basename(image.name), label, archive.extractfile(image).read()
             if not archive.getmembers():
-                raise UserError(f"{title}: is empty; {self.remedy}")
+                raise UserError(f"{title}: is empty; {remedy}")
+
+    named = {label: f"{wnids[label]}-{member.size}" for label, member in tars.items()}
+    return folders.training(path, remedy, named, of_class)
 
 
-class ValTar:
-    """ILSVRC2012_img_val.tar: flat; every thousand images are a part. See :class:`Training`.
+def val_tar(path: str, labels: Dict[str, int]) -> Job:
+    """ILSVRC2012_img_val.tar: flat; every VAL_PART images are a part."""
+    remedy, size = _REMEDIES["val"], os.path.getsize(path)
+    named: Dict[int, str] = {}
 
-    ``parts`` is complete once :meth:`items` has run to its end.
-    """
-
-    split, images, remedy = "val", 50000, _REMEDIES["val"]
-
-    def __init__(self, path: str, labels: Dict[str, int]):
-        self.path, self._labels, self.parts = path, labels, {}
-
-    def items(self, done: Container[str]) -> Iterator[pack.Item]:
-        """Yield (image name, part number, bytes) of each image whose part is not in ``done``."""
-        size = os.path.getsize(self.path)
-        with open(self.path, "rb") as file, _tar(self.path, file, self.split) as archive:
+    def items(done):
+        with open(path, "rb") as file, _tar(path, file, remedy) as archive:
             for i, member in enumerate(_files(archive)):
-                name, number = os.path.basename(member.name), i // VAL_PART
-                if name not in self._labels:
-                    raise UserError(f"{self.path}: the development kit has no label for {name}")
-                self.parts[number] = f"{number:02d}-{size}"
-                if self.parts[number] not in done:
+                name, number = os.path.basename(member.name), i // folders.VAL_PART
+                if name not in labels:
+                    raise UserError(f"{path}: the development kit has no label for {name}")
+                named[number] = f"{number:02d}-{size}"
+                if named[number] not in done:
                     yield name, number, archive.extractfile(member).read()
 
-    def label(self, part: str, image: str) -> int:
-        """The label of the image with this file name."""
-        return self._labels[image]
+    count = folders.VAL_IMAGES
+    return Job("val", count, path, remedy, named, items, lambda _, image: labels[image])
 
 
 def _files(archive):
@@ -218,7 +201,7 @@ def _files(archive):
 
 
 @contextlib.contextmanager
-def _tar(title, file, split):
+def _tar(title, file, remedy):
     """Open the tar in ``file``. The block must read it to its end; then check that it was whole.
 
     tarfile takes a damaged header, a hole of zeros or a cut between two members for the end of the
@@ -231,9 +214,9 @@ def _tar(title, file, split):
             rest = file.read(_TAR_END + 1)
             count = len(archive.getmembers())
     except tarfile.TarError as error:
-        raise UserError(f"{title}: is cut or damaged ({error}); {_REMEDIES[split]}")
+        raise UserError(f"{title}: is cut or damaged ({error}); {remedy}")
     if any(rest) or not _TAR_BLOCK <= len(rest) <= _TAR_END:
-        raise UserError(f"{title}: is cut or damaged after {count} files; {_REMEDIES[split]}")
+        raise UserError(f"{title}: is cut or damaged after {count} files; {remedy}")
 
 
 def val_labels(text: str, path: str, table: List[Class]) -> Dict[str, int]:

@@ -1,108 +1,96 @@
-"""ImageNet as folders, as Kaggle gives it out: the same jobs as the archives of imagenet.py.
-
-Training images lie in folders of their WordNet ids, validation images in one folder, their labels
-in LOC_val_solution.csv.
-"""
+"""ImageNet's jobs: what to pack, part by part. Here those of the folders that Kaggle gives out."""
 
 import csv
 import os
 import zlib
-from typing import Any, Container, Dict, Iterator, List, Tuple
+from typing import Callable, Container, Dict, Iterator, List, NamedTuple, Tuple
 
 from common.cli import UserError
 from common.records.picture import EXTENSIONS
 from data import pack
 
-VAL_PART = 1000  # images
+TRAIN_IMAGES, VAL_IMAGES, VAL_PART = 1281167, 50000, 1000
+_REMEDY = "unpack it again (what is done is kept)"
+PARTIAL = "or pass --allow-partial for images of your own"
 
 
-class Training:
-    """The training images; each class is a part.
+class Job(NamedTuple):
+    """A split of ImageNet to pack.
 
-    ``parts`` maps a part's number, here the label, to its name. The name tells by a size or digest
-    what the class was made from, so that parts of other files have other names.
+    A part's name tells by a size or digest what it was made from, so that parts of other files have
+    other names. ``parts`` is complete once ``items`` has run to its end.
     """
 
-    split, images = "train", 1281167
-
-    def _set(self, sources: Dict[int, Any], parts: Dict[int, str]):
-        """``sources``: where each label's images are."""
-        self._sources, self.parts = sources, parts
-        self._labels = {name: label for label, name in parts.items()}
-
-    def items(self, done: Container[str]) -> Iterator[pack.Item]:
-        """Yield (image name, part number, bytes or path) of each image whose part is not done."""
-        for label, source in self._sources.items():
-            if self.parts[label] not in done:
-                yield from self._class_items(label, source)
-
-    def label(self, part: str, image: str) -> int:
-        """The label of every image of the part with this name."""
-        return self._labels[part]
+    split: str
+    images: int  # that ImageNet has
+    path: str
+    remedy: str
+    parts: Dict[int, str]  # number -> name
+    items: Callable[[Container[str]], Iterator[pack.Item]]  # of those parts that are not done
+    label: Callable[[str, str], int]  # of the image in (part's name, image's name)
 
 
-class TrainFolder(Training):
-    """ILSVRC/Data/CLS-LOC/train."""
+def training(path: str, remedy: str, parts: Dict[int, str], of_class: Callable) -> Job:
+    """The training images: each class is a part, whose number is the label.
 
-    remedy = "unpack it again (what is done is kept)"
+    ``of_class(label)`` gives the items of a class.
+    """
+    labels = {name: label for label, name in parts.items()}
 
-    def __init__(self, path: str, wnids: List[str], allow_partial: bool):
-        self.path = path
-        with os.scandir(path) as entries:
-            found = sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
-        unknown = [name for name in found if name not in wnids]
-        if unknown or not found:
-            fault = f"{unknown[0]} is no class of ImageNet" if unknown else "has no class folders"
-            raise UserError(
-                f"{path}: {fault}; give the folder that holds {wnids[0]} to {wnids[-1]}, such as"
-                " ILSVRC/Data/CLS-LOC/train"
-            )
-        if len(found) != len(wnids) and not allow_partial:
-            raise UserError(
-                f"{path}: has {len(found)} classes, not {len(wnids)}; {self.remedy}, or pass"
-                " --allow-partial"
-            )
-        files = {wnids.index(name): _pictures(os.path.join(path, name)) for name in found}
-        empty = next((wnids[label] for label in files if not files[label]), None)
-        if empty:
-            raise UserError(
-                f"{path}: {empty} holds no picture; {self.remedy}, or remove that folder and pass"
-                " --allow-partial"
-            )
-        self._set(files, {label: f"{wnids[label]}-{_digest(files[label])}" for label in files})
+    def items(done):
+        for label, name in parts.items():
+            if name not in done:
+                yield from of_class(label)
 
-    def _class_items(self, label, files):
-        return ((name, label, path) for name, path in files)
+    return Job("train", TRAIN_IMAGES, path, remedy, parts, items, lambda part, _: labels[part])
 
 
-class ValFolder:
-    """ILSVRC/Data/CLS-LOC/val; every thousand images are a part. See :class:`TrainFolder`."""
+def check_count(path: str, found: int, wanted: int, remedy: str, allow_partial: bool) -> None:
+    """Raise UserError if there are not all of ImageNet's classes."""
+    if found != wanted and not allow_partial:
+        raise UserError(f"{path}: has {found} classes, not {wanted}; {remedy}, {PARTIAL}")
 
-    split, images, remedy = "val", 50000, TrainFolder.remedy
 
-    def __init__(self, path: str, labels: Dict[str, int]):
-        self.path, self._labels, self._files = path, labels, _pictures(path)
-        if not self._files:
-            raise UserError(
-                f"{path}: no pictures lie in it; give ILSVRC/Data/CLS-LOC/val; pictures in class"
-                f" folders are for python -m data.folder TRAIN_DIR PREFIX --val-dir {path}"
-            )
-        for name, _ in self._files:
-            if name not in labels:
-                raise UserError(f"{path}: --devkit has no label for {name}")
-        digest = _digest(self._files)
-        parts = range(-(-len(self._files) // VAL_PART))
-        self.parts = {number: f"{number:02d}-{digest}" for number in parts}
+def train_folder(path: str, wnids: List[str], allow_partial: bool) -> Job:
+    """ILSVRC/Data/CLS-LOC/train: a folder for each WordNet id."""
+    with os.scandir(path) as entries:
+        found = sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
+    unknown = [name for name in found if name not in wnids]
+    if unknown or not found:
+        fault = f"{unknown[0]} is no class of ImageNet" if unknown else "has no class folders"
+        raise UserError(
+            f"{path}: {fault}; give the folder that holds {wnids[0]} to {wnids[-1]}, such as"
+            " ILSVRC/Data/CLS-LOC/train"
+        )
+    check_count(path, len(found), len(wnids), _REMEDY, allow_partial)
+    files = {wnids.index(name): _pictures(os.path.join(path, name)) for name in found}
+    for label, listed in files.items():
+        if not listed:
+            raise UserError(f"{path}: {wnids[label]} holds no picture; {_REMEDY}, {PARTIAL}")
+    parts = {label: f"{wnids[label]}-{_digest(listed)}" for label, listed in files.items()}
+    return training(path, _REMEDY, parts, lambda label: ((n, label, p) for n, p in files[label]))
 
-    def items(self, done: Container[str]) -> Iterator[pack.Item]:
-        """Yield (image name, part number, path) of each image whose part is not in ``done``."""
-        for i, (name, path) in enumerate(self._files):
-            if self.parts[i // VAL_PART] not in done:
-                yield name, i // VAL_PART, path
 
-    def label(self, part: str, image: str) -> int:
-        """The label of the image with this file name."""
-        return self._labels[image]
+def val_folder(path: str, labels: Dict[str, int]) -> Job:
+    """ILSVRC/Data/CLS-LOC/val, all pictures in one folder; every VAL_PART of them are a part."""
+    files = _pictures(path)
+    if not files:
+        raise UserError(
+            f"{path}: no pictures lie in it; give ILSVRC/Data/CLS-LOC/val; pictures in class"
+            f" folders are for python -m data.folder TRAIN_DIR PREFIX --val-dir {path}"
+        )
+    for name, _ in files:
+        if name not in labels:
+            raise UserError(f"{path}: --devkit has no label for {name}")
+    digest = _digest(files)
+    parts = {n: f"{n:02d}-{digest}" for n in range(-(-len(files) // VAL_PART))}
+
+    def items(done):
+        for i, (name, file) in enumerate(files):
+            if parts[i // VAL_PART] not in done:
+                yield name, i // VAL_PART, file
+
+    return Job("val", VAL_IMAGES, path, _REMEDY, parts, items, lambda _, image: labels[image])
 
 
 def _pictures(folder) -> List[Tuple[str, str]]:
