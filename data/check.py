@@ -52,11 +52,9 @@ class Record(NamedTuple):
 def structure(
     content: bytes, listed: Sequence[int] = (), num_classes: Optional[int] = None
 ) -> Iterator[Record]:
-    """Yield every record of a file.
+    """Yield every record of a file, as :func:`common.records.walk.walk_records` finds them.
 
-    Args:
-        content, listed: as :func:`common.records.walk.walk_records` takes them.
-        num_classes: labels are below it; None if unknown.
+    A label that is not below ``num_classes`` is a fault, too.
     """
     for number, (at, end, label, fault) in enumerate(walk_records(content, listed)):
         yield Record(number, at, end, label, fault or _label_fault(label, num_classes))

@@ -81,10 +81,8 @@ def _holdout(text):
 def read(path: str) -> dict:
     """The splits "train" and "val" in an official archive or in the npm package at ``path``.
 
-    UserError if that is no archive, cut, damaged, or lacks a member.
-
-    Returns:
-        {split: (images (N, 32, 32, 3) BGR uint8, labels (N,) int)}, in the data set's order.
+    Each is images (N, 32, 32, 3) BGR uint8 and labels (N,) int, in the data set's order. UserError
+    if that is no archive, cut, damaged, or lacks a member.
     """
     members = _members(path)
     reader = next((_READERS[name] for name in _READERS if name in members), None)
@@ -128,10 +126,7 @@ def _read_npm(members, split):
 
 
 # How to read an archive that has this member.
-_READERS = {
-    "data_batch_1": _read_pickles,
-    "data_batch_1.png": _read_npm,
-}
+_READERS = {"data_batch_1": _read_pickles, "data_batch_1.png": _read_npm}
 
 
 def _from_planes(rows):

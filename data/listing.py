@@ -18,9 +18,8 @@ def read_list(path: str, root: str) -> Tuple[Dict[str, List[str]], bool]:
     left out. Paths start from the folder ``root``. UserError for a line of another form, a label
     that is no class, a picture that is listed twice, or if the first picture is not there.
 
-    Returns:
-        Class name -> paths, in label order; and whether the labels are numbers. Numbers stay as
-        they are, so that "0", "1", ... may have no picture; names are sorted.
+    It gives class name -> paths, in label order, and whether the labels are numbers. Numbers stay
+    as they are, so that "0", "1", ... may have no picture; names are sorted.
     """
     rows = _rows(path)
     first = os.path.join(root, rows[0][1])

@@ -56,10 +56,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def read(where: str, content: Callable[[str], bytes]) -> dict:
     """The splits "train" and "val" out of the four files; ``content(name)`` gives a file's bytes.
 
-    UserError, which begins with ``where``, if a file is cut, or no IDX file of its kind.
-
-    Returns:
-        {split: (images (N, 32, 32) uint8, labels (N,) uint8)}, in the data set's order.
+    Each is images (N, 32, 32) uint8 and labels (N,) uint8, in the data set's order. UserError,
+    which begins with ``where``, if a file is cut, or no IDX file of its kind.
     """
     splits = {}
     for split, (images, labels) in _FILES.items():

@@ -65,13 +65,10 @@ def write(
     total: Optional[int],
     **encoding: Any,
 ) -> None:
-    """Encode ``items`` into parts in ``folder``.
+    """Encode ``items`` into parts in ``folder``; ``encoding`` is for :func:`data.pack.encode_all`.
 
-    Args:
-        items: (image name, part number, bytes); the images of a part come one after another.
-        names: part number -> NAME; may be filled while ``items`` is read.
-        title, total: of the progress; ``total`` may be None.
-        encoding: what :func:`data.pack.encode_all` takes.
+    Each is (image name, part number, bytes); the images of a part come one after another. In
+    ``names``, part number -> NAME, they may be filled in while ``items`` is read.
     """
     with contextlib.closing(pack.encode_all(items, **encoding)) as encoded:
         results = progress(encoded, title, total)

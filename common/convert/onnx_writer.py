@@ -153,15 +153,10 @@ _ENGINES = {"ONNX Runtime": _onnxruntime, "OpenCV": _opencv}
 def differences(
     content: bytes, images: np.ndarray, expected: np.ndarray, batch_sizes: Sequence[int]
 ) -> Dict[str, float]:
-    """Run an ONNX file in ONNX Runtime and in OpenCV, with each of ``batch_sizes``.
+    """Run an ONNX file's content in ONNX Runtime and in OpenCV, with each of ``batch_sizes``.
 
-    Args:
-        content: of the file.
-        images: (N, C, H, W) float32.
-        expected: (N, classes) probabilities.
-
-    Returns:
-        Engine -> the largest difference; UserError if :func:`compare.difference` does not allow it.
+    It is given images (N, C, H, W) float32, and ``expected`` to answer (N, classes) probabilities.
+    Engine -> the largest difference; UserError if :func:`compare.difference` does not allow it.
     """
     largest = {}
     for engine, load in _ENGINES.items():

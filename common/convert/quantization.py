@@ -23,11 +23,7 @@ from .compare import without_dropconnect
 
 
 def check_build() -> None:
-    """Make sure that this MXNet has int8 operators.
-
-    Raises:
-        UserError: MXNet was built without MKL-DNN, or an environment variable disables it.
-    """
+    """UserError if MXNet was built without int8 operators, or the environment disables them."""
     if not mx.runtime.Features().is_enabled("MKLDNN"):
         raise UserError("int8: this MXNet is built without MKL-DNN; install mxnet==1.9.1 from PyPI")
     if os.environ.get("MXNET_MKLDNN_ENABLED", "1") == "0":
@@ -37,8 +33,7 @@ def check_build() -> None:
 def load_float32(prefix: str, epoch: int, remark: str) -> Tuple[dict, tuple]:
     """The config of a float32 checkpoint, and its symbol, arg_params and aux_params.
 
-    Raises:
-        UserError: a file is missing or damaged, or it is int8; ``remark`` says why that matters.
+    UserError if a file is missing or damaged, or it is int8; ``remark`` says why that matters.
     """
     config, network = load_config(prefix), store.load(prefix, epoch)
     if is_quantized(network[0]):
@@ -69,19 +64,11 @@ def quantize(
     images: Iterable[np.ndarray],
     image_shape: Sequence[int],
 ) -> Tuple[mx.sym.Symbol, dict, dict]:
-    """The same network in int8, calibrated on ``images``.
+    """The plain float32 network in int8, for any batch size: symbol, arg_params and aux_params.
 
-    Args:
-        symbol, arg_params, aux_params: the plain float32 network.
-        images: prepared pictures, (C, H, W) float32 each.
-        image_shape: (C, H, W).
-
-    Returns:
-        symbol, arg_params and aux_params, for any batch size. The weights of fully connected layers
-        are int8; those of convolutions are float32 and become int8 when the first batch runs.
-
-    Raises:
-        UserError: the network has no layer that can be quantised.
+    It is calibrated on prepared pictures, (C, H, W) float32 each. The weights of fully connected
+    layers are int8; those of convolutions are float32 and become int8 when the first batch runs.
+    UserError if there is no layer that can be quantised.
     """
     native.drop_lines(native.MXNET_NOISE)
     network = mx.contrib.quantization.quantize_model_mkldnn(

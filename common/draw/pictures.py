@@ -60,12 +60,9 @@ def maps(picture: np.ndarray, answers: Sequence[Answer], title: str) -> Any:
 
 @styled
 def occlusion(picture: np.ndarray, heat: np.ndarray, name: str, probability: float) -> Any:
-    """A matplotlib figure: a picture, and where hiding a part of it changes the answer.
+    """A matplotlib figure: a picture, (H, W, 3) uint8, and where hiding a part changes the answer.
 
-    Args:
-        picture: (H, W, 3) uint8.
-        heat: (H, W): how much less probable the class is if what lies there is hidden.
-        name, probability: of the class, with nothing hidden.
+    ``heat``, (H, W), is how much less probable the class ``name`` is if what lies there is hidden.
     """
     most = float(np.abs(heat).max()) or 1.0
     figure = new_figure(_WIDTH, 4.0)

@@ -14,11 +14,9 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl: a signal for this process when its pa
 def as_child(**environment: str) -> Dict[str, Any]:
     """Options for ``subprocess``: the process finds our modules, reads nothing, ends with this one.
 
-    Its errors go where its output goes. Start it from the main thread: Linux takes the end of the
-    thread that has started a process for the end of its parent.
-
-    Args:
-        environment: variables to add to this process's own.
+    Its errors go where its output goes; it has this process's environment variables and these.
+    Start it from the main thread: Linux takes the end of the thread that has started a process for
+    the end of its parent.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", lambda *_: None)  # looked up before the fork
     parent = os.getpid()

@@ -46,15 +46,13 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
 
     The temporary files lie in the same folder, so the renames cannot fail for lack of space. The
     first path is renamed last: give the file that marks the set as whole first. If the block
-    raises, the temporary files are removed and whatever stood at ``paths`` before stays. UserError
-    if the disk is full or fails, or a limit of the machine is reached.
+    raises, the temporary files are removed and whatever stood at ``paths`` before stays. The files
+    ``instead_of`` are deleted just before the renames, in this order, so that a kill between two
+    renames leaves no mixture of an old set with the new one. UserError if the disk is full or
+    fails, or a limit of the machine is reached.
 
     >>> with atomic("x.rec", "x.idx") as (rec, idx):  # of one path: a string, no list
     ...     ...
-
-    Args:
-        instead_of: files that are deleted just before the renames, in this order, so that a kill
-            between two renames leaves no mixture of an old set with the new one.
     """
     temporary = []
     try:
@@ -126,9 +124,7 @@ def write_json(path: str, entries: dict) -> None:
 def read_json(path: str, remedy: str, unsigned: bool = False) -> dict:
     """The entries of a JSON file that :func:`write_json` wrote, without their checksum.
 
-    Args:
-        remedy: what the user can do if it is damaged, for the UserError's message.
-        unsigned: accept a file without a checksum.
+    UserError, which ends with ``remedy``, if it is damaged. ``unsigned`` may lack the checksum.
     """
     try:
         with open(path, encoding="utf-8") as file:

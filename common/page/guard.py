@@ -20,10 +20,8 @@ HEADERS = {  # of every answer; nothing may be loaded from, or sent to, another 
 def fault(method: str, headers: Mapping[str, str], own_name: str) -> Optional[str]:
     """Why a request is refused, in words; None if it is not.
 
-    Args:
-        headers: of the request.
-        own_name: what --host is, which a browser may call this server besides localhost and IP
-            addresses. A name that an attacker's DNS points here (DNS rebinding) is neither.
+    A browser may call this server ``own_name``, which is --host, localhost or an IP address. A name
+    that an attacker's DNS points here (DNS rebinding) is none of them.
     """
     host = headers.get("host", "")
     if not _is_own(host, own_name):

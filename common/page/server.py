@@ -160,11 +160,9 @@ def _files():
 
 
 def application(models: Models, own_name: str, seconds: float = _SECONDS) -> Callable:
-    """The ASGI application.
+    """The ASGI application, bound to the host that the user calls ``own_name``.
 
-    Args:
-        own_name: the host that it is bound to, as the user calls it.
-        seconds: that a picture may take to arrive, and again to be answered.
+    A picture may take so many seconds to arrive, and again to be answered.
     """
     page = Page(models, seconds)
     routes = [

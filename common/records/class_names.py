@@ -100,12 +100,9 @@ def read_names(path: str, count: Optional[int] = None) -> List[str]:
     """The class names in a label file of any maker, in label order.
 
     Lines with WordNet ids are put in the order of these, as ImageNet's labels are; else lines with
-    numbers in that of the numbers. Of synonyms ("tench, Tinca tinca") the first is taken. UserError
-    if form or order are unclear, or a name is missing or stands twice.
-
-    Args:
-        count: how many classes the network has: so many names there must be, but for a background
-            class before them, which is left out.
+    numbers in that of the numbers. Of synonyms ("tench, Tinca tinca") the first is taken. There
+    must be ``count`` names, but for a background class before them, which is left out. UserError if
+    form or order are unclear, or a name is missing or stands twice.
     """
     rows = _parse(_read(path)[0])
     if count is not None and len(rows) - count not in (0, 1):

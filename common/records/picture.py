@@ -51,16 +51,11 @@ def encode(
 ) -> bytes:
     """Return ``image`` (the bytes of a picture file) as ImageRecordIter reads it.
 
-    A JPEG that needs no change is decoded as a proof and returned as it is. Unreadable if
-    :func:`fault` finds one, or the format cannot hold the picture.
-
-    Args:
-        resize: pixels; a picture with a longer short side is scaled down to it, none is enlarged.
-            0 keeps every size.
-        quality: of a JPEG, 1 to 100.
-        encoding: '.jpg' or '.png'.
-        center_crop: keep the central square only, cut out after the scaling.
-        changes: is extended by what the picture's pixels needed: ``ON_WHITE``, ``TO_8_BITS``.
+    A short side of more than ``resize`` pixels is scaled down to it, none is enlarged; 0 keeps
+    every size. ``center_crop`` then keeps the central square alone. ``quality`` is a JPEG's, 1 to
+    100, ``encoding`` '.jpg' or '.png'. ``changes`` is extended by what the picture's pixels needed:
+    ``ON_WHITE``, ``TO_8_BITS``. A JPEG that needs no change is decoded as a proof and returned as
+    it is. Unreadable if :func:`fault` finds one, or the format cannot hold the picture.
     """
     jpeg = read_jpeg(image)
     if encoding == ".jpg" and jpeg and _fits(jpeg, resize, center_crop):
@@ -88,13 +83,10 @@ def decode(
 ) -> np.ndarray:
     """The picture in the file content ``image``, upright: (height, width, 3) BGR, uint8.
 
-    Unreadable if OpenCV cannot decode it, or not the whole of it, or it is too large.
-
-    Args:
-        grey: return (height, width), the luminance.
-        max_pixels: refuse a larger picture, before it is decoded if its header tells the size.
-        changes: as :func:`encode` takes it; several threads may share one list.
-        enough: a JPEG may be decoded smaller, to a short side of at least twice so many pixels.
+    ``grey`` gives (height, width), the luminance. A JPEG may be decoded smaller, to a short side of
+    at least twice ``enough`` pixels. ``changes`` is as :func:`encode` takes it; threads may share
+    one list. Unreadable if OpenCV cannot decode it, or not the whole of it, or it has more than
+    ``max_pixels``: before it is decoded, if its header tells the size.
     """
     jpeg = read_jpeg(image)
     return _decode(image, jpeg, _reduction(jpeg, enough), grey, max_pixels, changes)

@@ -69,14 +69,10 @@ def _contents(file, path):
 
 
 def walk_records(content: bytes, listed: Sequence[int] = ()) -> Iterator[Stretch]:
-    """Yield each record of a file, and each damaged stretch between records.
+    """Yield each record of a file's content, and each damaged stretch between records.
 
-    After damage the walk continues at the next word that can start a record, or at an offset that
-    the index lists.
-
-    Args:
-        content: of the file, as :func:`open_records` gives it.
-        listed: the offsets in the index, sorted.
+    After damage the walk continues at the next word that can start a record, or at one of the
+    offsets ``listed``, sorted, in the index.
     """
     at = 0
     while at < len(content):

@@ -76,10 +76,8 @@ def check_kv_store(kv_store: str, contexts: List[mx.Context]) -> None:
 def set_cudnn(tune: Optional[str], deterministic: bool = False) -> None:
     """Set how cuDNN chooses its algorithms; call it before the network is bound.
 
-    Args:
-        tune: one of CUDNN_TUNE; None keeps what the environment says.
-        deterministic: turn tuning off: the fastest algorithm differs from run to run, and with it
-            the last bits of the results.
+    ``tune`` is one of CUDNN_TUNE; None keeps what the environment says. ``deterministic`` turns
+    tuning off: the fastest algorithm differs from run to run, and with it the results' last bits.
     """
     if deterministic:
         os.environ["MXNET_ENFORCE_DETERMINISM"] = "1"
@@ -98,14 +96,9 @@ def training_memory(
     """Estimate the bytes that training takes on a device: for any batch, and more for each image.
 
     Each weight has a gradient and the optimizer's states. Each image has the output of every layer,
-    which is kept for the backward pass, and two gradients of the size of the largest output.
-
-    Args:
-        image_shape: (channels, height, width).
-        optimizer: MXNet's name for it.
-        itemsize: bytes of a number in a layer's output. It does not change what the weights take:
-            float16 weights come with float32 copies.
-        accumulate: batches that make an update; above 1 their gradients' sum takes memory, too.
+    which is kept for the backward pass, and two gradients of the size of the largest output; its
+    numbers have ``itemsize`` bytes. Float16 weights take no less: they come with float32 copies.
+    If more than one batch makes an update (``accumulate``), their gradients' sum takes memory, too.
     """
     internals = symbol.get_internals()
     _, shapes, _ = internals.infer_shape(data=(1, *image_shape))

@@ -141,14 +141,9 @@ def _measured(folder, run):
 
 
 def speed(flags: List[str], name: str, images: int, batch_size: int, lr: float) -> float:
-    """Images a second that train_imagenet.py trains, timed in a process that writes no file.
+    """Images a second of a training with these settings, timed in a process that writes no file.
 
-    UserError if it cannot be trained.
-
-    Args:
-        flags, batch_size, lr: of the training.
-        name: what is timed, for messages.
-        images: that there are to train on.
+    UserError, which begins with ``name``, if it cannot be trained.
     """
     timed = min(images, _TIMED * batch_size)
     command = script(

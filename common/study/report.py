@@ -20,12 +20,10 @@ _COLUMNS += ("train loss", "loss", "seconds", "img/s")
 def collect(folder: Folder) -> dict:
     """Everything that is known of a study's runs so far.
 
-    Returns:
-        {"study", "about", "flags", "choose", "seeds", "variants": {name: figures}}. A variant has
-        "flags", "rates" (each tried rate's holdout figures), "lr", "runs" (each seed's figures)
-        and, once there is a run, the means over seeds "top-1", "loss", "train", "seconds",
-        "img_per_s", the "spread" of top-1 (largest - smallest) and its "difference" to the
-        baseline's mean. "missing" lists the runs that have not ended.
+    Each of "variants" has "flags", "rates" (each tried rate's holdout figures), "lr", "runs" (each
+    seed's figures) and, once there is a run, the means over seeds "top-1", "loss", "train",
+    "seconds", "img_per_s", the "spread" of top-1 (largest - smallest) and its "difference" to the
+    baseline's mean. "missing" lists the runs that have not ended.
     """
     study = folder.study
     variants = {name: _variant(folder, name) for name in study.variants}
