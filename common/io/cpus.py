@@ -20,7 +20,7 @@ def available(root: str = "/") -> int:
         allowed = os.sched_getaffinity(0)
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
-    cores = {_read(f"{root}/{_SIBLINGS.format(cpu)}") or cpu for cpu in allowed}
+    cores = {read_text(f"{root}/{_SIBLINGS.format(cpu)}") or cpu for cpu in allowed}
     quotas = (_quota(folder) for folder in _control_groups(root))
     return max(1, math.ceil(min([len(cores), *quotas])))
 
@@ -44,13 +44,13 @@ def openmp_threads() -> int:
 
 def model(root: str = "/") -> str:
     """The processor's name, such as 'AMD EPYC'; its architecture where /proc does not say."""
-    found = re.search(r"^model name\s*: (.*)$", _read(f"{root}/proc/cpuinfo"), re.MULTILINE)
+    found = re.search(r"^model name\s*: (.*)$", read_text(f"{root}/proc/cpuinfo"), re.MULTILINE)
     return found[1] if found else platform.machine()
 
 
 def instructions(root: str = "/") -> List[str]:
     """The instruction sets of the processor by Linux's names, such as 'avx2'; empty if unknown."""
-    found = re.search(r"^flags\s*: (.*)$", _read(f"{root}/proc/cpuinfo"), re.MULTILINE)
+    found = re.search(r"^flags\s*: (.*)$", read_text(f"{root}/proc/cpuinfo"), re.MULTILINE)
     return found[1].split() if found else []
 
 
@@ -69,7 +69,7 @@ _WITHOUT_VNNI = ("SSE41", "AVX", "AVX2", "AVX512_MIC", "AVX512_MIC_4OPS", "AVX51
 _SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
     """The text of a file; empty if it cannot be read."""
     try:
         with open(path) as file:
@@ -84,10 +84,10 @@ def _control_groups(root: str) -> Iterator[str]:
     They are those of version 2's one hierarchy and of version 1's controller ``cpu``.
     """
     paths = {}  # by controller; version 2 has one line, and names none
-    for line in _read(f"{root}/proc/self/cgroup").splitlines():
+    for line in read_text(f"{root}/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         paths.update(dict.fromkeys(controllers.split(","), path))
-    for line in _read(f"{root}/proc/self/mountinfo").splitlines():
+    for line in read_text(f"{root}/proc/self/mountinfo").splitlines():
         mount, _, source = line.partition(" - ")
         kind, _, options = source.split(" ", 2)
         controller = {"cgroup2": "", "cgroup": "cpu"}.get(kind)
@@ -103,10 +103,10 @@ def _control_groups(root: str) -> Iterator[str]:
 
 def _quota(folder: str) -> float:
     """The CPUs that a control group may use, infinite without a limit."""
-    quota, _, period = _read(f"{folder}/cpu.max").partition(" ")
+    quota, _, period = read_text(f"{folder}/cpu.max").partition(" ")
     if not quota:
-        quota = _read(f"{folder}/cpu.cfs_quota_us")
-        period = _read(f"{folder}/cpu.cfs_period_us")
+        quota = read_text(f"{folder}/cpu.cfs_quota_us")
+        period = read_text(f"{folder}/cpu.cfs_period_us")
     try:
         used, whole = int(quota), int(period)
     except ValueError:  # "max", or no such file

@@ -1,9 +1,10 @@
 """Limits of the machine: the one behind an OSError, and how much memory is left."""
 
-import contextlib
 import errno
 import re
 from typing import Optional
+
+from .cpus import read_text
 
 _LIMITS = {
     errno.EMFILE: "this process may not open more files; raise ulimit -n",
@@ -28,16 +29,11 @@ def available_memory(root: str = "/") -> Optional[int]:
 
     A container's limit is that of version 2 of the control groups. What caches files is free.
     """
-    text = {}
-    for path in ("proc/meminfo", *(f"sys/fs/cgroup/memory.{name}" for name in _MEMORY)):
-        with contextlib.suppress(OSError), open(f"{root}/{path}") as file:
-            text[path.rpartition(".")[2]] = file.read()
-    free = re.search(r"MemAvailable: +(\d+) kB", text.get("proc/meminfo", ""))
+    group = f"{root}/sys/fs/cgroup/memory"
+    free = re.search(r"MemAvailable: +(\d+) kB", read_text(f"{root}/proc/meminfo"))
     left = [1024 * int(free[1])] if free else []
-    cached = re.search(r"^file (\d+)", text.get("stat", ""), re.MULTILINE)
-    if cached and text.get("max", "max").strip().isdecimal():
-        left.append(int(text["max"]) - int(text["current"]) + int(cached[1]))
+    cached = re.search(r"^file (\d+)", read_text(f"{group}.stat"), re.MULTILINE)
+    most = read_text(f"{group}.max").strip()
+    if cached and most.isdecimal():
+        left.append(int(most) - int(read_text(f"{group}.current")) + int(cached[1]))
     return min(left, default=None)
-
-
-_MEMORY = ("max", "current", "stat")
