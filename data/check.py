@@ -52,10 +52,7 @@ class Record(NamedTuple):
 def structure(
     content: bytes, listed: Sequence[int] = (), num_classes: Optional[int] = None
 ) -> Iterator[Record]:
-    """Yield every record of a file, as :func:`common.records.walk.walk_records` finds them.
-
-    A label that is not below ``num_classes`` is a fault, too.
-    """
+    """Yield every record of a file; a label that is not below ``num_classes`` is a fault, too."""
     for number, (at, end, label, fault) in enumerate(walk_records(content, listed)):
         yield Record(number, at, end, label, fault or _label_fault(label, num_classes))
 

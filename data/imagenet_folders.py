@@ -31,10 +31,7 @@ class Job(NamedTuple):
 
 
 def training(path: str, remedy: str, parts: Dict[int, str], of_class: Callable) -> Job:
-    """The training images: each class is a part, whose number is the label.
-
-    ``of_class(label)`` gives the items of a class.
-    """
+    """The training images: a class is a part; ``of_class(label)`` gives the items of one."""
     labels = {name: label for label, name in parts.items()}
 
     def items(done):

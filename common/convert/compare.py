@@ -95,10 +95,7 @@ def by(shape: Sequence[int]) -> str:
 
 
 def pictures(channels: int, height: int, width: int) -> np.ndarray:
-    """Made-up pictures: four are noise, four are smooth, as photographs are.
-
-    They are (8, channels, height, width) float32, 0 to 255.
-    """
+    """Made-up pictures, (8, C, H, W) float32, 0 to 255: four of noise, four smooth as photos."""
     rng = np.random.default_rng(0)
     made = []
     for cell in (1, 1, 1, 1, 8, 16, 32, 64):  # pixels

@@ -121,10 +121,7 @@ def probabilities_of_gluon(path: str, classes: int, images: np.ndarray) -> np.nd
 
 
 def difference(path: str, weights: Dict[str, np.ndarray], symbol: mx.sym.Symbol) -> float:
-    """The largest difference between MXNet and numpy in a probability, on two pictures.
-
-    UserError if it is too large.
-    """
+    """How far MXNet and numpy differ in a probability, on two pictures; UserError if too far."""
     images = compare.pictures(*IMAGE_SHAPE)[[0, -1]]
     images = (images - np.float32(MEAN)[:, None, None]) / np.float32(STD)[:, None, None]
     arrays = {name: mx.nd.array(array) for name, array in weights.items()}

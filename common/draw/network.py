@@ -112,10 +112,7 @@ _TOLD: Dict[str, Callable[[Node, Tuple[int, ...]], List[str]]] = {  # operator -
 
 
 def _draw(axes, volume, x, y, columns):
-    """Draw one column of a volume whose left edge is at x, its middle at y.
-
-    Returns where arrows end and start: (left, right, y).
-    """
+    """Draw one column of a volume, its left edge at x, its middle at y; (left, right, y)."""
     channels = volume.shape[0] // columns
     if len(volume.shape) == 1:
         height = _BAR if columns == 1 else 0.75

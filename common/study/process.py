@@ -26,10 +26,7 @@ _NOT_FINITE = "not finite"
 
 
 def training(folder: Folder, run: Run) -> List[str]:
-    """The command of a run's training.
-
-    Final runs are validated on the holdout after each epoch, for their curves.
-    """
+    """The command of a run's training; final runs are validated on the holdout, for curves."""
     study = folder.study
     flags = [*study.flags, *(study.choosing if run.is_trial else []), *study.variants[run.variant]]
     rate = run.rate if run.is_trial else folder.rates()[run.variant]
