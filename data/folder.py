@@ -22,7 +22,7 @@ import sys
 import unicodedata
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from common.cli import ArgumentParser, UserError, counted, positive_int, run
+from common.cli import ArgumentParser, UserError, counted, number, positive_int, run
 from common.records.picture import EXTENSIONS
 from common.records.writer import create_records
 from data import pack
@@ -90,7 +90,8 @@ def _fail(error):
 
 
 def _check_class(folder, stored, name, others):
-    if name.splitlines() != [name] or not _is_unicode(name):
+    # Bytes that are not UTF-8 come as lone surrogates.
+    if name.encode(errors="replace").decode().splitlines() != [name]:
         raise UserError(f"{folder}: class folder {name!r}: rename it to one line of UTF-8")
     if name in others:  # a Mac writes accents as characters of their own
         raise UserError(
@@ -112,13 +113,6 @@ def _check_classes(folder, images, no_image):
             f"{folder}: no image in {_some(no_image)}; remove such folders or fill them"
             f" ({' '.join(sorted(EXTENSIONS))})"
         )
-
-
-def _is_unicode(name):
-    try:
-        return bool(name.encode())
-    except UnicodeEncodeError:  # bytes that are not UTF-8 come as lone surrogates
-        return False
 
 
 def _some(names):
@@ -185,25 +179,18 @@ def write(
     named: bool = True,
     **how: Any,
 ) -> None:
-    """Write the record files of every prefix in ``wanted``; they appear together, when whole.
+    """Write the record files of each prefix -> items; they appear together, when whole.
 
-    Args:
-        wanted: prefix -> its items.
-        named: write the names in ``classes``; else they are numbers, which need no file.
-        skip_bad: leave unreadable images out; they are named on stderr in any case.
-        how: what :func:`pack.encode_all` takes.
-
-    Raises:
-        UserError: unreadable images without ``skip_bad``, an output without any, a process died.
+    Unreadable images are named on stderr; ``skip_bad`` leaves them out, else they are a UserError,
+    as are an output without any image and a process that died. ``classes`` that are not ``named``
+    but numbers need no file. ``how`` is what :func:`pack.encode_all` takes.
     """
     bad, written = [], {}
     changes: List[str] = []  # of pictures
     with contextlib.ExitStack() as stack:
         for prefix, listed in wanted.items():
             writer = stack.enter_context(create_records(prefix, classes if named else None))
-            unreadable = _fill(
-                writer, listed, os.path.basename(prefix), {"changes": changes, **how}
-            )
+            unreadable = _fill(writer, listed, prefix, {"changes": changes, **how})
             written[prefix] = writer.count
             bad += unreadable
             if writer.count + len(unreadable) != len(listed):
@@ -215,11 +202,11 @@ def write(
         print(f"{prefix}.rec: {count} images of {len(classes)} classes")
 
 
-def _fill(writer, listed, title, how):
+def _fill(writer, listed, prefix, how):
     """Write what is readable; return (name, cause) of the rest."""
     bad = []
     with contextlib.closing(pack.encode_all(listed, **how)) as encoded:
-        for name, label, image in progress(encoded, title, len(listed)):
+        for name, label, image in progress(encoded, os.path.basename(prefix), len(listed)):
             if isinstance(image, pack.Unreadable):
                 bad.append((name, str(image)))
             else:
@@ -230,30 +217,25 @@ def _fill(writer, listed, title, how):
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(__doc__, prog="python -m data.folder")
-    parser.add_argument(
-        "train_dir", metavar="TRAIN_DIR", nargs="?", help="holds a folder for each class"
-    )
-    parser.add_argument(
-        "out_prefix", metavar="OUT_PREFIX", type=prefix_of, help="the output's path without .rec"
-    )
-    parser.add_argument(
-        "--list", metavar="X.lst|X.csv", help="instead of TRAIN_DIR: lines of MXNet, or path,label"
-    )
-    parser.add_argument("--root", help="where the lists' paths start; default: the list's folder")
+    add = parser.add_argument
+    add("train_dir", metavar="TRAIN_DIR", nargs="?", help="holds a folder for each class")
+    add("out_prefix", metavar="OUT_PREFIX", type=prefix_of, help="the output's path without .rec")
+    lists = "instead of TRAIN_DIR: lines of MXNet, or path,label"
+    add("--list", metavar="X.lst|X.csv", help=lists)
+    add("--root", help="where the lists' paths start; default: the list's folder")
+    fraction = number(above=0, below=1)
     validation = parser.add_mutually_exclusive_group()
     validation.add_argument("--val-dir", help="validation images, in folders of the same names")
     validation.add_argument("--val-list", metavar="X.lst|X.csv", help="validation images")
-    validation.add_argument("--val-fraction", type=_fraction, help="of each class, at random")
-    parser.add_argument(
+    validation.add_argument("--val-fraction", type=fraction, help="of each class, at random")
+    add(
         "--keep-alike",
         action="store_true",
         help="with --val-fraction: copies and near copies of a picture stay on one side, and a file"
         " in two classes is refused",
     )
-    parser.add_argument(
-        "--least", metavar="N", type=positive_int, default=1, help="images a class must have"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the split and the record order")
+    add("--least", metavar="N", type=positive_int, default=1, help="images a class must have")
+    add("--seed", type=int, default=0, help="of the split and the record order")
     pack.add_args(parser)
     args = parser.parse_intermixed_args()  # so that flags may stand between the two positions
     if bool(args.train_dir) == bool(args.list):
@@ -263,16 +245,6 @@ def parse_args() -> argparse.Namespace:
     if args.root and not args.list and not args.val_list:
         parser.error("--root: is for --list; leave it out")
     return args
-
-
-def _fraction(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a fraction such as 0.1")
-    return value
 
 
 def main() -> None:

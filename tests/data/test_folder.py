@@ -300,7 +300,7 @@ def test_existing_output_is_kept_unless_told(tree, tmp_path):
     "flags, message",
     [
         (["none", "x"], "none: is not a folder"),
-        (["tree/cat/deep", "x", "--val-fraction", "1"], "'1' is not a fraction"),
+        (["tree/cat/deep", "x", "--val-fraction", "1"], "'1' is not a number above 0 and below 1"),
         (["tree/cat/deep/er", "x"], "has no class folders"),
         (
             ["tree", "x", "--quality", "101"],
