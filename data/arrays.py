@@ -39,17 +39,14 @@ def make_records(
 ) -> None:
     """Write ``out/SPLIT.rec``, ``.idx`` and ``-classes.txt`` for each split of ``counts``.
 
-    Splits that are whole already are kept; ``load`` is called only if one is not. The training
+    ``counts`` is as {"train": 50000, "val": 10000}; a "holdout" comes before "train", which lacks
+    its images. Splits that are whole already are kept, unless ``overwrite``, which also deletes a
+    holdout that is not in ``counts``; ``load`` gives the others, called at most once. The training
     images are shuffled, in the same order each time; the others keep the data set's order.
     UserError if ``out`` holds whole splits of other sizes, or ``load`` gives other images.
-
-    Args:
-        counts: how many images each split must have, e.g. {"train": 50000, "val": 10000}. Give
-            "holdout", if it is there, before "train", which lacks its images.
-        load: returns the splits; called at most once.
-        overwrite: make all anew, and delete a holdout that is not among ``counts``.
     """
-    left_over = [] if "holdout" in counts else _existing(os.path.join(out, "holdout"))
+    holdout = [] if "holdout" in counts else record_paths(os.path.join(out, "holdout"))
+    left_over = list(filter(os.path.exists, holdout))
     if left_over and not overwrite:
         raise UserError(
             f"{left_over[0]}: train.rec beside it lacks its images; give --holdout as before,"
@@ -84,10 +81,6 @@ def _is_whole(out, split, counts, classes):
         return False
     print(f"{path}: already made and whole; kept (--overwrite makes it again)")
     return True
-
-
-def _existing(prefix):
-    return [path for path in record_paths(prefix) if os.path.exists(path)]
 
 
 def split_off(split: Split, count: int, classes: int) -> Tuple[Split, Split]:
