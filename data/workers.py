@@ -12,7 +12,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Tuple
+from typing import Any, Callable, Iterable, Iterator, Tuple
 
 from common.cli import UserError
 from common.io.limits import limit_reached
@@ -22,12 +22,6 @@ _CHUNK = 16  # items a task: enough that sending them costs little compared with
 _AHEAD = 4  # tasks for each process that may be read and whose results are not yet taken
 
 
-class Failure(NamedTuple):
-    """What a worker process sends in place of results after a UserError."""
-
-    message: str
-
-
 def run(
     function: Callable[[Any], Any],
     items: Iterable,
@@ -35,16 +29,12 @@ def run(
     flag: str,
     name: Callable[[Any], str],
 ) -> Iterator[Tuple[Any, Any]]:
-    """Yield (item, function(item)) for each of ``items``, in order.
+    """Yield (item, function(item)) for each of ``items``, in order, from so many processes.
 
-    UserError if a process died or cannot be started, or ``function`` raised it.
-
-    Args:
-        function: can be pickled, as items and results can; it runs in the processes.
-        items: read lazily, no further ahead than ``64 * workers``.
-        workers: processes. They end when the generator does; close it if you leave it early.
-        flag: what sets ``workers`` on the command line, for messages.
-        name: of an item, for messages.
+    These end when the generator does: close it if you leave it early. ``items`` are read lazily, no
+    further ahead than ``64 * workers``; function, items and results have to be picklable. UserError
+    if a process died or cannot be started, which ``name(item)`` and ``flag``, the command line's
+    for ``workers``, explain, or if ``function`` raised it.
     """
     items = iter(items)
     with _processes(workers, function, flag) as submit:
@@ -65,8 +55,8 @@ def _collect(chunk, future, flag, name):
             f"a process died (killed? out of memory?) somewhere from {name(chunk[0])} to"
             f" {name(chunk[-1])}; run it again, with a lower {flag} if memory is short"
         )
-    if isinstance(results, Failure):
-        raise UserError(results.message)
+    if isinstance(results, UserError):
+        raise results
     return zip(chunk, results)
 
 
@@ -140,7 +130,7 @@ def _results(function, chunk):
     try:
         return [function(item) for item in chunk]
     except UserError as error:
-        return Failure(str(error))
+        return error
 
 
 def _keep_freed_memory():
