@@ -31,10 +31,7 @@ def encode_parts(payload: bytes) -> bytes:
     if len(payload) > MAX_LENGTH:
         raise ValueError(f"a record of {len(payload)} bytes is over the format's 2**29")
     pieces = _split(payload)
-    flags = [MIDDLE] * len(pieces)
-    flags[0], flags[-1] = FIRST, LAST
-    if len(pieces) == 1:
-        flags = [WHOLE]
+    flags = [FIRST, *[MIDDLE] * (len(pieces) - 2), LAST] if len(pieces) > 1 else [WHOLE]
     return b"".join(
         PART.pack(MAGIC, flag << 29 | len(piece)) + piece + b"\0" * (-len(piece) % 4)
         for flag, piece in zip(flags, pieces)
