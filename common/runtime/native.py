@@ -20,12 +20,12 @@ import threading
 from typing import Any, Sequence
 
 from common.cli import UserError
+from common.io.children import ROOT
 from common.io.files import atomic, cache_folder
 
 from .mxnet import mx
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_FOLDER = os.path.join(_ROOT, "native")
+_FOLDER = os.path.join(ROOT, "native")
 _SOURCE = os.path.join(_FOLDER, "ops.cc")
 # No flag for this machine's processor: the code holds variants (native/variants.h) and picks one
 # when it is loaded. Without contraction (fused multiply-add) all of them give the same bits; only
