@@ -43,7 +43,8 @@ _OF_ZOO = "RGB", zoo_import.MEAN, zoo_import.STD
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = cli.ArgumentParser(__doc__)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "files",
         nargs="+",
         metavar="FILE",
@@ -51,33 +52,26 @@ def parse_args() -> argparse.Namespace:
         " an .onnx file; or Caffe's deploy.prototxt or train_val.prototxt, and its caffemodel",
     )
     output.add_args(parser)
-    parser.add_argument(
+    add(
         "--class-names",
         metavar="TXT",
         help="a name a line, in label order; or a label file of Caffe, Keras, TensorFlow, the"
         " ImageNet kit: WordNet ids or numbers from 0 give the order; JSON and CSV, too",
     )
-    parser.add_argument(
+    add(
         "--channel-order",
         choices=["BGR", "RGB"],
         help="of the file's own input; default: RGB of torchvision's and Gluon's AlexNet, BGR of"
         " Caffe's",
     )
-    parser.add_argument(
+    add(
         "--mean",
         type=mean,
         help="of R, G and B, 0 to 255, which training subtracted; or Caffe's mean.binaryproto or a"
         " .npy file, in --channel-order; default: ImageNet's, as the makers of the file had it",
     )
-    parser.add_argument(
-        "--std", type=cli.numbers, help="of R, G and B; training divided by it; default: as --mean"
-    )
-    parser.add_argument(
-        "--resize",
-        type=cli.positive_int,
-        default=256,
-        help="short side of pictures before the crop",
-    )
+    add("--std", type=cli.numbers, help="of R, G and B; training divided by it; default: as --mean")
+    add("--resize", type=cli.positive_int, default=256, help="pictures' short side before the crop")
     return parser.parse_args()
 
 
