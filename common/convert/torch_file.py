@@ -13,7 +13,6 @@ import collections
 import pickle
 import struct
 import zipfile
-import zlib
 from typing import IO, Any, Callable, Dict, NamedTuple, Tuple
 
 import numpy as np
@@ -33,22 +32,6 @@ _TYPES = {
     "BoolStorage": "?",
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-# What a pickle that is cut or changed ends in.
-_DAMAGED = (
-    pickle.UnpicklingError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    ImportError,
-    MemoryError,
-)
 
 
 class _Storage(NamedTuple):
@@ -79,15 +62,11 @@ def _tensor(storage, offset, size, stride, *_):
     return _Tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
 
 
-def _parameter(tensor, *_):
-    return tensor
-
-
 _KNOWN: Dict[Tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     **{("torch", name): name for name in _TYPES},
     **{("torch.cuda", name): name for name in _TYPES},
 }
@@ -131,7 +110,9 @@ def read(path: str) -> Dict[str, np.ndarray]:
             f"{path}: its pickle names {name}, which is no tensor; nothing of it was run; save the"
             " network's state_dict() alone"
         )
-    except _DAMAGED:
+    except OSError:
+        raise
+    except Exception:  # a pickle that is cut or changed ends in many types
         raise UserError(f"{path}: is damaged, or is no PyTorch file with a state dict")
 
 
