@@ -23,13 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="a run's --model-prefix, or its log, X-log.jsonl"
     )
-    parser.add_argument(
-        "--out",
-        type=cli.new_file_of(*style.FORMATS),
-        default="curves.png",
-        metavar="X.png|X.svg",
-        help="the picture",
-    )
+    style.add_out(parser, "curves.png")
     return parser.parse_args()
 
 

@@ -45,12 +45,7 @@ def parse_args() -> argparse.Namespace:
         ("maps", maps, _map_args, "what each layer answers to a picture"),
         ("where", where, _where_args, "which region of a picture decides: parts of it are hidden"),
         ("nearest", near, _near_args, "the training pictures that the network finds most alike"),
-        (
-            "mistakes",
-            mistakes,
-            _mistake_args,
-            "the wrong guesses of which the network is most sure",
-        ),
+        ("mistakes", mistakes, _mistake_args, "the wrong guesses that a network is most sure of"),
         ("network", diagram, _diagram_args, "a network's diagram"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -60,13 +55,7 @@ def parse_args() -> argparse.Namespace:
         if draw is not diagram:
             store.add_args(command)
             command.add_argument("--batch-size", type=cli.positive_int, default=32)
-        command.add_argument(
-            "--out",
-            type=cli.new_file_of(*style.FORMATS),
-            default=f"{name}.png",
-            metavar="X.png|X.svg",
-            help="the picture",
-        )
+        style.add_out(command, f"{name}.png")
     return parser.parse_args()
 
 

@@ -8,6 +8,7 @@ import threading
 import warnings
 from typing import Any, Callable, Sequence, Tuple
 
+from common import cli
 from common.cli import UserError
 from common.io.files import atomic
 
@@ -40,6 +41,12 @@ _FONTS = (
     *("WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei", "SimHei", "PingFang SC"),
 )
 _lock = threading.Lock()  # matplotlib's settings are the process's
+
+
+def add_out(parser: cli.ArgumentParser, default: str) -> None:
+    """Add the flag for the picture's file."""
+    kind, names = cli.new_file_of(*FORMATS), "X.png|X.svg"
+    parser.add_argument("--out", type=kind, default=default, metavar=names, help="the picture")
 
 
 def check(flag: str) -> None:

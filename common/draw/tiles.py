@@ -52,12 +52,9 @@ def _shaded(level):
 
 
 def heat_over(picture: np.ndarray, heat: np.ndarray, most: float = 0) -> np.ndarray:
-    """A picture in grey, coloured where ``heat`` is not 0: (H, W, 3) uint8.
+    """A picture, (H, W, 3) uint8, in grey, coloured where ``heat``, (H, W), is not 0.
 
-    Args:
-        picture: (H, W, 3) uint8.
-        heat: (H, W); orange where it is positive, blue where it is negative.
-        most: the size from which on colours are full; 0: that of the largest.
+    Orange is positive, blue negative; colours are full from ``most`` on, or the largest if it is 0.
     """
     grey = 96 + 0.6 * picture.astype(np.float32).mean(axis=2, keepdims=True)  # paler: colours count
     most = most or float(np.abs(heat).max()) or 1.0
@@ -67,17 +64,19 @@ def heat_over(picture: np.ndarray, heat: np.ndarray, most: float = 0) -> np.ndar
     return (grey * (1 - weight) + colour * weight).clip(0, 255).round().astype(np.uint8)
 
 
-def sheet(tiles: np.ndarray, columns: int, least: int = 1, rows_apart: int = 0) -> np.ndarray:
-    """Pictures of one size side by side on white, with a gap between them: (H, W, 3) uint8.
+def _enlarged(tiles, least):
+    """Pictures (..., h, w, 3) at least so many pixels wide, by a whole factor, pixel by pixel."""
+    factor = -(-least // tiles.shape[-2])
+    return tiles.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
-    Args:
-        tiles: (N, h, w, 3) uint8.
-        columns: that a row has.
-        least: pixels; a narrower tile is enlarged by a whole factor, pixel by pixel.
-        rows_apart: after so many rows the gap is wide; 0: never.
+
+def sheet(tiles: np.ndarray, columns: int, least: int = 1, rows_apart: int = 0) -> np.ndarray:
+    """Pictures (N, h, w, 3) uint8 in rows on white, with a gap between them: (H, W, 3) uint8.
+
+    Those narrower than ``least`` pixels are enlarged. After ``rows_apart`` rows, if it is not 0,
+    the gap is wide.
     """
-    factor = -(-least // tiles.shape[2])
-    tiles = tiles.repeat(factor, axis=1).repeat(factor, axis=2)
+    tiles = _enlarged(tiles, least)
     count, height, width = tiles.shape[:3]
     gap = max(1, width // 12)
     rows = -(-count // columns)
@@ -100,16 +99,13 @@ def strip(maps: np.ndarray, most: int, columns: int = 12) -> np.ndarray:
 
 def framed(tiles: np.ndarray, columns: int = 12) -> np.ndarray:
     """Maps as (N, h, w, 3) uint8 tiles, enlarged and framed: (H, W, 3) uint8."""
-    factor = -(-_TILE // tiles.shape[2])
-    tiles = tiles.repeat(factor, axis=1).repeat(factor, axis=2)
-    tiles = np.pad(tiles, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=160)
+    tiles = np.pad(_enlarged(tiles, _TILE), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=160)
     return sheet(tiles, columns)
 
 
 def captioned(tile: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     """A (h, w, 3) uint8 picture, enlarged if it is small, with lines of text below it."""
-    factor = -(-_CAPTIONED // tile.shape[1])
-    tile = tile.repeat(factor, axis=0).repeat(factor, axis=1)
+    tile = _enlarged(tile, _CAPTIONED)
     foot = np.full((_LINE * len(lines) + 4, tile.shape[1], 3), 255, np.uint8)
     for i, text in enumerate(fitting(lines, int(tile.shape[1] / _LETTER))):
         plain = text.replace("…", "~").encode("ascii", "replace").decode()  # all that OpenCV has
