@@ -8,11 +8,11 @@ from typing import Any, Callable, Dict
 
 # SIGHUP: the terminal, or an ssh session, has gone. SIGUSR1: Slurm's warning before its time limit
 # (sbatch --signal=B:USR1@120).
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Stop:
-    """In its context, the first of _SIGNALS asks for a save, a second one ends the process.
+    """In its context, the first of SIGNALS asks for a save, a second one ends the process.
 
     SIGHUP stays ignored where it is ignored already, as ``nohup`` has it.
 
@@ -35,7 +35,7 @@ class Stop:
         self._earlier: Dict[int, Any] = {}
 
     def __enter__(self):
-        for number in _SIGNALS:
+        for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self._earlier[number] = signal.signal(number, self._handle)

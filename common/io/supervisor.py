@@ -12,6 +12,7 @@ from typing import IO, Deque, Dict, List, NamedTuple, Optional, Sequence, cast
 from .children import as_child, is_stopped
 from .heartbeat import MARK
 from .leash import SILENCE, STOPPED
+from .signals import SIGNALS
 
 _SHOWN = 5  # of a process's lines, when it has failed
 _REFUSED = 2  # the exit code for a mistake, which a restart does not mend
@@ -144,9 +145,8 @@ class _Process:
 class Job:
     """Run tasks until all workers have ended well, or until the first of all tasks fails.
 
-    Args:
-        folder: where each task's log goes, to the end of the file that is there.
-        stall: seconds without a word from a worker after which the job fails.
+    Their logs are appended to files in ``folder``. ``stall`` seconds without a word from a worker
+    are a failure.
     """
 
     def __init__(self, tasks: Sequence[Task], folder: str, stall: float):
@@ -155,14 +155,12 @@ class Job:
         self._signal, self._until, self._told = 0, 0.0, False
 
     def run(self) -> Optional[Failure]:
-        """Start all tasks and wait. No process is left afterwards.
+        """Start all tasks and wait: what failed first, or None. No process is left afterwards.
 
-        Returns:
-            None if all is done, else what failed first. A signal such as SIGTERM is passed on to
-            worker 0, which saves; the failure then has the exit code 128 + its number.
+        A signal such as SIGTERM is passed on to worker 0, which saves; the failure then has the
+        exit code 128 + its number.
         """
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-        earlier = {number: signal.signal(number, self._stop) for number in numbers}
+        earlier = {number: signal.signal(number, self._stop) for number in SIGNALS}
         try:
             with selectors.DefaultSelector() as selector:
                 for task in self._tasks:
