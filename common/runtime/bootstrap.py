@@ -43,43 +43,33 @@ def prepare() -> None:
 
     Ends the import, as :func:`cli.refuse_import` does, if a library or the driver is missing.
     """
+    try:
+        _prepare()
+    except UserError as error:
+        cli.refuse_import(str(error))
+
+
+def _prepare() -> None:
     if sys.flags.optimize > 1:
-        cli.refuse_import(
+        raise UserError(
             "PYTHONOPTIMIZE=2 (-OO) takes away docstrings, which MXNet needs for its start; set 1"
         )
-    _set_threads()
+    # Without the variable MXNet starts half as many threads; a list such as 4,2 kills it.
+    os.environ["OMP_NUM_THREADS"] = str(cpus.openmp_threads())
     # How long a waiting thread spins before it sleeps. GNU OpenMP's default, some milliseconds,
     # makes small networks ten times slower as soon as another process uses the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for talkative in ("SUBGRAPH_VERBOSE", "STORAGE_FALLBACK_LOG_VERBOSE", "CUDNN_LIB_CHECKING"):
         os.environ.setdefault(f"MXNET_{talkative}", "0")
-    _check_libraries()  # after the settings above: GNU OpenMP reads them when it is loaded
-    if cuda.is_needed():
-        _prepare_cuda()
-
-
-def _set_threads() -> None:
-    # Without the variable MXNet starts half as many threads; a list such as 4,2 kills it.
-    try:
-        os.environ["OMP_NUM_THREADS"] = str(cpus.openmp_threads())
-    except UserError as error:
-        cli.refuse_import(str(error))
-
-
-def _prepare_cuda() -> None:
-    # --gpus numbers GPUs as nvidia-smi does; CUDA's own order begins with the fastest.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    # Fusion of element-wise layers compiles PTX of CUDA 11.8, which drivers before 520 refuse. It
-    # finds nothing to fuse in AlexNet.
-    os.environ.setdefault("MXNET_USE_FUSION", "0")
-    try:
-        cuda.load_libraries()
-    except UserError as error:
-        cli.refuse_import(str(error))
-
-
-def _check_libraries() -> None:
+    # After the settings above: GNU OpenMP reads them when it is loaded.
     name = libraries.missing(["libgomp.so.1", "libquadmath.so.0"])
     if name:
         package = libraries.PACKAGES[name]
-        cli.refuse_import(f"{name}: not found, and MXNet needs it; apt-get install {package}")
+        raise UserError(f"{name}: not found, and MXNet needs it; apt-get install {package}")
+    if cuda.is_needed():
+        # --gpus numbers GPUs as nvidia-smi does; CUDA's own order begins with the fastest.
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+        # Fusion of element-wise layers compiles PTX of CUDA 11.8, which drivers before 520 refuse.
+        # It finds nothing to fuse in AlexNet.
+        os.environ.setdefault("MXNET_USE_FUSION", "0")
+        cuda.load_libraries()

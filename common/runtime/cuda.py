@@ -141,15 +141,13 @@ class Card(NamedTuple):
 
     def fault(self) -> Optional[str]:
         """Why MXNet cannot use it; None if it can."""
-        has = f"{self.name} has compute capability {self.capability[0]}.{self.capability[1]}"
-        if self.capability < _OLDEST_CARD:
-            return f"{has}, too old: this MXNet has code for 5.0 to 8.9 (Maxwell to Ada)"
-        if self.capability > _NEWEST_CARD:
-            return (
-                f"{has}, too new: this MXNet has code for 5.0 to 8.9 (Maxwell to Ada), and none"
-                " that a driver could translate for later ones"
-            )
-        return None
+        if _OLDEST_CARD <= self.capability <= _NEWEST_CARD:
+            return None
+        age = "old" if self.capability < _OLDEST_CARD else "new"
+        return (
+            f"{self.name} has compute capability {self.capability[0]}.{self.capability[1]}, too"
+            f" {age}: this MXNet has code for 5.0 to 8.9 (Maxwell to Ada)"
+        )
 
 
 def driver_and_cards() -> Tuple[str, List[Card]]:
