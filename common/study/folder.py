@@ -9,8 +9,6 @@ from common.io.files import TEMPORARY, atomic, check_is_local, read_json, write_
 
 from .definition import Study
 
-_REMEDY = "delete it, and the study goes on without it"
-
 
 class Run(NamedTuple):
     """One training run: it tries a rate, a factor of the variant's, or is a final one of a seed."""
@@ -61,10 +59,8 @@ class Folder:
 
         Its key "diverged" holds the last line of a run whose loss became not finite.
         """
-        try:
-            return read_json(self.of(run, "result.json"), _REMEDY)
-        except FileNotFoundError:
-            return None
+        remedy = "delete it, and the study goes on without it"
+        return self._read(os.path.join(run.name, "result.json"), remedy)
 
     def save_result(self, run: Run, result: dict) -> None:
         """Mark a run as ended."""
@@ -108,10 +104,7 @@ class Folder:
             _write(os.path.join(self.path, "study.json"), now)
 
     def rates(self) -> Dict[str, float]:
-        """The chosen factors of those variants whose trials have all ended.
-
-        Once chosen, a factor stays.
-        """
+        """The chosen factors of those variants whose trials have all ended; these stay."""
         if len(self.study.rates) == 1:
             return dict.fromkeys(self.study.variants, self.study.rates[0])
         return {**dict(self._newly_chosen()), **self._chosen()}
@@ -138,9 +131,9 @@ class Folder:
                 if scored:
                     yield variant, max(scored)[-1]
 
-    def _read(self, name):
+    def _read(self, name, remedy="give another --out"):
         try:
-            return read_json(os.path.join(self.path, name), "give another --out")
+            return read_json(os.path.join(self.path, name), remedy)
         except FileNotFoundError:
             return None
 

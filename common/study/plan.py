@@ -56,14 +56,11 @@ def check_room(folder: Folder, left: Sequence[Run], size_of: Callable[[str], int
 
 
 class Times:
-    """How long runs take on this machine."""
+    """How long runs take here, by the logs of a variant's runs, else by training a few batches."""
 
-    def __init__(self, folder: Folder, records: Dict[str, Records]):
+    def __init__(self, folder: Folder, records: Dict[str, Records], runs: Sequence[Run]):
         self._folder, self._counts = folder, {name: len(r) for name, r in records.items()}
         self._speeds: Dict[str, float] = {}
-
-    def measure(self, runs: Sequence[Run]) -> None:
-        """Find each variant's speed: in the logs of its runs, else by training a few batches."""
         for variant in dict.fromkeys(run.variant for run in runs):
             own = [run for run in runs if run.variant == variant]
             told = [epoch["img_per_s"] for run in own for epoch in self._epochs(run)]
