@@ -38,14 +38,11 @@ class File(NamedTuple):
 
 
 def get(file: File, root: str, remedy: str, source: Optional[str] = None) -> str:
-    """Path of ``file``, whole: ``source``, or in the folder ``root``, downloaded if need be.
+    """Path of ``file``, whole, in the folder ``root``, downloaded if need be.
 
-    What an interrupted download has brought stays as NAME.part; the next one goes on from there.
-    UserError if the address cannot be reached, has another file or none, or the disk is full.
-
-    Args:
-        remedy: what the user can do if the download fails, for the messages.
-        source: the file at hand, or the archive with it; nothing is downloaded.
+    Nothing is downloaded if ``source`` is the file at hand, or the archive with it. What an
+    interrupted download has brought stays as NAME.part; the next one goes on from there. UserError,
+    which ends with ``remedy``, if the address has another file or none, or the disk is full.
     """
     path, part = (os.path.join(root, f"{file.name}{end}") for end in ("", ".part"))
     if source is None and os.path.exists(path):
@@ -122,9 +119,12 @@ def _append(file, part, start, remedy):
             out.truncate(0)
         length = response.headers["Content-Length"]
         expected = start + int(length) if length else file.size
+        shown = {"desc": file.name, "initial": start, "unit": "B", "unit_scale": True}
         try:
-            for block in _shown(_blocks(response), file.name, start, expected):
-                out.write(block)
+            with tqdm(total=expected, disable=None, leave=False, **shown) as bar:
+                for block in _blocks(response):
+                    out.write(block)
+                    bar.update(len(block))
         except OSError as error:
             raise UserError(f"{part}: cannot be written: {error.strerror}; make room and run again")
     return expected
@@ -150,13 +150,3 @@ def _blocks(response):
     """The bytes of an answer as they come. A cut ends them: it shows in their number."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         yield from iter(lambda: response.read1(1 << 16), b"")
-
-
-def _shown(blocks, title, start, total):
-    """Pass ``blocks`` on, with a progress bar on a terminal."""
-    with tqdm(
-        desc=title, initial=start, total=total, unit="B", unit_scale=True, disable=None, leave=False
-    ) as bar:
-        for block in blocks:
-            yield block
-            bar.update(len(block))
