@@ -12,11 +12,13 @@ import sys
 from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
 from common.cli import ArgumentParser, UserError, run
+from common.io.children import ROOT
 from common.io.files import check_is_local
 
 from .download import File, get
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_ZOO = "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/models"
+_BVLC = "https://raw.githubusercontent.com/BVLC/caffe/88c96189bcbf3853b93e2b65c7b5e4948f9d5f67"
 
 
 class Weights(NamedTuple):
@@ -45,8 +47,7 @@ KNOWN: Dict[str, Weights] = {
     "gluon": Weights(
         (
             File(
-                "https://apache-mxnet.s3-accelerate.dualstack.amazonaws.com/gluon/models/"
-                "alexnet-44335d1f.zip",
+                f"{_ZOO}/alexnet-44335d1f.zip",
                 "sha1:44335d1f0046b328243b32a26a4fbd62d9057b45",
                 member="alexnet-44335d1f.params",
             ),
@@ -62,8 +63,7 @@ KNOWN: Dict[str, Weights] = {
                 243862414,
             ),
             File(
-                "https://raw.githubusercontent.com/BVLC/caffe/"
-                "88c96189bcbf3853b93e2b65c7b5e4948f9d5f67/models/bvlc_alexnet/deploy.prototxt",
+                f"{_BVLC}/models/bvlc_alexnet/deploy.prototxt",
                 "sha256:b564ba76416b4ac1e062c6621cbd80d9c19304ba152d9d791c75870f3182c4fa",
                 3629,
             ),
@@ -79,9 +79,7 @@ KNOWN: Dict[str, Weights] = {
                 243862418,
             ),
             File(
-                "https://raw.githubusercontent.com/BVLC/caffe/"
-                "88c96189bcbf3853b93e2b65c7b5e4948f9d5f67/models/bvlc_reference_caffenet/"
-                "deploy.prototxt",
+                f"{_BVLC}/models/bvlc_reference_caffenet/deploy.prototxt",
                 "sha256:922248a4d2f6aac1cc8e7e5dbd996cc2ecd3356480d67c198f6cf96b12311a04",
                 2878,
             ),
@@ -105,7 +103,10 @@ def main(argv: Optional[Sequence[str]] = None, known: Dict[str, Weights] = KNOWN
     check_is_local(prefix, "--out-prefix")
     code, there = 0, glob.glob(f"{glob.escape(prefix)}-[0-9][0-9][0-9][0-9].params")
     if args.overwrite or not there:
-        code = _convert(_files(args, weights), prefix, args.overwrite)
+        names = "--class-names", os.path.join(ROOT, "data", "imagenet_classes.txt")
+        more = ["--overwrite"] * args.overwrite
+        files = _files(args, weights)
+        code = _run("import_weights.py", *files, "--out-prefix", prefix, *names, *more)
     elif not args.check:
         raise UserError(
             f"--out-prefix {prefix}: {there[0]} exists; choose another prefix, or pass --overwrite"
@@ -131,24 +132,15 @@ def _files(args, weights):
 
 def _parse_args(argv, known) -> argparse.Namespace:
     parser = ArgumentParser(__doc__)
-    parser.add_argument(
-        "name", nargs="?", choices=list(known), help="default: list the weights that there are"
-    )
-    parser.add_argument("--list", action="store_true", help="list them")
-    parser.add_argument(
-        "--source",
-        nargs="+",
-        metavar="FILE",
-        help="the files (or Gluon's .zip) at hand: nothing is downloaded",
-    )
-    parser.add_argument(
-        "--root", default="datasets/weights", help="folder where downloaded files stay"
-    )
-    parser.add_argument("--out-prefix", help="of the checkpoint; default: checkpoints/NAME")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the checkpoints at --out-prefix"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("name", nargs="?", choices=list(known), help="default: list the weights that there are")
+    add("--list", action="store_true", help="list them")
+    at_hand = "the files (or Gluon's .zip) at hand: nothing is downloaded"
+    add("--source", nargs="+", metavar="FILE", help=at_hand)
+    add("--root", default="datasets/weights", help="folder where downloaded files stay")
+    add("--out-prefix", help="of the checkpoint; default: checkpoints/NAME")
+    add("--overwrite", action="store_true", help="replace the checkpoints at --out-prefix")
+    add(
         "--check",
         nargs="?",
         const="datasets/imagenet/val.rec",
@@ -172,17 +164,10 @@ def _described(name, weights):
         yield f"  {file.address}{size}"
 
 
-def _convert(paths, prefix, overwrite):
-    names = "--class-names", os.path.join(_HERE, "imagenet_classes.txt")
-    more = ["--overwrite"] * overwrite
-    return _run("import_weights.py", *paths, "--out-prefix", prefix, *names, *more)
-
-
 def _run(script, *flags):
     """Run a script that needs MXNet as a program of its own; its exit code."""
-    path = os.path.join(os.path.dirname(_HERE), script)
     sys.stdout.flush()
-    return subprocess.run([sys.executable, path, *flags]).returncode
+    return subprocess.run([sys.executable, os.path.join(ROOT, script), *flags]).returncode
 
 
 if __name__ == "__main__":
