@@ -40,7 +40,6 @@ from common.train.board import Board
 from common.train.checkpoints import Checkpoints, CheckpointSettings
 from common.train.cluster import Cluster, check_network
 from common.train.feature_cache import FeatureCache, Whole
-from common.train.loop_settings import LoopSettings
 from common.train.schedule import Length
 from symbols import options
 
@@ -234,7 +233,7 @@ def train(
     keeping = CheckpointSettings.from_args(args, data.fingerprint)
     place = resumed and keeping.prefix and resumed.place
     checkpoints = Checkpoints(symbol, length, keeping, place, part.frozen)
-    looping = LoopSettings.from_args(args)
+    looping = loop.LoopSettings.from_args(args)
     shown = Board(args.tensorboard, vars(args), part.symbol, state, part.evaluator)
     run = loop.Run(module, data, length, looping, checkpoints, log, state, cluster, shown)
     return run.train(batches, part.evaluator)

@@ -157,12 +157,6 @@ def _add_output_args(group):
     add("--overwrite", action="store_true", help="delete an earlier run's checkpoints")
     add("--disp-batches", type=cli.positive_int, default=20, help="batches between lines")
     add("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
-    add(
-        "--monitor",
-        type=cli.number(int, least=0),
-        default=0,
-        help="print the norms of all tensors every so many batches; 0: never",
-    )
     board.add_args(group)
 
 

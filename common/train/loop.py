@@ -1,6 +1,7 @@
 """The training loop around ``mx.mod.Module``."""
 
-import logging
+import argparse
+import dataclasses
 import time
 from typing import Iterator, Optional
 
@@ -20,14 +21,36 @@ from common.runtime.mxnet import mx
 from .board import Board
 from .checkpoints import Checkpoints, are_finite
 from .cluster import Cluster
-from .diagnosis import Divergence, Standstill
+from .diagnosis import Divergence, Standstill, cause_of_overflow, cause_of_standstill
 from .gradients import Gradients
-from .loop_settings import LoopSettings
 from .module_state import auxiliary_states, weights
 from .resume import State, seed_dropout
 from .schedule import Length, Plateau, epochs_since_best
 
 _RANDOM = ("Dropout", "_random_uniform_like")  # operators
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """What the loop does besides training."""
+
+    seed: int = 0  # of dropout
+    top_k: int = 5  # the k of the accuracy that is reported besides top-1
+    disp_batches: int = 20  # between two lines of progress
+    skip_nonfinite: int = 0  # how many batches may be skipped because their loss is not finite
+    check_gradients: bool = False  # also skip a batch whose gradients are beyond float16's range
+    stop_patience: Optional[int] = None  # epochs without better validation that end the run
+    accumulate: int = 1  # parts in which a batch is computed
+    overflow: str = "lower --lr"  # why loss or weights would not be finite
+    standstill: str = ""  # why the loss would not fall
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
+        """From the parsed flags."""
+        causes = cause_of_overflow(vars(args)), cause_of_standstill(vars(args))
+        skip, half = args.skip_nonfinite, args.dtype == "float16"
+        more = args.stop_patience, args.accumulate, *causes
+        return cls(args.seed, args.top_k, args.disp_batches, skip, half, *more)
 
 
 class Run:
@@ -59,7 +82,6 @@ class Run:
         if state.scores:
             self.scores.restore(state.scores)
         self.stop = Stop(log.say)
-        self.monitor = _monitor(module, settings.monitor)
         self.forecast = self._forecast()
         scheduler = module._optimizer.lr_scheduler
         self.plateau = scheduler if isinstance(scheduler, Plateau) else None
@@ -141,8 +163,6 @@ class Run:
         if self.is_random:  # a worker's part of a batch is dropped otherwise than another's
             share = self.cluster.share
             seed_dropout(self.settings.seed, self.state.batches * share.size + share.rank)
-        if self.monitor:
-            self.monitor.tic()
         before = [array.copy() for array in auxiliary_states(self.module)]
         probabilities, labels = self.gradients.compute(batch), batch.label[0].asnumpy()
         beat(self.state.batches)
@@ -158,8 +178,6 @@ class Run:
             for array, kept in zip(auxiliary_states(self.module), before):
                 array[:] = kept
             self._skip(title)
-        if self.monitor:
-            self.monitor.toc_print()
         self.state.batches += 1
 
     @property
@@ -275,12 +293,3 @@ def test_io(data: TrainingData, batches: Iterator, disp_batches: int) -> None:
         for batch in pipeline.take(batches, data.name, -(-data.images // data.batch_size)):
             batch.data[0].wait_to_read()
             progress.update(data.batch_size)
-
-
-def _monitor(module, period):
-    if not period:
-        return None
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    monitor = mx.mon.Monitor(period, pattern=".*")
-    module.install_monitor(monitor)
-    return monitor

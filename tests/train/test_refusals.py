@@ -43,7 +43,7 @@ REFUSED = [
     *(["--overwrite", "--lr", value] for value in ("0", "inf", "1e999", "x")),
     *(["--overwrite", flag, "-1"] for flag in ("--wd", "--mom", "--warmup-epochs", "--keep")),
     *(["--overwrite", flag, "0"] for flag in ("--save-minutes", "--loss-scale", "--lr-factor")),
-    *(["--overwrite", flag, "-1"] for flag in ("--monitor", "--skip-nonfinite", "--load-epoch")),
+    *(["--overwrite", flag, "-1"] for flag in ("--skip-nonfinite", "--load-epoch")),
     ["--overwrite", "--seed", "4294967296"],
     ["--overwrite", "--seed", "1.5"],
     ["--overwrite", "--mom", "1"],
