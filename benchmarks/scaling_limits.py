@@ -6,10 +6,13 @@ docs/scaling.md has the formulas and this table.
 """
 
 import math
+from typing import Dict, Tuple
 
 import symbols
 from common import cli
 from common.graph import columns
+from common.graph.graph import Graph
+from common.runtime.mxnet import mx
 
 IMAGES = 2994  # a second on a V100: MXNet's own performance page
 BATCH = 128  # images a GPU
@@ -43,6 +46,26 @@ def limit(gpus: int, gbits: float, size: float, bits: float = 32) -> float:
     return gpus * BATCH / step
 
 
+def crossing(symbol: mx.sym.Symbol, data: Tuple[int, ...]) -> Dict[str, int]:
+    """Bytes that pass between the devices of two columns in a training step.
+
+    A node's name -> bytes: of its output, and of the gradient that comes back, if there is one.
+    ``symbol`` is what ``columns.in_columns`` made, ``data`` its input as a pair of devices sees it.
+    """
+    graph = Graph(symbol)
+    shapes = graph.shapes(data=data)
+    images, sent = set(), {}  # images: what no weight changes has no gradient
+    for node in graph.nodes:
+        sources = [one.node for one in node.inputs]
+        if node.name == "data" or sources and images.issuperset(sources):
+            images.add(node)
+        for source in sources:
+            if source.attrs["__ctx_group__"] != node.attrs["__ctx_group__"]:
+                size = 4 * math.prod(shapes.get(f"{source.name}_output") or shapes[source.name])
+                sent[source.name] = size if source in images else 2 * size
+    return sent
+
+
 def main() -> None:
     """Print the tables."""
     parts = weights()
@@ -59,7 +82,7 @@ def main() -> None:
     cores = IN_MACHINE * IMAGES / DECODED
     print(f"\nbetween two columns of alexnet2012, {BATCH} images, MB a step:")
     network = columns.in_columns(symbols.get_symbol("alexnet2012"))
-    for name, sent in columns.crossing(network, (BATCH, 3, 227, 227)).items():
+    for name, sent in crossing(network, (BATCH, 3, 227, 227)).items():
         print(f"  {name:24}{sent / 1e6:6.1f}")
     print(f"\ndecoding: {IN_MACHINE * IMAGES:,} img/s a machine, {cores:.0f} cores")
 

@@ -10,7 +10,6 @@ The new symbol is for binding only. It computes what the plain one does; :func:`
 :func:`merge` turn the plain one's weights into its own and back, exactly. Save the plain one.
 """
 
-import math
 from typing import Dict, Iterable, List, Tuple
 
 from common.runtime.mxnet import mx
@@ -79,30 +78,6 @@ def merge(arrays: Dict[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:
 def own_names(names: Iterable[str]) -> List[str]:
     """What the columns call a plain network's weights."""
     return [_own(column, name) for name in names for column in (0, 1)]
-
-
-def crossing(symbol: mx.sym.Symbol, data: Tuple[int, ...]) -> Dict[str, int]:
-    """Bytes that pass between the devices in a training step, by what is sent.
-
-    Args:
-        symbol: what :func:`in_columns` made.
-        data: shape of the input ``data``, as one pair of devices sees it.
-
-    Returns:
-        A node's name -> bytes: of its output, and of the gradient that comes back, if there is one.
-    """
-    graph = Graph(symbol)
-    shapes = graph.shapes(data=data)
-    images, sent = set(), {}  # images: what no weight changes has no gradient
-    for node in graph.nodes:
-        sources = [one.node for one in node.inputs]
-        if node.name == "data" or sources and images.issuperset(sources):
-            images.add(node)
-        for source in sources:
-            if source.attrs["__ctx_group__"] != node.attrs["__ctx_group__"]:
-                size = 4 * math.prod(shapes.get(f"{source.name}_output") or shapes[source.name])
-                sent[source.name] = size if source in images else 2 * size
-    return sent
 
 
 def _has_columns(node):

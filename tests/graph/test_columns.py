@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import symbols
+from benchmarks.scaling_limits import crossing
 from common.graph import columns
 from common.graph.graph import Graph
 from common.runtime.mxnet import mx
@@ -74,14 +75,14 @@ def test_columns_train_as_one_device_does(name, devices, images, updates):
     assert_close(optimizer_state(module), optimizer_state(plain))  # sums of gradients
     places = [array.context for arrays in module._exec_group.param_arrays for array in arrays]
     assert {places.count(mx.cpu(i)) for i in range(devices)} == {len(places) // devices}
-    sent = columns.crossing(columns.in_columns(symbol), (images, 3, SIDE, SIDE))
+    sent = crossing(columns.in_columns(symbol), (images, 3, SIDE, SIDE))
     copies = module._exec_group.execs[0].debug_str().count("_CrossDeviceCopy")
     assert copies == 2 * len(sent) - 1  # there and back, but for the images
 
 
 @pytest.mark.parametrize("name, borders", [("alexnet145", 0), ("alexnet2012", 4), ("by column", 0)])
 def test_what_crosses_is_counted(name, borders):
-    sent = columns.crossing(columns.in_columns(network(name)), (8, 3, SIDE, SIDE))
+    sent = crossing(columns.in_columns(network(name)), (8, 3, SIDE, SIDE))
     halves = 2 * 4 * 8 * np.array([128 * 3 * 3, 128 * 1 * 1, 2048, 2048])  # to conv3, fc1, fc2, fc3
     exchanged = [size for name, size in sent.items() if "_other" in name and "fc3" not in name]
     assert sorted(exchanged) == sorted([*halves, *halves])
