@@ -14,7 +14,7 @@ from common.runtime.mxnet import mx
 from .scope import own_scope
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
-_HELPERS = ("forms", "layers", "options", "own", "scope", "summary")  # files that are no networks
+_HELPERS = ("layers", "options", "own", "scope", "summary")  # files that are no networks
 
 
 def names() -> List[str]:

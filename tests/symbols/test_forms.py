@@ -6,11 +6,12 @@ import pytest
 from conftest import ROOT, run_script
 
 import symbols
-from symbols import forms, summary
+from docs import forms
+from symbols import summary
 
 
 def test_the_page_has_the_table_that_the_command_prints():
-    result = run_script("-m", "symbols.forms")
+    result = run_script("-m", "docs.forms")
     assert (result.returncode, result.stderr) == (0, "")
     with open(os.path.join(ROOT, "docs", "which-alexnet.md"), encoding="utf-8") as file:
         assert result.stdout in file.read()

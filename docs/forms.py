@@ -1,8 +1,8 @@
-"""Print how many neurons and parameters each form of AlexNet has: ``python -m symbols.forms``."""
+"""Print how many neurons and parameters each form of AlexNet has: ``python -m docs.forms``."""
 
 from typing import Tuple
 
-from . import IMAGE_SHAPES, get_symbol, summary
+from symbols import IMAGE_SHAPES, get_symbol, summary
 
 # Where it is from -> the network here that has its layers with weights.
 FORMS = {
