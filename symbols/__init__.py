@@ -41,8 +41,6 @@ IMAGE_SHAPES = {
     "lenet": (1, 32, 32),
 }
 
-_LARGEST_TRIED = 1024  # pixels
-
 
 def known(network: str) -> str:
     """An argparse type: a key of :data:`NETWORKS`, or a file of the user's in symbols/."""
@@ -81,18 +79,15 @@ def get_symbol(network: str, num_classes: Optional[int] = None, **options) -> mx
 
 
 def check_image_shape(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> None:
-    """Raise ValueError if images of (channels, height, width) are too small for the network.
-
-    The message gives the smallest square that fits.
-    """
-    if _fits(symbol, image_shape):
-        return
+    """Raise ValueError if images of (channels, height, width) are too small for the network."""
     channels, height, width = image_shape
-    smallest = smallest_image(symbol, channels)
-    raise ValueError(
-        f"{channels},{height},{width}: too small for this network"
-        f" (the smallest is {channels},{smallest},{smallest})"
-    )
+    if not _fits(symbol, image_shape):
+        sides = range(1, 1025)
+        smallest = next((n for n in sides if _fits(symbol, (channels, n, n))), "above 1024")
+        raise ValueError(
+            f"{channels},{height},{width}: too small for this network"
+            f" (the smallest is {channels},{smallest},{smallest})"
+        )
 
 
 def check_outputs(
@@ -112,14 +107,6 @@ def check_outputs(
     if outputs != [(1, num_classes)]:
         size = "x".join(map(str, outputs[0][1:]))
         raise ValueError(f"the network has {size} outputs, and the data {num_classes} classes")
-
-
-def smallest_image(symbol: mx.sym.Symbol, channels: int = 3) -> int:
-    """The side, in pixels, of the smallest square image that the network accepts."""
-    for side in range(1, _LARGEST_TRIED + 1):
-        if _fits(symbol, (channels, side, side)):
-            return side
-    raise ValueError(f"the network accepts no square image of up to {_LARGEST_TRIED} pixels")
 
 
 def _fits(symbol, image_shape):

@@ -138,10 +138,7 @@ def classifier(
     dropout: float,
     dropout_form: str = "dropout",
 ) -> mx.sym.Symbol:
-    """Two hidden fully connected layers, the one of the classes, and softmax, on (N, 256, 6, 6).
-
-    ``activate`` makes an activation of (layer's output, its name).
-    """
+    """The fully connected layers and softmax on (N, 256, 6, 6); ``activate``: see layers.hidden."""
     # stage 4: 256x6x6 -> 4096
     net = mx.sym.Flatten(net)
     net = layers.hidden(net, "fc1", HIDDEN, activate, dropout, dropout_form)

@@ -25,10 +25,7 @@ _ROUNDED_UP = (0, 0, 0, 0, 0, 3, 0, 3)  # zeros below and to the right: ceil(a/4
 
 @own_scope()
 def get_symbol(num_classes: int = 1000) -> mx.sym.Symbol:
-    """The network on ``data`` (N, 3, 224, 224) and ``softmax_label`` (N,).
-
-    Its one output, ``softmax_output``, is (N, num_classes) probabilities.
-    """
+    """As :func:`alexnet.get_symbol`, on (N, 3, 224, 224)."""
     net = _convolutions(mx.sym.Variable("data"))
     return alexnet.classifier(net, num_classes, _relu, dropout=0.5)
 

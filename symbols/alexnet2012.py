@@ -14,11 +14,9 @@ from . import alexnet
 
 
 def get_symbol(num_classes: int = 1000, **options) -> mx.sym.Symbol:
-    """The network on ``data`` (N, 3, 227, 227) and ``softmax_label`` (N,).
+    """As :func:`alexnet.get_symbol`, with its options.
 
-    Args:
-        options: those of ``alexnet``. Caffe's bvlc_alexnet needs ``knorm=1`` (its LRN's k) and
-            ``pooling_convention='full'`` (Caffe rounds map sizes up, which makes a difference at
-            224 but not at 227). The net of 2012 has ``normalization='lrn-by-column'``.
+    Caffe's bvlc_alexnet needs ``knorm=1`` (its LRN's k) and ``pooling_convention='full'``: Caffe
+    rounds map sizes up, which makes a difference at 224 but not at 227.
     """
     return alexnet.get_symbol(num_classes, num_group=2, **options)

@@ -18,10 +18,7 @@ from .scope import own_scope
 
 @own_scope()
 def get_symbol(num_classes: int = 1000) -> mx.sym.Symbol:
-    """The network on ``data`` (N, 3, 224, 224) and ``softmax_label`` (N,).
-
-    Its one output, ``softmax_output``, is (N, num_classes) probabilities.
-    """
+    """As :func:`alexnet.get_symbol`, on (N, 3, 224, 224)."""
     pool = {"pool_type": "max", "kernel": (3, 3), "stride": (2, 2)}
     small = {"kernel": (3, 3), "pad": (1, 1)}
     data = mx.sym.Variable("data")

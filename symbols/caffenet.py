@@ -11,8 +11,5 @@ from . import alexnet2012
 
 
 def get_symbol(num_classes: int = 1000) -> mx.sym.Symbol:
-    """The network on ``data`` (N, 3, 227, 227) and ``softmax_label`` (N,).
-
-    Its one output, ``softmax_output``, is (N, num_classes) probabilities.
-    """
+    """As :func:`alexnet.get_symbol`, on (N, 3, 227, 227)."""
     return alexnet2012.get_symbol(num_classes, knorm=1, pooling_convention="full", pool_first=True)

@@ -25,8 +25,7 @@ from .scope import own_scope
 def get_symbol(num_classes: int = 10, activation: str = "tanh") -> mx.sym.Symbol:
     """The network on ``data`` (N, 1, 32, 32), or (N, 3, 32, 32), and ``softmax_label`` (N,).
 
-    Its one output, ``softmax_output``, is (N, num_classes) probabilities. ``activation`` is one of
-    ``layers.ACTIVATIONS``.
+    Its output is (N, num_classes) probabilities; ``activation``, one of ``layers.ACTIVATIONS``.
     """
     data = mx.sym.Variable("data")
 

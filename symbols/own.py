@@ -1,7 +1,4 @@
-"""Networks of a user's own: a symbols/NAME.py with a ``get_symbol``, or a saved graph.
-
-MXNet's example has such files.
-"""
+"""Networks of a user's own: a symbols/NAME.py with a ``get_symbol``, or a saved graph."""
 
 import argparse
 import importlib
@@ -24,10 +21,7 @@ def names() -> List[str]:
 
 
 def build(network: str, **options: Any) -> mx.sym.Symbol:
-    """What ``get_symbol(**options)`` of symbols/NETWORK.py returns.
-
-    ValueError if it fails, or what it returns cannot be trained here.
-    """
+    """What symbols/NETWORK.py's ``get_symbol`` returns; ValueError if it cannot be trained here."""
     path = os.path.join(_FOLDER, f"{network}.py")
     try:
         with own_scope():
