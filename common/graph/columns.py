@@ -27,10 +27,8 @@ Value = Dict[int, Output]  # column -> what it has; both have their part of the 
 
 
 def in_columns(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
-    """A copy of ``symbol`` whose nodes are in GROUPS.
-
-    Raises:
-        ValueError: it has no convolution in two groups, or an operator that is not known here.
+    """A copy of ``symbol`` whose nodes are in GROUPS; ValueError if it has no convolution in two
+    groups, or an operator that is not known here.
     """
     graph = Graph(symbol)
     if not any(_has_columns(node) for node in graph.nodes):
@@ -46,11 +44,10 @@ def in_columns(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
 
 
 def split(arrays: Dict[str, mx.nd.NDArray], names: Iterable[str]) -> Dict[str, mx.nd.NDArray]:
-    """The plain network's arrays as those of its columns.
+    """The plain network's arrays as those of its columns, whose weights have these ``names``.
 
-    Args:
-        arrays: by a weight's name, or by ``name:number``, as an optimizer's state is kept.
-        names: weights of the network in columns; of a plain one, ``arrays`` stay as they are.
+    ``arrays`` are by a weight's name, or by ``name:number``, as an optimizer's state is kept. With
+    the names of a plain network they stay as they are.
     """
     names, parts = set(names), {}
     for key, array in arrays.items():
@@ -119,8 +116,7 @@ def _whole(value: Value, column: int = 0) -> Output:
 def _add(values: Dict[Tuple[Node, int], Value], node: Node) -> None:
     """Take the plain network's next node; ``values`` has what each output so far has become.
 
-    Raises:
-        KeyError: it is not known how its columns would be computed.
+    KeyError if it is not known how its columns would be computed.
     """
     given = [values[one.node, one.index] for one in node.inputs]
     if node.is_variable:

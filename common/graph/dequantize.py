@@ -55,10 +55,8 @@ def needed(symbol: mx.sym.Symbol) -> bool:
 
 
 def dequantized(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.Symbol, dict]:
-    """The float32 form of a network that MXNet's ``quantize_model_mkldnn`` has made.
-
-    Returns:
-        A symbol of float32 operators, and its arguments. The auxiliary states are the same.
+    """The float32 form of a network that MXNet's ``quantize_model_mkldnn`` has made, and its
+    arguments; the auxiliary states are the same.
     """
     graph = Graph(symbol)
     for node in graph.nodes:

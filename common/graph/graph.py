@@ -50,13 +50,10 @@ class Output(NamedTuple):
 
 
 class Graph:
-    """The nodes and outputs of a symbol.
+    """The ``nodes`` and ``outputs`` of a symbol; ``version``: MXNet's, as graphs in JSON have it.
 
-    Attributes:
-        nodes: all nodes of the symbol, each after its inputs. Nodes that a pass adds or cuts off
-            do not change this list; :meth:`symbol` finds them through ``outputs``.
-        outputs: the outputs of the whole graph.
-        version: of MXNet, as graphs in JSON have it.
+    ``nodes`` are all of the symbol, each after its inputs. Nodes that a pass adds or cuts off do
+    not change this list; :meth:`symbol` finds them through ``outputs``.
     """
 
     def __init__(self, symbol: mx.sym.Symbol):

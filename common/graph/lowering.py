@@ -16,21 +16,15 @@ from .stock_lrn import decompose_lrn
 def for_cpu(
     symbol: mx.sym.Symbol, data: Tuple[int, ...], for_training: bool = True
 ) -> mx.sym.Symbol:
-    """What to bind on the CPU in place of ``symbol``; save the plain one.
+    """What to bind on the CPU in place of ``symbol``, any float32 graph; save the plain one.
 
-    For training, LRN, PReLU and RReLU get right gradients. With ``MIN_IMAGES`` images or more, C++
-    operators compute the layers at which they are the faster ones. The first call on a machine
-    builds them, which takes half a minute. Without a compiler, one line on stderr says so, and
-    stock operators give the right gradients.
+    ``data`` is the shape of the input of that name as one device sees it; layers whose shapes it
+    does not determine stay as they are. Arguments, auxiliary states and outputs stay.
 
-    Args:
-        symbol: any float32 graph with an input ``data``. Layers of which that input alone does not
-            determine the shapes stay as they are.
-        data: shape of that input as one device sees it.
-        for_training: whether gradients are wanted; then bind with ``grad_req="write"``.
-
-    Returns:
-        A symbol with the arguments, auxiliary states and outputs of ``symbol``.
+    For training, LRN, PReLU and RReLU get right gradients; bind with ``grad_req="write"``. With
+    ``MIN_IMAGES`` images or more, C++ operators compute the layers at which they are the faster
+    ones. The first call on a machine builds them, which takes half a minute. Without a compiler,
+    one line on stderr says so, and stock operators give the right gradients.
     """
     if for_training:
         symbol = decompose_leaky(symbol, data)

@@ -2,11 +2,8 @@
 
 They compute the same values. LRN's gradient is right, where MXNet's is wrong on the CPU
 (common/graph/stock_lrn.py says why); convolutions and fully connected layers are faster with many
-images. GPUs run other code: bind the plain symbol there.
-
-The new symbol is for binding only, since stock MXNet cannot load it. It has the arguments,
-auxiliary states and outputs of the plain one, so weights move freely between the two. Save the
-plain one.
+images. Arguments, auxiliary states and outputs stay, so weights move freely between the two
+symbols. Stock MXNet cannot load the new one: save the plain one.
 """
 
 import ast
@@ -34,6 +31,9 @@ def use_native_operators(
 ) -> mx.sym.Symbol:
     """Replace all that our C++ operators compute, which ``native.load`` must have loaded.
 
+    ``symbol`` is any float32 graph, ``data`` the shape of the input of that name as one device sees
+    it. Bind with ``grad_req="write"``: our operators do not add to gradients.
+
     - Convolutions and fully connected layers, as :func:`use_native_layers` does.
     - Each LRN; for inference only an LRN that follows our convolution: MXNet's LRN is fast on the
       memory layout that MXNet's own convolution leaves.
@@ -41,13 +41,7 @@ def use_native_operators(
 
     Then neighbours are fused, where nothing else reads what lies between them: a relu into our
     convolution before it, a relu into our LRN after it, a max pooling into our LRN before it. The
-    one operator has the name of the last. Bind with ``grad_req="write"``: our operators do not add
-    to gradients.
-
-    Args:
-        symbol: any float32 graph.
-        data: shape of the input ``data`` as one device sees it.
-        for_training: whether gradients are wanted.
+    one operator has the name of the last.
     """
     graph = Graph(use_native_layers(symbol, data))
     _fuse(graph, lambda first, second: first.op == _CONVOLUTION and _is_relu(second))
@@ -86,10 +80,8 @@ def _is_unpooled_lrn(node):
 def _is_plain_max_pooling(node):
     """Whether it is a max pooling with a window and a stride in both directions, nothing more."""
     said = node.settings
-    if node.op != "Pooling" or set(said) - {"pool_type", "pooling_convention"} != {
-        "kernel",
-        "stride",
-    }:
+    names = {"kernel", "stride", "pool_type", "pooling_convention"}
+    if node.op != "Pooling" or not {"kernel", "stride"} <= said.keys() <= names:
         return False
     kernel, stride = (ast.literal_eval(said[name]) for name in ("kernel", "stride"))
     return (
@@ -106,10 +98,6 @@ def use_native_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
     With fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also stays
     MXNet's if it has an unusual attribute, or if something else reads its weight or bias. One
     without bias gets a constant one of zeros.
-
-    Args:
-        symbol: any float32 graph with an input ``data``.
-        data: shape of the input ``data`` as one device sees it.
     """
     if data[0] < MIN_IMAGES:
         return symbol
@@ -124,15 +112,12 @@ def use_native_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
         node.op = op
         if len(weights) == 1:
             del node.attrs["no_bias"]
-            node.inputs.append(Output(_zeros(f"{node.name}_no_bias", known[0][0])))
+            attrs = {"shape": f"({known[0][0]},)", "dtype": "float32"}
+            node.inputs.append(Output(Node("_zeros", f"{node.name}_no_bias", attrs=attrs)))
         # MXNet infers shapes through an extension's operator only if all ranks are known.
         for variable, shape in zip(weights, known):
             variable.attrs.setdefault("__shape__", str(shape))
     return graph.symbol()
-
-
-def _zeros(name, length):
-    return Node("_zeros", name, attrs={"shape": f"({length},)", "dtype": "float32"})
 
 
 def _native_layer(node, weights, output):
@@ -152,12 +137,8 @@ def _native_layer(node, weights, output):
 
 
 def _winograd_pays(weight, groups, output):
-    """Whether Winograd's method is the faster one (measured: benchmarks/NOTES.md).
-
-    Args:
-        weight: shape of the convolution's weight.
-        groups: of its channels.
-        output: shape of its output.
+    """Whether Winograd's method is the faster one (measured: benchmarks/NOTES.md), for these shapes
+    of a convolution's weight and output, and so many groups of channels.
     """
     filters, channels, *kernel = weight
     if kernel not in ([3, 3], [5, 5]) or len(output) != 4 or not all(output):

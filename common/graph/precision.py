@@ -12,15 +12,11 @@ SHIFT = "data_shift"  # the second input of a network that takes 8-bit images
 
 
 def cast(symbol: mx.sym.Symbol, dtype: str, loss_scale: float = 1) -> mx.sym.Symbol:
-    """A copy of ``symbol`` that computes in ``dtype`` from ``data`` up to the softmax.
+    """A copy of the plain network ``symbol`` that computes in ``dtype`` from ``data`` to softmax.
 
-    ``data``, the label, the softmax and all names stay; MXNet infers ``dtype`` for the weights.
-
-    Args:
-        symbol: a plain network, which ends in a SoftmaxOutput.
-        dtype: such as 'float16'.
-        loss_scale: the gradient is multiplied by it, so that ``dtype`` does not lose small values;
-            the optimizer has to divide by it.
+    ``data``, the label, the softmax and all names stay; MXNet infers ``dtype`` for the weights. The
+    gradient is multiplied by ``loss_scale``, so that ``dtype``, such as 'float16', does not lose
+    small values; the optimizer has to divide by it.
     """
     graph = Graph(symbol)
     for node in graph.nodes:
@@ -40,14 +36,10 @@ def _cast(name, source, dtype):
 
 
 def normalise(symbol: mx.sym.Symbol, std: Sequence[float]) -> mx.sym.Symbol:
-    """A copy of ``symbol`` whose input ``data`` takes 8-bit images, with a shift as a second input.
+    """A copy of ``symbol`` with uint8 images (N, C, H, W) as ``data``, and SHIFT, float32 (N, C).
 
-    Nodes that read ``data`` then read (data + SHIFT) / ``std`` in float32, bit for bit what
-    common/input/prefetch.py computes. The rest of the network and its names stay.
-
-    Args:
-        symbol: any network; its ``data`` becomes uint8 (N, C, H, W), SHIFT is float32 (N, C).
-        std: of the C channels.
+    Nodes that read ``data`` then read (data + SHIFT) / ``std``, which is of the C channels, in
+    float32, bit for bit what common/input/prefetch.py computes. All names stay.
     """
     images = mx.sym.cast(mx.sym.var("data"), "float32", name="data_float32")
     shift = mx.sym.reshape(mx.sym.var(SHIFT), (0, 0, 1, 1), name="data_shift_map")

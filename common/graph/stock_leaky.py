@@ -17,9 +17,7 @@ from .graph import Graph
 def decompose_leaky(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
     """Replace each PReLU and RReLU by max(x, 0) - slope * max(-x, 0), for training.
 
-    Args:
-        symbol: any graph; one without them is returned as it is.
-        data: shape of the input ``data`` as it will be bound; the batch size does not matter.
+    ``data`` is the shape of that input as it will be bound; the batch size does not matter.
     """
     graph = Graph(symbol)
     found = [n for n in graph.nodes if n.settings.get("act_type") in ("prelu", "rrelu")]

@@ -9,8 +9,7 @@ AlexNet the gradient of conv1 is off by 1 to 24%; tests/graph/test_gradients.py 
 
 :func:`decompose_lrn` puts a few operators with right gradients in the place of each LRN. It needs
 no compiler; the C++ operator that common/graph/native_operators.py uses is faster. GPUs and builds
-without MKL-DNN run other code: bind the plain symbol there. The new symbol has the arguments,
-auxiliary states and outputs of the plain one; save the plain one.
+without MKL-DNN run other code: bind the plain symbol there.
 """
 
 from common.runtime.mxnet import mx
