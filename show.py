@@ -164,7 +164,7 @@ def where(args: argparse.Namespace) -> Any:
     plan = occlusion.plan(image)
     answers = []
     with Progress(RunLog(), "hiding parts", len(plan.corners) + 1, _PERIOD) as progress:
-        for i, answer in enumerate(occlusion.probabilities(classifier, plan), 1):
+        for i, answer in enumerate(classifier.outputs(plan.hidden()), 1):
             answers.append(answer)
             if i % args.batch_size == 0:
                 progress.update(args.batch_size)

@@ -122,7 +122,7 @@ def test_an_index_is_of_another_file_when_a_record_in_its_middle_changes(made, t
 def test_heat_is_the_mean_drop_of_the_patches_over_a_pixel(made):
     classifier = Classifier(made.prefix, 1, batch_size=7)
     plan = occlusion.plan(classifier.prepare(made.picture))
-    whole, *hidden = occlusion.probabilities(classifier, plan)
+    whole, *hidden = classifier.outputs(plan.hidden())
     assert len(hidden) == len(plan.corners)
     top, left = plan.corners[40]
     covered = plan.image.copy()

@@ -65,12 +65,9 @@ class Classifier:
 
         UserError if one of them is missing or damaged. Attributes: ``classes``, names in the order
         of the network's output; ``preparation``, what is done to a picture; ``network``, (symbol,
-        arg_params, aux_params).
-
-        Args:
-            batch_size: pictures that run together, over all devices. A lone one runs by itself.
-            contexts: the devices; the CPU by default.
-            max_pixels: a file of a larger picture is refused, before it is decoded if possible.
+        arg_params, aux_params). ``batch_size`` pictures run together, over all devices; a lone one
+        runs by itself. A file of more than ``max_pixels`` is refused, before it is decoded if
+        possible.
         """
         self._contexts = contexts or [mx.cpu()]
         with _mxnet:
@@ -92,7 +89,6 @@ class Classifier:
         return {**self.__dict__, "_modules": {}, "network": (symbol.tojson(), *arrays)}
 
     def __setstate__(self, state):
-        """Take over what :meth:`__getstate__` gave."""
         self.__dict__.update(state)
         symbol, *arrays = self.network
         with _mxnet:
@@ -107,17 +103,13 @@ class Classifier:
     ) -> Tuple[List[List[str]], np.ndarray]:
         """Name what is in N pictures; UserError if one has another form, is damaged or too large.
 
-        Args:
-            pictures: each a path, the content of a file as bytes, a binary file object, a PIL
-                image, or pixels: a uint8 array of any height and width, (H, W) or (H, W, 1) grey,
-                (H, W, 3) BGR as OpenCV reads them, or (H, W, 4) with alpha. What is transparent
-                is composited on white.
-            top: guesses a picture, at least 1; no more than there are classes are given.
-            rgb: arrays have the order R, G, B.
+        A picture is a path, the content of a file as bytes, a binary file object, a PIL image, or
+        pixels: a uint8 array of any height and width, (H, W) or (H, W, 1) grey, (H, W, 3) BGR as
+        OpenCV reads them, R, G, B with ``rgb``, or (H, W, 4) with alpha. What is transparent is
+        composited on white.
 
-        Returns:
-            The names, a list of ``top`` for each picture, likeliest first, and their probabilities,
-            (N, top) float32.
+        It returns the names, a list of ``top`` for each picture, likeliest first, and their
+        probabilities, (N, top) float32. No more than there are classes are given.
         """
         names, probabilities = [], []
         for guesses in self.stream(pictures, top, rgb):
@@ -140,11 +132,8 @@ class Classifier:
         No more of ``pictures`` is read than the next batch needs, except that the batch after it is
         read from a list or a tuple, too. A picture is copied before the next is read, so one array
         may hold them all in turn. ``changes`` is extended by what the files' pixels needed, such as
-        "composited on white". UserError at once if ``top`` is below 1 or all is one picture.
-
-        Returns:
-            An iterator: for each picture, in order, its ``top`` likeliest classes or what is wrong
-            with it.
+        "composited on white". UserError at once if ``top`` is below 1 or all is one picture; what
+        is wrong with one of several comes in its place.
         """
         if top < 1:
             raise UserError(f"top {top}: has to be at least 1")
@@ -161,12 +150,9 @@ class Classifier:
     ) -> Iterator[Union[np.ndarray, UserError]]:
         """What a layer inside the network makes of pictures, such as 4,096 numbers of ``fc2``.
 
-        The arguments are those of :meth:`stream`, and ``layer``, a name in the table of ``python -m
-        symbols NETWORK``. UserError at once if there is no such layer or all is one picture.
-
-        Returns:
-            An iterator: for each picture, in order, the layer's output without the batch, float32,
-            such as (4096,) or (256, 6, 6), or what is wrong with the picture.
+        As :meth:`stream`, with the layer's output for each picture, float32, such as (4096,) or
+        (256, 6, 6). ``layer`` is a name in the table of ``python -m symbols NETWORK``; UserError at
+        once if there is none of that name.
         """
         network.up_to(self.network, layer)
         check_listed(pictures)
@@ -185,16 +171,13 @@ class Classifier:
     def outputs(
         self, images: Iterable[np.ndarray], layer: Optional[str] = None
     ) -> Iterator[np.ndarray]:
-        """What the network, or its part up to ``layer``, makes of images that are prepared already.
+        """The network's output, or that of ``layer``, for each image that is prepared already.
 
-        No more of ``images``, each (C, H, W) float32, are read than the next batch needs. It yields
-        the output for each, in order, without the batch. UserError if there is no such layer.
+        No more of ``images``, each (C, H, W) float32, are read than the next batch needs. UserError
+        if there is no such layer.
         """
         images = iter(images)
-        while True:
-            batch = list(itertools.islice(images, self.batch_size))
-            if not batch:
-                return
+        for batch in iter(lambda: list(itertools.islice(images, self.batch_size)), []):
             yield from self._run(batch, layer)
 
     def _rows(self, pictures, rgb, layer, changes):

@@ -62,12 +62,10 @@ class Evaluator:
         shape = (batch_size, *self.shape)
         module = network.bind(self.symbol, arg_params, aux_params, shape, contexts)
         for batch, count in self.batches(batch_size):
-            said = [
-                network.outputs(module, view, batch.label).asnumpy()
-                for view in self._views(batch.data[0])
-            ]
-            labels = batch.label[0].asnumpy()
-            scores.update(sum(said)[:count] / self.crops, labels[:count])
+            images, size = batch.data[0], self.preparation.image_shape[1:]
+            views = ten_crops(images, *size) if self.crops > 1 else [images]
+            said = sum(network.outputs(module, view, batch.label).asnumpy() for view in views)
+            scores.update(said[:count] / self.crops, batch.label[0].asnumpy()[:count])
         return scores
 
     @property
@@ -85,8 +83,3 @@ class Evaluator:
         return pipeline.evaluation_batches(
             self.records, preparation, batch_size, self.threads, part
         )
-
-    def _views(self, images):
-        if self.crops == 1:
-            return [images]
-        return ten_crops(images, *self.preparation.image_shape[1:])

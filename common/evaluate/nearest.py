@@ -8,7 +8,7 @@ which says of which checkpoint, records and preparation they are.
 import dataclasses
 import json
 import os
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -117,12 +117,10 @@ def nearest(index: np.ndarray, features: np.ndarray, count: int) -> List[Tuple[i
 
     The distance is Euclidean.
     """
-    distances = np.concatenate(list(_squares(index, features.reshape(-1).astype(np.float32))))
-    best = np.argsort(distances, kind="stable")[:count]
-    return [(int(i), float(distances[i]) ** 0.5) for i in best]
-
-
-def _squares(index: np.ndarray, features: np.ndarray) -> Iterator[np.ndarray]:
+    features, squares = features.reshape(-1).astype(np.float32), np.empty(len(index), np.float32)
     for start in range(0, len(index), _ROWS):
-        apart = index[start : start + _ROWS].astype(np.float32) - features
-        yield np.einsum("nf,nf->n", apart, apart)
+        rows = slice(start, start + _ROWS)
+        apart = index[rows].astype(np.float32) - features
+        squares[rows] = np.einsum("nf,nf->n", apart, apart)
+    best = np.argsort(squares, kind="stable")[:count]
+    return [(int(i), float(squares[i]) ** 0.5) for i in best]

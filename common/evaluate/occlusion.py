@@ -7,8 +7,6 @@ from typing import Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
-from .classifier import Classifier
-
 _PARTS = 6  # of a picture's side that a patch is
 _STEPS = 3  # positions within a patch's side
 
@@ -21,7 +19,7 @@ class Occlusion(NamedTuple):
     corners: List[Tuple[int, int]]  # (top, left) of each position
 
     def hidden(self) -> Iterator[np.ndarray]:
-        """The picture, then with the patch at each position: there it has the mean colour."""
+        """The picture, then with the patch at each position, which has the mean colour there."""
         yield self.image
         for top, left in self.corners:
             covered = self.image.copy()
@@ -45,8 +43,3 @@ def plan(image: np.ndarray) -> Occlusion:
     step = max(1, patch // _STEPS)
     tops, lefts = ([*range(0, side - patch, step), side - patch] for side in (height, width))
     return Occlusion(image, patch, [(top, left) for top in tops for left in lefts])
-
-
-def probabilities(classifier: Classifier, occlusion: Occlusion) -> Iterator[np.ndarray]:
-    """The network's answer, (classes,), to each picture of :meth:`Occlusion.hidden`, in order."""
-    return classifier.outputs(occlusion.hidden())

@@ -32,12 +32,8 @@ def take(picture: Picture, name: str, rgb: bool, max_pixels: int) -> Union[str, 
     """What a thread may read later, whatever the caller does to ``picture`` meanwhile.
 
     That is a path; the content of a file; or a copy of the pixels, uint8, (H, W) or (H, W, 3) BGR.
-    UserError if it is none of the forms, or cannot be read.
-
-    Args:
-        name: of the picture, for messages.
-        rgb: an array has its channels in the order R, G, B, not B, G, R.
-        max_pixels: of a PIL image, which decodes here.
+    UserError, with the picture's ``name``, if it is none of the forms, cannot be read, or is a PIL
+    image, which decodes here, of more than ``max_pixels``. ``rgb``: an array's order is R, G, B.
     """
     if isinstance(picture, (str, os.PathLike)):
         return os.fsdecode(picture)
@@ -53,7 +49,8 @@ def take(picture: Picture, name: str, rgb: bool, max_pixels: int) -> Union[str, 
     except UserError:
         raise
     except Exception as error:  # whatever a foreign object's methods raise is one picture's fault
-        raise UserError(f"{name}: cannot be read: {_one_line(error)}")
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name}: cannot be read: {said}")
     hint = "; cv2.imread returns None for a file that it cannot read" if picture is None else ""
     raise UserError(f"{name}: is a {_type(picture)}{hint}; {_FORMS}")
 
@@ -81,20 +78,16 @@ def _from_pil(picture, name, max_pixels):
 
 
 def _from_array(array, name, rgb):
-    if array.dtype != np.uint8 or not _is_picture(array.shape):
+    channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
+    if array.dtype != np.uint8 or not array.size or channels not in (1, 3, 4):
         raise UserError(f"{name}: is {_describe(array)}; {_SHAPES}")
     if array.ndim == 2:
         return array.copy()
-    channels = array.shape[2]
     if channels == 1:
         return array[..., 0].copy()
     if channels == 4:
         array = on_white(array)
     return np.array(array[..., ::-1] if rgb else array, order="C")
-
-
-def _is_picture(shape):
-    return 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)))
 
 
 def _describe(array):
@@ -121,7 +114,3 @@ def with_channels(picture: np.ndarray, channels: int) -> np.ndarray:
 def _type(value):
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__

@@ -112,7 +112,7 @@ class Where:
     def __init__(self, classifier: Classifier, picture: bytes):
         self._classifier = classifier
         self._plan = occlusion.plan(classifier.prepare(picture))
-        self._answers: Iterator[np.ndarray] = occlusion.probabilities(classifier, self._plan)
+        self._answers: Iterator[np.ndarray] = classifier.outputs(self._plan.hidden())
         self._said: List[np.ndarray] = []
         self.images = len(self._plan.corners) + 1  # that the network is asked for
 
