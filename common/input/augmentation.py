@@ -111,10 +111,7 @@ class Augmentation:
 
         Each image draws a weight for each component from N(0, pca_noise). The generator is seeded
         with (seed, ``epoch``, ``batch``), so a batch's lighting does not depend on what was read
-        before.
-
-        Returns:
-            float32 of ``shape``, (images, channels), in R, G, B order; zeros without lighting.
+        before. It is float32 of ``shape``, (images, channels), in R, G, B order.
         """
         if not self.pca_noise:
             return np.zeros(shape, np.float32)
@@ -127,11 +124,8 @@ class Augmentation:
 
         Drawn as `lighting` is. The centre crop leaves an odd pixel out below and at the right, as
         ImageRecordIter does. ``margins`` (N, 2) says by how many rows and columns each image is
-        larger than the crop.
-
-        Returns:
-            Row and column of the upper left corner, (N, 2) integers, each place equally likely, and
-            (N,) booleans.
+        larger than the crop. Row and column of the upper left corner are (N, 2) integers, each
+        place equally likely.
         """
         rng = np.random.RandomState([self.seed, epoch, batch, 1])  # not the one of `lighting`
         corners = rng.randint(margins + 1) if self.random_crop else margins // 2
@@ -147,20 +141,12 @@ def active(args: argparse.Namespace) -> Set[str]:
 def check_args(args: argparse.Namespace) -> None:
     """Refuse combinations of flags that MXNet would ignore, or abort on."""
     on = active(args)
-    if args.image_shape[0] == 1:
-        for entry in _TABLE:
-            if entry.colour and entry.flag in on:
-                raise UserError(
-                    f"{entry.flag}: changes colours, but --image-shape says grey images"
-                )
-    if "--random-resized-crop" in on:
-        for other in _NOT_WITH_RESIZED_CROP:
-            if other in on:
-                raise UserError(f"--random-resized-crop and {other}: MXNet takes only one of them")
-    _check_ranges(args, on)
-
-
-def _check_ranges(args, on):
+    for entry in _TABLE:
+        if entry.colour and entry.flag in on and args.image_shape[0] == 1:
+            raise UserError(f"{entry.flag}: changes colours, but --image-shape says grey images")
+    for other in _NOT_WITH_RESIZED_CROP:
+        if other in on and "--random-resized-crop" in on:
+            raise UserError(f"--random-resized-crop and {other}: MXNet takes only one of them")
     if ("--random-resized-crop" in on) != (args.min_random_area < args.max_random_area):
         raise UserError(
             "--random-resized-crop 1 and --min-random-area below --max-random-area: one does"

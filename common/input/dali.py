@@ -36,7 +36,7 @@ def is_installed() -> bool:
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Refuse flags that this backend cannot carry out, and all if DALI is not installed."""
+    """Refuse flags that DALI cannot carry out, and all if it is not installed."""
     if not is_installed():
         raise UserError("--data-backend dali: is not installed; pip install '.[dali]'")
     cannot = sorted(augmentation.active(args) - _CAN)

@@ -28,21 +28,17 @@ from .training_data import TrainingData
 def checked_records(
     path: str, num_classes: Optional[int] = None, least: int = 1, classes: Optional[list] = None
 ) -> Records:
-    """Check the record file ``path``: its structure, its labels and its class names.
+    """The record file ``path``, once its structure, labels and class names are checked.
 
-    Args:
-        num_classes: labels must be below it; None: as many as the file has class names.
-        least: how many images there must be, for one batch.
-        classes: the class names of the training records, None if they have none.
+    Labels must be below ``num_classes`` (None: as many as the file has class names); ``classes``
+    are the class names of the training records; ``least`` images make a batch.
     """
     records = scan_records(path)
     if classes and records.classes and classes != records.classes:
         raise UserError(f"{path}: its -classes.txt has other names than the training records' one")
     _check_labels(records, num_classes, classes)
     if len(records) < least:
-        raise UserError(
-            f"{path}: has {len(records)} images, fewer than --batch-size {least}; lower it"
-        )
+        raise UserError(f"{path}: has {len(records)} images, fewer than --batch-size {least}")
     return records
 
 
@@ -72,17 +68,12 @@ def training_iterator(data: TrainingData, context: mx.Context, first: int = 0) -
     """Shuffled, augmented batches of ``data``, one epoch after the other, without end.
 
     Epoch n (from 0) has an order of its own, drawn by a generator that is seeded with (seed, n). A
-    resumed run reads its epoch from the beginning and skips what it has seen.
+    resumed run reads its epoch from the beginning and skips the ``first`` batches, which it has
+    seen. ``context`` is the first device: a GPU's batches lie in pinned memory.
 
-    Args:
-        context: the first device; a GPU's batches lie in pinned memory.
-        first: how many batches to leave out.
-
-    Returns:
-        An iterator of data (N, C, H, W) float32 and softmax_label (N,). A batch keeps its values as
-        long as it is held. If ``data.dtype`` is "uint8", the images are not normalised yet, and a
-        third array, the shift (N, C), comes with them. Each epoch has each image once; the batch in
-        which an epoch ends is filled up from the next one.
+    A batch, data (N, C, H, W) float32 and softmax_label (N,), keeps its values as long as it is
+    held. If ``data.dtype`` is "uint8", the images are not normalised yet, and a third array, the
+    shift (N, C), comes with them. :func:`prefetch.batches` says how epochs become batches.
     """
     images = data.images
     if data.share.size > 1:  # one endless epoch: a worker's epochs are not all of one length
@@ -161,14 +152,10 @@ def evaluation_batches(
     threads: int,
     numbers: Optional[np.ndarray] = None,
 ) -> Iterator[Tuple[mx.io.DataBatch, int]]:
-    """Centre crops of images of ``records``, in order, each exactly once.
+    """Batches of centre crops of all records, or those with ``numbers``, a batch at least.
 
-    Args:
-        threads: that decode.
-        numbers: of the records, a batch at least; None: all.
-
-    Yields:
-        A batch, and how many of its rows count; the rest of the last batch is padding.
+    They come in order, each exactly once, and with each batch how many of its rows count: the rest
+    of the last one is padding. ``threads`` decode.
     """
     # A new iterator each time: after a reset MXNet 1.9.1 mixes the last epoch's padding in.
     parts = [(None, len(records))]
@@ -181,10 +168,7 @@ def evaluation_batches(
 
 
 def take(batches: mx.io.DataIter, path: str, count: int) -> Iterator[mx.io.DataBatch]:
-    """At most ``count`` of the coming batches of ``path``.
-
-    UserError if MXNet cannot decode an image; it does not say which.
-    """
+    """At most ``count`` of the coming batches of ``path``; UserError if one cannot be decoded."""
     with _decoding(path):
         yield from itertools.islice(batches, count)
 
@@ -228,9 +212,6 @@ def _record_iterator(records, preparation, threads, drawn=None, **options):
         data_shape=preparation.image_shape,
         verbose=False,
     )
-    unknown = [name for name in options if f"\n{name} : " not in mx.io.ImageRecordIter.__doc__]
-    if unknown:  # MXNet ignores what it does not know
-        raise TypeError(f"ImageRecordIter has no {', '.join(unknown)}")
     native.load()  # with it an image that cannot be decoded is an error, without it a crash
     native.drop_lines(native.MXNET_NOISE)
     with _decoding(records.path), _openmp_threads(threads):

@@ -105,9 +105,8 @@ def crop(
 ) -> np.ndarray:
     """Crops of ``size`` (height, width) of uint8 images (rows, columns, C): (N, C, H, W) uint8.
 
-    Args:
-        corners: (N, 2), row and column of each crop's upper left corner; it fits into the image.
-        mirrored: (N,) booleans: which are turned left to right.
+    ``corners`` (N, 2) are row and column of each crop's upper left corner, and it fits into the
+    image; ``mirrored`` (N,) says which are turned left to right.
     """
     out = np.empty((len(images), images[0].shape[2], *size), np.uint8)
     cuts = [image[y:, x:] for image, (y, x) in zip(images, corners)]
@@ -138,18 +137,13 @@ def batches(
 ) -> Iterator[Optional[mx.io.DataBatch]]:
     """Cut the endless sequence of epochs into batches, one after the other.
 
-    A batch in which an epoch ends is filled up with the next epoch's first images, so that each
-    image is there exactly once an epoch.
+    ``read`` gives the images of an epoch by its number, from 0, always the same ones in the same
+    order; ``images`` make an epoch. A batch in which one ends is filled up with the next one's
+    first images, so that each image is there exactly once an epoch.
 
-    Args:
-        read: number of an epoch, from 0 -> its images, always the same ones in the same order.
-        images: how many images make an epoch.
-        buffers: where the memory for a batch comes from.
-        first: how many batches to leave out: those that an earlier run has seen.
-
-    Yields:
-        Batches of data and softmax_label and, if data is uint8, of precision.SHIFT. While images
-        are left out it yields None after each chunk, so that the thread can be stopped in between.
+    A batch has data, softmax_label and, if data is uint8, precision.SHIFT. The ``first`` ones are
+    left out, since an earlier run has seen them: after each chunk of them comes None, so that the
+    thread can be stopped in between.
     """
     data, labels, filled = None, np.empty(batch_size, np.float32), 0
     shift = np.empty(buffers.shape[:2], np.float32)

@@ -61,11 +61,8 @@ class Preparation:
     def apply(self, image: np.ndarray) -> np.ndarray:
         """What the network sees of a picture: short side resized, centre crop, normalised.
 
-        Args:
-            image: (H, W, 3) BGR, or (H, W) grey for networks of one channel; uint8.
-
-        Returns:
-            (C, H, W) float32, R, G, B order: what ImageRecordIter makes of the same picture.
+        ``image`` is (H, W, 3) BGR, or (H, W) grey for networks of one channel; uint8. It becomes
+        (C, H, W) float32, R, G, B: what ImageRecordIter makes of the same picture.
         """
         channels, height, width = self.image_shape
         if self.resize is not None:
@@ -98,10 +95,7 @@ class Preparation:
         return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
     def load(self, path: str) -> np.ndarray:
-        """Read, decode and prepare a picture file: (C, H, W) float32.
-
-        UserError if the file cannot be read, or is not a picture, or a damaged one.
-        """
+        """Read and prepare a picture file: (C, H, W) float32; UserError if it cannot be read."""
         return self.apply(self.decode(read_file(path), path))
 
 

@@ -43,11 +43,10 @@ class TrainingData:
         UserError if --num-classes, --num-examples or --accumulate does not fit the records.
         """
         batch_size = args.batch_size * args.accumulate
-        if records is None:
-            images, num_classes = args.num_examples or 50 * batch_size, args.num_classes
-        else:
-            images = _count_examples(records, args.num_examples)
-            num_classes = _count_classes(records, args.num_classes)
+        images = args.num_examples or (len(records) if records else 50 * batch_size)
+        if records and images > len(records):
+            raise UserError(f"--num-examples {images}: {records.path} has {len(records)}")
+        num_classes = _count_classes(records, args.num_classes) if records else args.num_classes
         if args.accumulate > 1 and images < batch_size:
             raise UserError(
                 f"--accumulate {args.accumulate}: an update takes {batch_size} images, and an epoch"
@@ -116,9 +115,3 @@ def _count_classes(records, wanted):
             " meant"
         )
     return wanted or present
-
-
-def _count_examples(records, wanted):
-    if wanted is not None and wanted > len(records):
-        raise UserError(f"--num-examples {wanted}: {records.path} has {len(records)}")
-    return wanted or len(records)

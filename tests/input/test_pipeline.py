@@ -141,11 +141,13 @@ def test_grey_images_are_normalised(tmp_path):
     assert np.allclose(means, 2 + batch.label[0].asnumpy())
 
 
-def test_an_option_mxnet_does_not_know_cannot_reach_it(numbered):
-    with pytest.raises(TypeError, match="rand_mirorr"):
-        preparation = training_data(path=numbered).preparation
-        options = {"batch_size": 2, "rand_mirorr": True}
-        pipeline._record_iterator(scan_records(numbered), preparation, 1, **options)
+def test_mxnet_knows_each_option_that_is_given_to_it(numbered, monkeypatch):
+    """It ignores others without a word."""
+    given, make = {}, mx.io.ImageRecordIter
+    monkeypatch.setattr(mx.io, "ImageRecordIter", lambda **own: given.update(own) or make(**own))
+    next(pipeline.training_iterator(training_data("--resize", "24", path=numbered), mx.cpu()))
+    assert {"rand_mirror", "mean_r", "resize", "round_batch"} <= given.keys()
+    assert [name for name in given if f"\n{name} : " not in make.__doc__] == []
 
 
 @pytest.mark.parametrize("labels", [[0, 1, -1], [0, 1, 1.5], [0, 1, float("nan")]])
