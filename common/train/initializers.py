@@ -14,35 +14,36 @@ _MXNET = {
 }
 
 
+_BIASED = r"conv[245]_bias|fc[12]_bias"
+
+
 class _ByName(mx.init.Initializer):
-    """Gaussian weights and constant biases, both chosen by the parameter's name.
+    """N(0, .01), or N(0, ``std``) where ``other`` is the weight's name; ``bias`` where _BIASED is.
 
     MXNet's Mixed cannot set a bias: every stock initializer turns ``*_bias`` into zeros. The rest,
     such as batch norm's, begins as MXNet's initializers have it.
     """
 
-    def __init__(self, biases, std, other_std):
-        super().__init__(biases=biases, std=std, other_std=other_std)
-        self._biases, self._std, self._other_std = biases, std, other_std
+    def __init__(self, bias, other="", std=0.01):
+        super().__init__(bias=bias, other=other, std=std)
+        self._bias, self._other, self._std = bias, other, std
 
     def _init_bias(self, name, array):
-        array[:] = next((v for p, v in self._biases.items() if re.fullmatch(p, name)), 0)
+        array[:] = self._bias if re.fullmatch(_BIASED, name) else 0
 
     def _init_weight(self, name, array):
-        std = next((v for p, v in self._other_std.items() if re.fullmatch(p, name)), self._std)
-        mx.random.normal(0, std, out=array)
+        mx.random.normal(0, self._std if re.fullmatch(self._other, name) else 0.01, out=array)
 
 
-_BIASED = r"conv[245]_bias|fc[12]_bias"
 _OWN = {
     # Krizhevsky et al. 2012, section 5: N(0, .01); biases 1 in conv2, 4, 5 and the hidden FC.
-    "paper": lambda: _ByName({_BIASED: 1.0}, 0.01, {}),
+    "paper": lambda: _ByName(1.0),
     # Its source, layers/layers-145.cfg: the same, but .03 in conv3, conv4 and conv5.
-    "source": lambda: _ByName({_BIASED: 1.0}, 0.01, {r"conv[345]_weight": 0.03}),
+    "source": lambda: _ByName(1.0, r"conv[345]_weight", 0.03),
     # Caffe's bvlc_reference_caffenet: the paper's biases, hidden FC .005.
-    "caffenet": lambda: _ByName({_BIASED: 1.0}, 0.01, {r"fc[12]_weight": 0.005}),
+    "caffenet": lambda: _ByName(1.0, r"fc[12]_weight", 0.005),
     # Its bvlc_alexnet: biases .1 in the same layers ("1 gave a flat loss"), hidden FC .005.
-    "caffe": lambda: _ByName({_BIASED: 0.1}, 0.01, {r"fc[12]_weight": 0.005}),
+    "caffe": lambda: _ByName(0.1, r"fc[12]_weight", 0.005),
 }
 
 NAMES = [*_MXNET, *_OWN]
