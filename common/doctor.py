@@ -9,7 +9,6 @@ crashes, becomes a line of the report.
 
 import contextlib
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -77,8 +76,6 @@ _EXTRAS = {
 
 def main() -> int:
     """Print the report; 0 if MXNet computes and the scripts can be imported, else 1."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
     facts = _try_mxnet()
     to_do = []
     for section in (_python, _cpu, _mxnet, _native, _opencv, _extras, _libraries, _gpus, _cache):

@@ -233,18 +233,17 @@ def newest(prefix: str) -> Tuple[Optional[Tuple[str, int]], List[str]]:
         if not os.path.exists(record_path(name, number)):
             continue  # a kill between two renames leaves it so
         try:
-            whole.append((load_record(name, number).get("batches", -1), name, number))
+            record = load_record(name, number)
+            if "batches" in record:  # others are of other scripts, such as quantize.py
+                whole.append((record["batches"], name, number))
         except UserError as error:
             damaged.append(str(error))
-    for batches, name, number in sorted(whole, reverse=True):
-        if batches < 0:
-            continue  # written by another script, such as quantize.py
+    for _, name, number in sorted(whole, reverse=True):
         try:
             verify(name, number)
+            return (name, number), damaged
         except UserError as error:
             damaged.append(str(error))
-            continue
-        return (name, number), damaged
     return None, damaged
 
 
