@@ -35,7 +35,7 @@ _EPOCHS, _MOST_EPOCHS = 30, 150  # a larger side has to leave time for the first
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line; ``args.start`` is the checkpoint of --from: prefix and number."""
+    """The command line; ``start``: prefix and number of --from; ``asked``: what plan.json keeps."""
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     add("photos", metavar="PHOTOS", help="holds a folder for each class")
@@ -53,6 +53,8 @@ def parse_args() -> argparse.Namespace:
     if os.path.join(os.path.realpath(args.out), "").startswith(inside):
         raise UserError(f"--out {args.out}: is inside {args.photos}, where nothing is changed")
     check_is_local(args.out, "--out")
+    args.asked = {"photos": os.path.realpath(args.photos), "minutes": args.minutes}
+    args.asked["from"] = args.start and list(args.start)
     return args
 
 
@@ -124,55 +126,35 @@ def choose(
     return side, min(max(2, epochs[side]), _MOST_EPOCHS)
 
 
-class Plan:
-    """FOLDER/plan.json: what was asked for, and from the first timing on, side and epochs."""
+def read_plan(args: argparse.Namespace) -> dict:
+    """FOLDER/plan.json: what was ``asked`` for, and ``training``, side and epochs; {} without one.
 
-    def __init__(self, args: argparse.Namespace):
-        self._args, self._path = args, os.path.join(args.out, "plan.json")
-        self._asked = {"photos": os.path.realpath(args.photos), "minutes": args.minutes}
-        self._asked["from"] = args.start and list(args.start)
+    UserError if the folder holds anything but what the same flags have begun.
+    """
+    try:
+        plan = read_json(_plan_path(args), f"delete {args.out} and start again")
+    except FileNotFoundError:
+        names = os.listdir(args.out) if os.path.isdir(args.out) else []
+        if not all(name.startswith(_BEFORE_PLAN) for name in names):
+            raise UserError(f"--out {args.out}: holds other files; give a new folder")
+        return {}
+    for name, value in args.asked.items():
+        before = plan["asked"][name]
+        if before != value:
+            said = f"was begun with {name} {before}, not {value}; give that, or another --out"
+            raise UserError(f"--out {args.out}: {said}")
+    return plan
 
-    def check(self) -> None:
-        """Raise UserError if the folder holds anything but what the same flags have begun."""
-        kept = self._read()
-        names = os.listdir(self._args.out) if os.path.isdir(self._args.out) else []
-        if not kept and not all(name.startswith(_BEFORE_PLAN) for name in names):
-            raise UserError(f"--out {self._args.out}: holds other files; give a new folder")
-        for name, value in self._asked.items():
-            if kept and kept["asked"][name] != value:
-                raise UserError(
-                    f"--out {self._args.out}: was begun with {name} {kept['asked'][name]}, not"
-                    f" {value}; give that, or another --out"
-                )
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the photographs are packed."""
-        return bool(self._read())
+def write_plan(args: argparse.Namespace, **plan: object) -> dict:
+    """Write FOLDER/plan.json, and return what it says."""
+    with atomic(_plan_path(args)) as temporary:
+        write_json(temporary, plan)
+    return plan
 
-    def begin(self) -> None:
-        """Write what was asked for; the photographs are packed."""
-        self._write({"asked": self._asked})
 
-    def training(self, images: int) -> Tuple[Optional[int], int]:
-        """Side and epochs, chosen once."""
-        kept = self._read()
-        if "training" not in kept:
-            chosen = choose(measure(self._args, images), images, 60 * self._args.minutes)
-            kept = {**kept, "training": chosen}
-            self._write(kept)
-        side, epochs = kept["training"]
-        return side, epochs
-
-    def _read(self):
-        try:
-            return read_json(self._path, f"delete {self._args.out} and start again")
-        except FileNotFoundError:
-            return {}
-
-    def _write(self, entries):
-        with atomic(self._path) as temporary:
-            write_json(temporary, entries)
+def _plan_path(args):
+    return os.path.join(args.out, "plan.json")
 
 
 def training(args: argparse.Namespace, side: Optional[int], epochs: int) -> List[str]:
@@ -215,15 +197,18 @@ def do(command: List[str], stop: Stop, must: bool = True) -> None:
 def main() -> None:
     """Check, then do what is left: pack, time, train, score, draw."""
     args = parse_args()
-    begun = Plan(args)
-    begun.check()
+    read_plan(args)  # what it refuses is refused before the folder is made
     with lock(os.path.join(args.out, "classifier"), "--out"), Stop(print) as stop:
         stop.unsaved = True  # each step saves for itself
-        if not begun.has_begun:
+        plan = read_plan(args)
+        if not plan:
             do(packing(args), stop)
-            begun.begin()
+            plan = write_plan(args, asked=args.asked)
         images = trained_on(args)
-        side, epochs = begun.training(images)
+        if "training" not in plan:
+            chosen = choose(measure(args, images), images, 60 * args.minutes)
+            plan = write_plan(args, **plan, training=chosen)
+        side, epochs = plan["training"]
         scoring, drawing = judging(args, epochs)
         do(training(args, side, epochs), stop)
         do(scoring, stop)

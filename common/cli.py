@@ -75,29 +75,22 @@ def image_shape(text: str) -> Tuple[int, int, int]:
 def number(
     kind: type = float,
     *,
-    least: Optional[float] = None,
-    above: Optional[float] = None,
-    most: Optional[float] = None,
-    below: Optional[float] = None,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
 ) -> Callable[[str], float]:
     """An argparse type: a finite ``kind``, int or float, within these bounds."""
     bounds = {"of at least": least, "above": above, "of at most": most, "below": below}
-    said = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+    said = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound))
     noun = "an integer" if kind is int else "a number"
 
     def parse(text: str) -> float:
         try:
             value = kind(text)
-            finite = math.isfinite(value)
+            fits = math.isfinite(value) and least <= value <= most and above < value < below
         except (ValueError, OverflowError):
-            value, finite = math.nan, False
-        fits = (
-            finite
-            and (least is None or value >= least)
-            and (above is None or value > above)
-            and (most is None or value <= most)
-            and (below is None or value < below)
-        )
+            fits = False
         if not fits:
             raise argparse.ArgumentTypeError(f"'{text}' is not {noun} {said}".rstrip())
         return value

@@ -7,6 +7,7 @@ here, too.
 
 import argparse
 import dataclasses
+import math
 from typing import Any, Mapping, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class _Entry(NamedTuple):
     argument: Optional[str]  # ImageRecordIter's name for it; None: not done there
     off: object  # the value that changes nothing
     least: float
-    most: Optional[float]  # None: any
+    most: float
     help: str
     colour: bool = False
 
@@ -36,12 +37,12 @@ class _Entry(NamedTuple):
 _TABLE = [
     _Entry("--random-crop", "rand_crop", 0, 0, 1, "1: crop at a random place, 0: at the centre"),
     _Entry("--random-mirror", "rand_mirror", 0, 0, 1, "1: mirror half of the images, 0: none"),
-    _Entry("--pca-noise", None, 0.0, 0, None, "deviation of the PCA lighting", True),
+    _Entry("--pca-noise", None, 0.0, 0, math.inf, "deviation of the PCA lighting", True),
     _Entry("--random-resized-crop", "random_resized_crop", 0, 0, 1, "1: crop by area and aspect"),
     _Entry("--min-random-area", "min_random_area", 1.0, 0.001, 1, "least area of a resized crop"),
     _Entry("--max-random-area", "max_random_area", 1.0, 0.001, 1, "largest area of a resized crop"),
-    _Entry("--min-crop-size", "min_crop_size", -1, -1, None, "least side of a random crop, px"),
-    _Entry("--max-crop-size", "max_crop_size", -1, -1, None, "largest side of a random crop, px"),
+    _Entry("--min-crop-size", "min_crop_size", -1, -1, math.inf, "least side of a random crop, px"),
+    _Entry("--max-crop-size", "max_crop_size", -1, -1, math.inf, "largest side of it, px"),
     _Entry("--min-random-scale", "min_random_scale", 1.0, 0.001, 1000, "least random scale"),
     _Entry("--max-random-scale", "max_random_scale", 1.0, 0.001, 1000, "largest random scale"),
     _Entry("--min-random-aspect-ratio", "min_aspect_ratio", None, 0, 1000, "least width / height"),
