@@ -62,13 +62,10 @@ def parse_args() -> argparse.Namespace:
         raise UserError("-- SCRIPT.py: needed, with its flags; such as -- train_imagenet.py --help")
     if not os.path.isfile(args.command[0]):
         raise UserError(f"{args.command[0]}: no such script")
-    if args.max_restarts and not _has_flag(args.command, "--model-prefix"):
+    given = [word.partition("=")[0] for word in args.command]
+    if args.max_restarts and "--model-prefix" not in given:
         raise UserError("--max-restarts: needs --model-prefix after --, to continue from")
     return args
-
-
-def _has_flag(command, flag):
-    return any(word == flag or word.startswith(f"{flag}=") for word in command)
 
 
 class Host(NamedTuple):

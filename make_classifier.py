@@ -73,17 +73,14 @@ def packing(args: argparse.Namespace) -> List[str]:
     return [python, *module, args.photos, os.path.join(args.out, "photos"), *flags]
 
 
-def start_flags(args: argparse.Namespace) -> List[str]:
-    """Those that say what training begins with."""
+def start_flags(args: argparse.Namespace, side: Optional[int]) -> List[str]:
+    """Those that training begins with; ``side``: of the input, None for that of --from."""
     flags = ["--dataset", "photos", "--data-train", os.path.join(args.out, "photos-train.rec")]
     if args.start:
         flags += ["--pretrained", args.start[0], "--pretrained-epoch", args.start[1]]
+    if side:  # of a picture's short side 113 of 128 are seen
+        flags += ["--image-shape", f"3,{side},{side}", "--resize", str(round(side * 128 / 113))]
     return flags
-
-
-def size_flags(side: int) -> List[str]:
-    """Those of an input of ``side`` pixels: of the short side, 113 of 128 are seen."""
-    return ["--image-shape", f"3,{side},{side}", "--resize", str(round(side * 128 / 113))]
 
 
 def trained_on(args: argparse.Namespace) -> int:
@@ -101,8 +98,8 @@ def measure(args: argparse.Namespace, images: int) -> Dict[Optional[int], float]
     """Side of the input -> images a second trained here; None is the side of --from."""
     found = {}
     for side in [None] if args.start else _TIMED_SIDES:
-        flags = [*start_flags(args), *(size_flags(side) if side else [])]
         name = f"input of {side} px" if side else "fine-tuning"
+        flags = start_flags(args, side)
         found[side] = speed(flags, name, images, _RECIPE["batch_size"], _RECIPE["lr"])
         print(f"{name}: {found[side]:.0f} img/s here", flush=True)
     if args.start:
@@ -159,8 +156,7 @@ def _plan_path(args):
 
 def training(args: argparse.Namespace, side: Optional[int], epochs: int) -> List[str]:
     """The command that trains, or goes on training."""
-    flags = [*start_flags(args), *(size_flags(side) if side else [])]
-    flags += ["--data-val", os.path.join(args.out, "photos-val.rec")]
+    flags = [*start_flags(args, side), "--data-val", os.path.join(args.out, "photos-val.rec")]
     flags += ["--num-epochs", str(epochs), "--model-prefix", os.path.join(args.out, "net")]
     return script("train_imagenet.py", [*flags, "--resume", "--save-minutes", "2", "--keep", "1"])
 

@@ -45,7 +45,7 @@ def array_names(path: str) -> List[str]:
             reader.skip_array()
         (names,) = reader.take("Q")
         found = [reader.name() for _ in range(names)]
-        if magic != _LIST or names != count or not reader.at_end():
+        if magic != _LIST or names != count or file.read(1):
             raise ValueError(f"{path}: is not a file of named arrays")
     return [name.decode() for name in found]
 
@@ -58,9 +58,6 @@ class _Reader:
 
     def take(self, layout):
         return struct.unpack("<" + layout, self._file.read(struct.calcsize("<" + layout)))
-
-    def at_end(self):
-        return self._file.tell() == self._size
 
     def name(self):
         (length,) = self.take("Q")

@@ -111,7 +111,10 @@ def _bound(symbol, contexts, shape, settings, pretrained, std):
         groups = {name: contexts[i::2] for i, name in enumerate(columns.GROUPS)}
         contexts = contexts[::2]
     symbol = _for_devices(symbol, contexts, shape, settings)
-    symbol = _for_training(symbol, settings, frozen)
+    if settings.weighted:
+        symbol = weighted(symbol)
+    if frozen:
+        symbol = finetune.with_frozen_statistics(symbol, frozen)
     inputs = [mx.io.DataDesc("data", shape, "float32" if std is None else "uint8")]
     if std is not None:
         symbol = precision.normalise(symbol, std)
@@ -175,12 +178,6 @@ def _for_devices(symbol, contexts, shape, settings):
     if settings.dtype == "float16":
         return precision.cast(symbol, settings.dtype, settings.loss_scale)
     return symbol
-
-
-def _for_training(symbol, settings, frozen):
-    if settings.weighted:
-        symbol = weighted(symbol)
-    return finetune.with_frozen_statistics(symbol, frozen) if frozen else symbol
 
 
 def _init_optimizer(module, settings, scheduler, updates, batch_size, fast):

@@ -82,11 +82,6 @@ class Checkpoints:
         return self._settings.prefix is not None
 
     @property
-    def path(self) -> Optional[str]:
-        """The weights' file of the current state; None if it is not saved."""
-        return self.place and store.params_path(*self.place)
-
-    @property
     def of_epoch(self) -> bool:
         """Whether the current state is saved under the number of an epoch."""
         return self.place is not None and self.place[0] == self._settings.prefix

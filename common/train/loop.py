@@ -7,6 +7,7 @@ from typing import Iterator, Optional
 
 import numpy as np
 
+from common.checkpoint import store
 from common.cli import UserError
 from common.evaluate.evaluator import Evaluator
 from common.evaluate.scores import Scores
@@ -270,7 +271,7 @@ class Run:
             state.validation = {"images": scores.count, "right": scores.right()["top-1"]}
         saved = ""
         if self.checkpoints.of_epoch:
-            saved = f"  -> {self.checkpoints.path}"
+            saved = f"  -> {store.params_path(*self.checkpoints.place)}"
             top1 = result.get("val", result["train"])["top-1"]
             if state.best is None or top1 > state.best["top-1"]:
                 state.best = {"epoch": epoch, "top-1": top1}
