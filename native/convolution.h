@@ -1,5 +1,6 @@
-// _alexnet_convolution: a convolution of (N, C, H, W) arrays with a 3x3 or 5x5 kernel and stride 1,
-// by Winograd's method, with a relu after it if asked for; and its gradients.
+// _alexnet_convolution: a convolution of (N, C, H, W) arrays with a 3x3 or 5x5 kernel, or with one of
+// 3 or 5 times the stride, by Winograd's method, with a relu after it if asked for; and its
+// gradients.
 #pragma once
 
 #include <cstdint>
@@ -13,26 +14,31 @@ namespace {
 // Rows (i = 0) or columns (i = 1) of the output, and how many tiles they make.
 void fit_outputs(const Shape& x, int i, Convolution* c) {
   c->in[i] = x[2 + i];
-  c->out[i] = c->in[i] + 2 * c->pad[i] - c->side + 1;
+  const int64_t most = c->in[i] + 2 * c->pad[i] - c->kernel;
+  c->out[i] = most < 0 ? 0 : most / c->stride + 1;
   c->tiles[i] = (c->out[i] + c->tile() - 1) / c->tile();
 }
 
 // The convolution of x that Convolution's attributes describe.
 Convolution convolution_of(const Attributes& attrs, const Shape& x) {
   Convolution c;
-  int64_t kernel[2];
+  int64_t kernel[2], stride[2] = {1, 1};
   read_pair(attrs, "kernel", 1, kernel);
+  if (has(attrs, "stride")) read_pair(attrs, "stride", 1, stride);
   const int64_t filters = read_integer(attrs, "num_filter", 0, 0);
   c.groups = read_integer(attrs, "num_group", 1, 1);
   c.pad[0] = c.pad[1] = 0;
   if (has(attrs, "pad")) read_pair(attrs, "pad", 0, c.pad);
   c.relu = read_relu(attrs);
-  c.side = kernel[0];
-  bool right = x.size() == 4 && kernel[0] == kernel[1] && (c.side == 3 || c.side == 5) &&
+  c.kernel = kernel[0];
+  c.stride = stride[0];
+  c.side = (c.kernel + c.stride - 1) / c.stride;
+  bool right = x.size() == 4 && kernel[0] == kernel[1] && stride[0] == stride[1] &&
+               (c.side == 3 || c.side == 5) &&
                filters >= 1 && filters % c.groups == 0 && x[1] % c.groups == 0;
   if (right) {
     c.images = x[0];
-    c.channels = x[1] / c.groups;
+    c.channels = x[1] / c.groups * c.stride * c.stride;
     c.filters = filters / c.groups;
     fit_outputs(x, 0, &c);
     fit_outputs(x, 1, &c);
@@ -40,12 +46,12 @@ Convolution convolution_of(const Attributes& attrs, const Shape& x) {
   }
   if (!right)
     throw Refused("_alexnet_convolution takes (N, C, H, W), num_filter, and a kernel of 3x3 or 5x5 "
-                  "that fits it, not " + text_of(x));
+                  "strides that fits it, not " + text_of(x));
   return c;
 }
 
 Shape weight_shape(const Convolution& c) {
-  return {c.groups * c.filters, c.channels, c.side, c.side};
+  return {c.groups * c.filters, c.maps(), c.kernel, c.kernel};
 }
 
 Shape output_shape(const Convolution& c) {

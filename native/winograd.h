@@ -44,34 +44,33 @@ void transform_kernel(const Convolution& c, Step::Kind kind, float* kernel, floa
 void transform_inputs(const Convolution& c, const std::vector<Part>& all, const float* x,
                       int64_t g, const PointMatrices& inputs) {
   for_each_part(all, c.channels, [&](const Part& part, int64_t first) {
-    const Maps<const float> maps = {x, c.groups * c.channels, c.in[0], c.in[1]};
-    const int64_t at = part.image * maps.channels + g * c.channels + first;
     const Window& w = input_window(c, part);
-    for_each_row(w, maps, c.channels - first,
-                 [&](int64_t l, int64_t row, int64_t column, int64_t n) {
-                   const float* from = maps.at(at + l, row) + column;
-                   float* to = w.at(row, column) + l;
-                   for (int64_t i = 0; i < n; ++i) to[i * kLanes] = from[i];
-                 });
+    for_each_input_row(c, w, x + c.input(part.image, g), first,
+                       [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
+                           int64_t stride) {
+                         float* to = w.at(row, column) + l;
+                         for (int64_t i = 0; i < n; ++i) to[i * kLanes] = from[i * stride];
+                       });
     transform_part(c, Step::kInputs, part, w, inputs, first);
   });
 }
 
-// To points: weights. `rows` and `lanes` count channels and filters, or the other way round; the
-// strides are the distances in w from one kernel to the next.
-PointPanels transform_weights(const Convolution& c, const float* w, int64_t rows,
-                              int64_t row_stride, int64_t lanes, int64_t lane_stride) {
+// To points: a group's weights, with a channel in each row and a filter in each column, or the other
+// way round.
+PointPanels transform_weights(const Convolution& c, const float* w, bool filters_in_rows) {
+  const int64_t rows = filters_in_rows ? c.filters : c.channels;
+  const int64_t lanes = filters_in_rows ? c.channels : c.filters;
   static thread_local std::vector<float> buffer;
   const int64_t width = panel_width();
   const int64_t size = (lanes + width - 1) / width * width * rows;
   const PointPanels panels = {aligned(&buffer, kValues * size), size, rows * width, width, width};
   parallel_for(blocks(lanes), [&](int64_t block) {
-    float kernel[kMostElements * kLanes] = {};
     const int64_t first = block * kLanes, many = std::min(kLanes, lanes - first);
     for (int64_t row = 0; row < rows; ++row) {
+      float kernel[kMostElements * kLanes] = {};
       for (int64_t l = 0; l < many; ++l)
-        for (int64_t e = 0; e < c.elements(); ++e)
-          kernel[e * kLanes + l] = w[row * row_stride + (first + l) * lane_stride + e];
+        for_each_element(c, filters_in_rows ? row : first + l, filters_in_rows ? first + l : row,
+                         [&](int64_t e, int64_t index) { kernel[e * kLanes + l] = w[index]; });
       transform_kernel(c, Step::kWeights, kernel, panels.at(row, first), size);
     }
   });
@@ -82,16 +81,14 @@ PointPanels transform_weights(const Convolution& c, const float* w, int64_t rows
 void transform_outputs(const Convolution& c, const std::vector<Part>& all,
                        const PointMatrices& outputs, int64_t g, const float* bias, float* y) {
   const float least = c.relu ? 0 : -std::numeric_limits<float>::infinity();
-  const Maps<float> maps = {y, c.groups * c.filters, c.out[0], c.out[1]};
   for_each_part(all, c.filters, [&](const Part& part, int64_t first) {
-    const int64_t filter = g * c.filters + first, at = part.image * maps.channels + filter;
     const Window& w = output_window(c, part);
     transform_part(c, Step::kOutputs, part, w, outputs, first);
-    for_each_row(w, maps, c.filters - first, [&](int64_t l, int64_t row, int64_t, int64_t n) {
+    for_each_row(c, w, first, [&](int64_t l, int64_t row, int64_t n) {
       const float* from = w.at(row, 0) + l;
-      float* to = maps.at(at + l, row);
+      float* to = y + c.output(part.image, g, first + l, row);
       for (int64_t i = 0; i < n; ++i) {
-        const float value = from[i * kLanes] + bias[filter + l];
+        const float value = from[i * kLanes] + bias[g * c.filters + first + l];
         to[i] = value < least ? least : value;  // NaN stays NaN
       }
     });
@@ -105,8 +102,7 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   const PointMatrices inputs = point_matrices(&buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(&buffers[1], most, c.filters);
   for (int64_t g = 0; g < c.groups; ++g) {
-    const PointPanels weights = transform_weights(c, w + g * c.weights(), c.channels, c.elements(),
-                                                  c.filters, c.channels * c.elements());
+    const PointPanels weights = transform_weights(c, w + g * c.weights(), false);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
@@ -126,12 +122,10 @@ void transform_output_gradients(const Convolution& c, const std::vector<Part>& a
   buffer.assign(all.size() * padded(c.filters), 0.0f);
   std::vector<float>& sums = buffer;  // in a lambda, `buffer` would be the thread's own
   for_each_part(all, c.filters, [&](const Part& part, int64_t first) {
-    const Maps<const float> maps = {dy, c.groups * c.filters, c.out[0], c.out[1]};
-    const int64_t at = part.image * maps.channels + g * c.filters + first;
     const Window& w = output_window(c, part);
-    for_each_row(w, maps, c.filters - first, [&](int64_t l, int64_t row, int64_t, int64_t n) {
-      const float* from = maps.at(at + l, row);
-      const float* on = y + (from - dy);
+    for_each_row(c, w, first, [&](int64_t l, int64_t row, int64_t n) {
+      const int64_t at = c.output(part.image, g, first + l, row);
+      const float *from = dy + at, *on = y + at;
       float* to = w.at(row, 0) + l;
       for (int64_t i = 0; i < n; ++i) to[i * kLanes] = !c.relu || on[i] > 0 ? from[i] : 0;
     });
@@ -148,17 +142,15 @@ void transform_output_gradients(const Convolution& c, const std::vector<Part>& a
 // is a whole image.
 void transform_input_gradients(const Convolution& c, const std::vector<Part>& images,
                                const PointMatrices& back, int64_t g, float* dx) {
-  const Maps<float> maps = {dx, c.groups * c.channels, c.in[0], c.in[1]};
   for_each_part(images, c.channels, [&](const Part& part, int64_t first) {
-    const int64_t at = part.image * maps.channels + g * c.channels + first;
     const Window& w = input_window(c, part);
     transform_part(c, Step::kInputGradients, part, w, back, first);
-    for_each_row(w, maps, c.channels - first,
-                 [&](int64_t l, int64_t row, int64_t column, int64_t n) {
-                   const float* from = w.at(row, column) + l;
-                   float* to = maps.at(at + l, row) + column;
-                   for (int64_t i = 0; i < n; ++i) to[i] = from[i * kLanes];
-                 });
+    for_each_input_row(c, w, dx + c.input(part.image, g), first,
+                       [&](int64_t l, int64_t row, int64_t column, int64_t n, float* to,
+                           int64_t stride) {
+                         const float* from = w.at(row, column) + l;
+                         for (int64_t i = 0; i < n; ++i) to[i * stride] = from[i * kLanes];
+                       });
   });
 }
 
@@ -170,8 +162,9 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
     transform_kernel(c, Step::kWeightGradients, kernel, sums.first.at(channel, first),
                      sums.stride);
     for (int64_t l = 0; l < std::min(kLanes, c.filters - first); ++l)
-      for (int64_t e = 0; e < c.elements(); ++e)
-        dw[((first + l) * c.channels + channel) * c.elements() + e] = kernel[e * kLanes + l];
+      for_each_element(c, first + l, channel, [&](int64_t e, int64_t index) {
+        dw[index] = kernel[e * kLanes + l];
+      });
   });
 }
 
@@ -187,10 +180,10 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   const PointPanels gradient_panels = {gradients.first.data, gradients.stride, width,
                                        gradients.first.row_stride, width};
   std::fill_n(dbias, c.groups * c.filters, 0.0f);
+  if (c.stride > 1)  // no window may reach the last pixels
+    std::fill_n(dx, c.input(c.images, 0), 0.0f);
   for (int64_t g = 0; g < c.groups; ++g) {
-    const PointPanels weights = transform_weights(c, w + g * c.weights(), c.filters,
-                                                  c.channels * c.elements(), c.channels,
-                                                  c.elements());
+    const PointPanels weights = transform_weights(c, w + g * c.weights(), true);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const int64_t tiles = (last - image) * c.tiles_of_image();

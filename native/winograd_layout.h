@@ -18,14 +18,26 @@ const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a t
 const int64_t kMostRowsOfTile = 12;
 const int64_t kMostElements = 25;  // of a kernel
 
-struct Convolution {  // with stride 1 and a 3x3 or 5x5 kernel
-  int64_t images, groups, channels, filters;  // channels and filters: of a group
-  int64_t in[2], pad[2], out[2], tiles[2];    // rows, columns
-  int64_t side;
+// A convolution with a 3x3 or 5x5 kernel and stride 1; or with a larger kernel and stride s, which
+// is one with stride 1 over s * s times as many channels: for each place in a square of s * s
+// pixels, a channel of the pixels at that place in all squares. The kernel is divided alike, with
+// zeros where it does not reach.
+struct Convolution {
+  int64_t images, groups, channels, filters;  // channels (of stride 1) and filters: of a group
+  int64_t in[2], pad[2], out[2], tiles[2];    // rows, columns; in and pad: of the array
+  int64_t side, kernel, stride;               // side: of the kernel with stride 1
   bool relu;
-  int64_t elements() const { return side * side; }  // of a kernel
-  int64_t weights() const { return filters * channels * elements(); }  // of a group
+  int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
+  int64_t elements() const { return side * side; }               // of a kernel with stride 1
+  int64_t weights() const { return filters * maps() * kernel * kernel; }  // of a group
   int64_t tile() const { return outputs_of_tile(static_cast<int>(side)); }
+  // Where the array has a group's maps of an image, and a row of the output.
+  int64_t input(int64_t image, int64_t group) const {
+    return (image * groups + group) * maps() * in[0] * in[1];
+  }
+  int64_t output(int64_t image, int64_t group, int64_t filter, int64_t row) const {
+    return (((image * groups + group) * filters + filter) * out[0] + row) * out[1];
+  }
   int64_t tiles_of_image() const { return tiles[0] * tiles[1]; }
   int64_t together() const {  // images
     return std::min(images, (kTogether + tiles_of_image() - 1) / tiles_of_image());
@@ -92,17 +104,8 @@ void multiply_at_points(const PointMatrices& a, int64_t rows, const PointPanels&
   });
 }
 
-// (channels, rows, columns) of an array, or what is to become that.
-template <typename Float>
-struct Maps {
-  Float* data;
-  int64_t channels, rows, columns;
-  Float* at(int64_t channel, int64_t row) const {
-    return data + (channel * rows + row) * columns;
-  }
-};
-
-// A window of 16 channels' maps with the channels innermost; it may reach beyond the maps.
+// A window of 16 channels' maps with the channels innermost; it may reach beyond the maps. Rows and
+// columns of inputs are counted with the padding.
 struct Window {
   int64_t top, left, rows, columns;
   std::vector<float> buffer;
@@ -124,14 +127,44 @@ Window& window(int64_t top, int64_t left, int64_t rows, int64_t columns) {
   return w;
 }
 
-// Calls work(channel, row, column, n) for the window's part of each row of up to 16 channels.
+// Calls work(channel, row, n) for the window's part of each row of up to 16 channels of the output:
+// row by row, so that what all channels have in a row of the window stays in the cache.
+template <typename Work>
+INLINED void for_each_row(const Convolution& c, const Window& w, int64_t first, Work work) {
+  const int64_t bottom = std::min(c.out[0], w.top + w.rows);
+  for (int64_t row = w.top; row < bottom; ++row)
+    for (int64_t l = 0; l < std::min(kLanes, c.filters - first); ++l)
+      work(l, row, std::min(c.out[1], w.columns));
+}
+
+// Calls work(channel, row, column, n, map, stride) for the window's part of each row of up to 16
+// channels of the input from the channel `first` on; `map` is where the array has the first of the
+// n elements, and `stride` how far apart they are. x: the array's maps of an image and a group.
 template <typename Float, typename Work>
-INLINED void for_each_row(const Window& w, const Maps<Float>& maps, int64_t channels, Work work) {
-  const int64_t left = std::max<int64_t>(0, w.left), top = std::max<int64_t>(0, w.top);
-  const int64_t n = std::min(maps.columns, w.left + w.columns) - left;
-  const int64_t bottom = std::min(maps.rows, w.top + w.rows);
-  for (int64_t l = 0; l < std::min(kLanes, channels); ++l)
-    for (int64_t row = top; row < bottom; ++row) work(l, row, left, n);
+INLINED void for_each_input_row(const Convolution& c, const Window& w, Float* x, int64_t first,
+                                Work work) {
+  const int64_t s = c.stride, bottom = w.top + w.rows;
+  const auto reach = [s](int64_t n) { return n > 0 ? (n + s - 1) / s : 0; };
+  for (int64_t row = w.top; row < bottom; ++row)
+    for (int64_t l = 0; l < std::min(kLanes, c.channels - first); ++l) {
+      const int64_t map = (first + l) / (s * s), place = (first + l) % (s * s);
+      const int64_t down = s * row + place / s - c.pad[0], right = place % s - c.pad[1];
+      if (down < 0 || down >= c.in[0]) continue;
+      const int64_t left = reach(-right);
+      const int64_t n = std::min(w.columns, reach(c.in[1] - right)) - left;
+      work(l, row, left, n, x + (map * c.in[0] + down) * c.in[1] + s * left + right, s);
+    }
+}
+
+// Calls work(element, index) for the elements of a kernel with stride 1 that the kernel of
+// (filter, channel) reaches; index: in a group's weights.
+template <typename Work>
+INLINED void for_each_element(const Convolution& c, int64_t filter, int64_t channel, Work work) {
+  const int64_t s = c.stride, map = channel / (s * s), place = channel % (s * s);
+  const int64_t first = (filter * c.maps() + map) * c.kernel * c.kernel;
+  for (int64_t i = 0, row = place / s; i < c.side && row < c.kernel; ++i, row += s)
+    for (int64_t j = 0, column = place % s; j < c.side && column < c.kernel; ++j, column += s)
+      work(i * c.side + j, first + row * c.kernel + column);
 }
 
 // Some rows of an image's tiles.
@@ -159,7 +192,7 @@ void for_each_part(const std::vector<Part>& all, int64_t channels, const Work& w
 }
 
 Window& input_window(const Convolution& c, const Part& part) {
-  return window(part.top * c.tile() - c.pad[0], -c.pad[1], part.rows * c.tile() + c.side - 1,
+  return window(part.top * c.tile(), 0, part.rows * c.tile() + c.side - 1,
                 c.tiles[1] * c.tile() + c.side - 1);
 }
 

@@ -43,7 +43,7 @@ def use_native_operators(
     convolution before it, a relu into our LRN after it, a max pooling into our LRN before it. The
     one operator has the name of the last.
     """
-    graph = Graph(use_native_layers(symbol, data))
+    graph = Graph(use_native_layers(symbol, data, for_training))
     _fuse(graph, lambda first, second: first.op == _CONVOLUTION and _is_relu(second))
     for node in graph.nodes:
         after_ours = bool(node.inputs) and node.inputs[0].node.op == _CONVOLUTION
@@ -92,12 +92,16 @@ def _is_plain_max_pooling(node):
     )
 
 
-def use_native_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
+def use_native_layers(
+    symbol: mx.sym.Symbol, data: tuple, for_training: bool = True
+) -> mx.sym.Symbol:
     """Replace fully connected layers, and the convolutions at which ours are faster.
 
     With fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also stays
     MXNet's if it has an unusual attribute, or if something else reads its weight or bias. One
-    without bias gets a constant one of zeros.
+    without bias gets a constant one of zeros. In training, a convolution with a larger stride stays
+    MXNet's, too: where it is the first, the rounding of Winograd's method turns relus over, and
+    the whole network's gradients with them (benchmarks/NOTES.md).
     """
     if data[0] < MIN_IMAGES:
         return symbol
@@ -106,7 +110,7 @@ def use_native_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
     for node in graph.nodes:
         weights = [source.node for source in node.inputs[1:]]  # weight and bias
         known = [shapes.get(variable.name, ()) for variable in weights]
-        op = _native_layer(node, known, shapes.get(node.name + "_output", ()))
+        op = _native_layer(node, known, shapes.get(node.name + "_output", ()), for_training)
         if not op or any(not one.is_variable or uses[one] > 1 for one in weights):
             continue
         node.op = op
@@ -120,7 +124,7 @@ def use_native_layers(symbol: mx.sym.Symbol, data: tuple) -> mx.sym.Symbol:
     return graph.symbol()
 
 
-def _native_layer(node, weights, output):
+def _native_layer(node, weights, output, for_training):
     """Our operator for ``node``, with weight and bias of the shapes ``weights``, or None."""
     settings = node.settings
     said = {key for key, value in settings.items() if value not in _DEFAULTS.get(key, ())}
@@ -130,22 +134,27 @@ def _native_layer(node, weights, output):
         said.discard("no_bias")
     if node.op == "FullyConnected" and said == {"num_hidden"}:
         return _FULLY_CONNECTED
-    if node.op == "Convolution" and said <= {"kernel", "num_filter", "num_group", "pad"}:
+    taken = {"kernel", "num_filter", "num_group", "pad"} | (set() if for_training else {"stride"})
+    if node.op == "Convolution" and said <= taken:
         groups = int(settings.get("num_group", 1))
-        return _CONVOLUTION if _winograd_pays(weights[0], groups, output) else None
+        strides = ast.literal_eval(settings.get("stride", "(1, 1)"))
+        return _CONVOLUTION if _winograd_pays(weights[0], groups, output, strides) else None
     return None
 
 
-def _winograd_pays(weight, groups, output):
+def _winograd_pays(weight, groups, output, strides):
     """Whether Winograd's method is the faster one (measured: benchmarks/NOTES.md), for these shapes
-    of a convolution's weight and output, and so many groups of channels.
+    of a convolution's weight and output, so many groups of channels, and strides of rows and columns.
     """
     filters, channels, *kernel = weight
-    if kernel not in ([3, 3], [5, 5]) or len(output) != 4 or not all(output):
+    if len({*kernel}) > 1 or len({*strides}) > 1 or len(output) != 4 or not all(output):
         return False
     images, _, *size = output
-    tiles = math.prod(-(-n // (8 - kernel[0])) for n in size)  # as native/winograd.h does
-    saving = math.prod(kernel) * math.prod(size) / (49 * tiles)  # multiplications, by a factor
-    fewer, more = sorted((channels, filters // groups))
+    side, places = -(-kernel[0] // strides[0]), math.prod(strides)  # as native/winograd_layout.h
+    if side not in (3, 5):
+        return False
+    tiles = math.prod(-(-n // (8 - side)) for n in size)
+    saving = math.prod(kernel) / places * math.prod(size) / (49 * tiles)  # of multiplications
+    fewer, more = sorted((channels * places, filters // groups))
     fits = tiles * more <= 2**18  # all values of an image in some 50 MB
     return fewer >= 48 and saving >= 2.5 and images * tiles >= 64 and fits

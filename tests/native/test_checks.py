@@ -28,7 +28,7 @@ def call(operator, *shapes, **attrs):
         ({"num_group": 2}, "kernel of 3x3 or 5x5"),
         ({"num_filter": 0}, "num_filter"),
         ({"num_filter": 2**32 + 4}, "num_filter=4294967300 is out of range"),
-        ({"pad": (0, 0)}, "kernel of 3x3 or 5x5 that fits it"),
+        ({"pad": (0, 0)}, "kernel of 3x3 or 5x5 strides that fits it"),
         ({"pad": (-1, 1)}, "pad=.-1, 1. is out of range"),
         ({"pad": (1, -1)}, "pad=.1, -1. is out of range"),
         ({"pad": (2**31 - 1, 1)}, "too long a side"),
