@@ -1,6 +1,7 @@
 // _alexnet_convolution: a convolution of (N, C, H, W) arrays with a 3x3 or 5x5 kernel, or with one of
 // 3 or 5 times the stride, by Winograd's method, with a relu after it if asked for; and its
-// gradients.
+// gradients. _alexnet_keeping_convolution: the same for inference, without gradients; it keeps what
+// it computes of the weights, which with few images takes longer than all else.
 #pragma once
 
 #include <cstdint>
@@ -66,13 +67,36 @@ void convolution_shape(const Attributes& attrs, std::vector<Shape>* in, std::vec
 }
 
 // in: x, w, bias
-void convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
+void convolve(const Attributes& attrs, Tensors& in, Tensors& out, KeptWeights* kept) {
   const Shape shape = in[0].shape;
   const Convolution c = convolution_of(attrs, shape);
   const float* const x = floats(in[0], shape, "the input");
   const float* const w = floats(in[1], weight_shape(c), "the weight");
   const float* const bias = floats(in[2], {c.groups * c.filters}, "the bias");
-  convolve(c, x, w, bias, floats(out[0], output_shape(c), "the output"));
+  convolve(c, x, w, bias, floats(out[0], output_shape(c), "the output"), kept);
+}
+
+void convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
+  convolve(attrs, in, out, nullptr);
+}
+
+// A convolution of a bound network: MXNet runs it in one thread at a time.
+class KeepingConvolution : public CustomStatefulOp {
+ public:
+  explicit KeepingConvolution(const Attributes& attrs) : attrs_(attrs) {}
+  MXReturnValue Forward(Tensors* in, Tensors* out, const OpResource&) override {
+    return reported([&] { convolve(attrs_, *in, *out, &kept_); });
+  }
+
+ private:
+  const Attributes attrs_;
+  KeptWeights kept_;
+};
+
+MXReturnValue keeping_convolution(const Attributes& attrs, const MXContext&,
+                                  const std::vector<std::vector<unsigned int>>&,
+                                  const std::vector<int>, CustomStatefulOp** op) {
+  return reported([&] { *op = CustomStatefulOp::create<KeepingConvolution>(attrs); });
 }
 
 // in: y's gradient, x, w, bias, y; out: the gradients of x, w and bias
@@ -97,3 +121,9 @@ REGISTER_OP(_alexnet_convolution)
     .setInferShape(infer_shape<convolution_shape>)
     .setForward(compute<convolution_forward>, "cpu")
     .setBackward(compute<convolution_backward>, "cpu");
+
+REGISTER_OP(_alexnet_keeping_convolution)
+    .setParseAttrs(three_to_one)
+    .setInferType(float32_only)
+    .setInferShape(infer_shape<convolution_shape>)
+    .setCreateOpState(keeping_convolution, "cpu");

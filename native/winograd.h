@@ -8,7 +8,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -55,15 +57,20 @@ void transform_inputs(const Convolution& c, const std::vector<Part>& all, const 
   });
 }
 
-// To points: a group's weights, with a channel in each row and a filter in each column, or the other
-// way round.
-PointPanels transform_weights(const Convolution& c, const float* w, bool filters_in_rows) {
+// A group's weights at the points, with a channel in each row and a filter in each column, or the
+// other way round: where they are in `buffer`.
+PointPanels weight_panels(const Convolution& c, bool filters_in_rows, std::vector<float>* buffer) {
+  const int64_t rows = filters_in_rows ? c.filters : c.channels;
+  const int64_t lanes = filters_in_rows ? c.channels : c.filters, width = panel_width();
+  const int64_t size = (lanes + width - 1) / width * width * rows;
+  return {aligned(buffer, kValues * size), size, rows * width, width, width};
+}
+
+// To points: a group's weights.
+void transform_weights(const Convolution& c, const float* w, bool filters_in_rows,
+                       const PointPanels& panels) {
   const int64_t rows = filters_in_rows ? c.filters : c.channels;
   const int64_t lanes = filters_in_rows ? c.channels : c.filters;
-  static thread_local std::vector<float> buffer;
-  const int64_t width = panel_width();
-  const int64_t size = (lanes + width - 1) / width * width * rows;
-  const PointPanels panels = {aligned(&buffer, kValues * size), size, rows * width, width, width};
   parallel_for(blocks(lanes), [&](int64_t block) {
     const int64_t first = block * kLanes, many = std::min(kLanes, lanes - first);
     for (int64_t row = 0; row < rows; ++row) {
@@ -71,11 +78,27 @@ PointPanels transform_weights(const Convolution& c, const float* w, bool filters
       for (int64_t l = 0; l < many; ++l)
         for_each_element(c, filters_in_rows ? row : first + l, filters_in_rows ? first + l : row,
                          [&](int64_t e, int64_t index) { kernel[e * kLanes + l] = w[index]; });
-      transform_kernel(c, Step::kWeights, kernel, panels.at(row, first), size);
+      transform_kernel(c, Step::kWeights, kernel, panels.at(row, first), panels.stride);
     }
   });
-  return panels;
 }
+
+// The weights' values at the points, and the weights that they were computed of.
+struct KeptWeights {
+  std::vector<float> weights;
+  std::vector<std::vector<float>> values;  // of each group
+  // Compares all, since neither an address nor MXNet's count of versions tells whether weights have
+  // changed: MXNet hands over a copy of those that it has in a layout of its own.
+  bool are_of(const Convolution& c, const float* w) const {
+    const int64_t count = c.groups * c.weights();
+    if (static_cast<int64_t>(weights.size()) != count) return false;
+    std::atomic<bool> same(true);
+    split(count, [&](int64_t first, int64_t last) {
+      if (std::memcmp(&weights[first], w + first, (last - first) * sizeof(float))) same = false;
+    });
+    return same;
+  }
+};
 
 // To maps: y's of group g, with bias and relu.
 void transform_outputs(const Convolution& c, const std::vector<Part>& all,
@@ -95,14 +118,18 @@ void transform_outputs(const Convolution& c, const std::vector<Part>& all,
   });
 }
 
-// A group's channels are the depth of the products.
-void convolve(const Convolution& c, const float* x, const float* w, const float* bias, float* y) {
-  static thread_local std::vector<float> buffers[2];
+// A group's channels are the depth of the products. kept: null, or what an earlier call kept.
+void convolve(const Convolution& c, const float* x, const float* w, const float* bias, float* y,
+              KeptWeights* kept) {
+  static thread_local std::vector<float> buffers[3];
   const int64_t most = c.together() * c.tiles_of_image();
   const PointMatrices inputs = point_matrices(&buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(&buffers[1], most, c.filters);
+  const bool known = kept && kept->are_of(c, w);
+  if (kept && !known) *kept = {{}, std::vector<std::vector<float>>(c.groups)};
   for (int64_t g = 0; g < c.groups; ++g) {
-    const PointPanels weights = transform_weights(c, w + g * c.weights(), false);
+    const PointPanels weights = weight_panels(c, false, kept ? &kept->values[g] : &buffers[2]);
+    if (!known) transform_weights(c, w + g * c.weights(), false, weights);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
@@ -112,6 +139,7 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
       transform_outputs(c, all, outputs, g, bias, y);
     }
   }
+  if (kept && !known) kept->weights.assign(w, w + c.groups * c.weights());
 }
 
 // To points: y's gradient; with a relu, only where y is above 0. Its sums are added to dbias.
@@ -171,7 +199,7 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
 // Of the products, the weights' gradients sum over all tiles, the inputs' over a group's filters.
 void differentiate(const Convolution& c, const float* dy, const float* x, const float* w,
                    const float* y, float* dx, float* dw, float* dbias) {
-  static thread_local std::vector<float> buffers[4];
+  static thread_local std::vector<float> buffers[5];
   const int64_t most = c.together() * c.tiles_of_image(), width = panel_width();
   const PointMatrices inputs = point_matrices(&buffers[0], most, c.channels);
   const PointMatrices gradients = point_matrices(&buffers[1], most, c.filters);
@@ -183,7 +211,8 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   if (c.stride > 1)  // no window may reach the last pixels
     std::fill_n(dx, c.input(c.images, 0), 0.0f);
   for (int64_t g = 0; g < c.groups; ++g) {
-    const PointPanels weights = transform_weights(c, w + g * c.weights(), true);
+    const PointPanels weights = weight_panels(c, true, &buffers[4]);
+    transform_weights(c, w + g * c.weights(), true, weights);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const int64_t tiles = (last - image) * c.tiles_of_image();

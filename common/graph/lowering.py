@@ -21,14 +21,15 @@ def for_cpu(
     ``data`` is the shape of the input of that name as one device sees it; layers whose shapes it
     does not determine stay as they are. Arguments, auxiliary states and outputs stay.
 
-    For training, LRN, PReLU and RReLU get right gradients; bind with ``grad_req="write"``. With
-    ``MIN_IMAGES`` images or more, C++ operators compute the layers at which they are the faster
-    ones. The first call on a machine builds them, which takes half a minute. Without a compiler,
-    one line on stderr says so, and stock operators give the right gradients.
+    For training, LRN, PReLU and RReLU get right gradients; bind with ``grad_req="write"``. C++
+    operators compute the layers at which they are the faster ones. The first call on a machine
+    builds them, which takes half a minute; inference with fewer than ``MIN_IMAGES`` images does not
+    wait for that. Without a compiler, one line on stderr says so, and stock operators give the
+    right gradients.
     """
     if for_training:
         symbol = decompose_leaky(symbol, data)
-    elif data[0] < MIN_IMAGES:
+    elif data[0] < MIN_IMAGES and not native.is_built():
         return symbol
     if native.load():
         return use_native_operators(symbol, data, for_training)

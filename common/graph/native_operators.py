@@ -13,10 +13,12 @@ from common.runtime.mxnet import mx
 
 from .graph import Graph, Node, Output
 
-# With fewer images a device, MXNet's convolutions and fully connected layers are the faster ones.
+# In training, with fewer images a device MXNet's convolutions and fully connected layers are the
+# faster ones; for inference only one image's fully connected layers are.
 MIN_IMAGES = 8
 
 _CONVOLUTION, _FULLY_CONNECTED = "_alexnet_convolution", "_alexnet_fully_connected"
+_KEEPING_CONVOLUTION = "_alexnet_keeping_convolution"
 _LRN, _MAX_POOLING = "_alexnet_lrn", "_alexnet_max_pool"
 _DEFAULTS = {
     "no_bias": ("False", "0"),
@@ -41,7 +43,8 @@ def use_native_operators(
 
     Then neighbours are fused, where nothing else reads what lies between them: a relu into our
     convolution before it, a relu into our LRN after it, a max pooling into our LRN before it. The
-    one operator has the name of the last.
+    one operator has the name of the last. For inference our convolutions keep the values of their
+    weights.
     """
     graph = Graph(use_native_layers(symbol, data, for_training))
     _fuse(graph, lambda first, second: first.op == _CONVOLUTION and _is_relu(second))
@@ -53,6 +56,9 @@ def use_native_operators(
             node.op = _MAX_POOLING
     _fuse(graph, lambda first, second: _is_relu(first) and second.op == _LRN)
     _fuse(graph, lambda first, second: _is_unpooled_lrn(first) and _is_plain_max_pooling(second))
+    for node in graph.nodes:
+        if node.op == _CONVOLUTION and not for_training:
+            node.op = _KEEPING_CONVOLUTION
     return graph.symbol()
 
 
@@ -97,13 +103,13 @@ def use_native_layers(
 ) -> mx.sym.Symbol:
     """Replace fully connected layers, and the convolutions at which ours are faster.
 
-    With fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also stays
-    MXNet's if it has an unusual attribute, or if something else reads its weight or bias. One
+    For training with fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also
+    stays MXNet's if it has an unusual attribute, or if something else reads its weight or bias. One
     without bias gets a constant one of zeros. In training, a convolution with a larger stride stays
     MXNet's, too: where it is the first, the rounding of Winograd's method turns relus over, and
     the whole network's gradients with them (benchmarks/NOTES.md).
     """
-    if data[0] < MIN_IMAGES:
+    if for_training and data[0] < MIN_IMAGES:
         return symbol
     graph = Graph(symbol)
     shapes, uses = graph.shapes(data=data), graph.uses()
@@ -133,18 +139,19 @@ def _native_layer(node, weights, output, for_training):
     if len(weights) == 1:
         said.discard("no_bias")
     if node.op == "FullyConnected" and said == {"num_hidden"}:
-        return _FULLY_CONNECTED
+        return _FULLY_CONNECTED if output and output[0] > 1 else None
     taken = {"kernel", "num_filter", "num_group", "pad"} | (set() if for_training else {"stride"})
     if node.op == "Convolution" and said <= taken:
         groups = int(settings.get("num_group", 1))
         strides = ast.literal_eval(settings.get("stride", "(1, 1)"))
-        return _CONVOLUTION if _winograd_pays(weights[0], groups, output, strides) else None
+        pays = _winograd_pays(weights[0], groups, output, strides, for_training)
+        return _CONVOLUTION if pays else None
     return None
 
 
-def _winograd_pays(weight, groups, output, strides):
+def _winograd_pays(weight, groups, output, strides, for_training):
     """Whether Winograd's method is the faster one (measured: benchmarks/NOTES.md), for these shapes
-    of a convolution's weight and output, so many groups of channels, and strides of rows and columns.
+    of a convolution's weight and output, groups of channels, and strides (rows, columns).
     """
     filters, channels, *kernel = weight
     if len({*kernel}) > 1 or len({*strides}) > 1 or len(output) != 4 or not all(output):
@@ -157,4 +164,5 @@ def _winograd_pays(weight, groups, output, strides):
     saving = math.prod(kernel) / places * math.prod(size) / (49 * tiles)  # of multiplications
     fewer, more = sorted((channels * places, filters // groups))
     fits = tiles * more <= 2**18  # all values of an image in some 50 MB
-    return fewer >= 48 and saving >= 2.5 and images * tiles >= 64 and fits
+    enough = images * tiles >= 64 or not for_training  # else the weights' values take the time
+    return fewer >= 48 and saving >= 2.5 and enough and fits

@@ -101,7 +101,7 @@ def drop_lines(texts: Sequence[str]) -> None:
     the native library: where that is not built, nothing changes.
     """
     with contextlib.suppress(BuildError, UserError, OSError):
-        if os.path.exists(_library_path()):
+        if is_built():
             library().alexnet_drop_lines("\n".join(texts).encode())
 
 
@@ -113,6 +113,13 @@ def variant() -> str:
     name = library().alexnet_variant
     name.restype = ctypes.c_char_p
     return name().decode()
+
+
+def is_built() -> bool:
+    """Whether the library is in the cache, so that :func:`load` does not have to build it."""
+    with contextlib.suppress(UserError, OSError):
+        return os.path.exists(_library_path())
+    return False
 
 
 def build() -> str:

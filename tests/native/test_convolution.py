@@ -170,14 +170,11 @@ def test_at_227_pixels_ours_replace_all_but_conv1_and_for_inference_that_too(net
     before = plain.tojson()
     replaced = use_native_operators(plain, (MIN_IMAGES, 3, 227, 227), for_training)
     ours = {name: op for name, op in operators(replaced).items() if op.startswith("_alexnet")}
+    convolution = "_alexnet_convolution" if for_training else "_alexnet_keeping_convolution"
     assert ours == {
-        **({} if for_training else {"activation0": "_alexnet_convolution"}),
-        "pooling0": "_alexnet_lrn",
-        "activation1": "_alexnet_convolution",
-        "pooling1": "_alexnet_lrn",
-        "activation2": "_alexnet_convolution",
-        "activation3": "_alexnet_convolution",
-        "activation4": "_alexnet_convolution",
+        **({} if for_training else {"activation0": convolution}),
+        **dict.fromkeys([f"activation{i}" for i in range(1, 5)], convolution),
+        **dict.fromkeys(("pooling0", "pooling1"), "_alexnet_lrn"),
         "pooling2": "_alexnet_max_pool",
         **dict.fromkeys(("fc1", "fc2", "fc3"), "_alexnet_fully_connected"),
     }
@@ -208,6 +205,30 @@ def test_a_layer_without_bias_is_replaced():
     replaced = use_native_layers(plain, USUAL)
     assert operators(replaced) == {"c": "_alexnet_convolution", "c_no_bias": "_zeros"}
     assert replaced.list_arguments() == plain.list_arguments()
+
+
+def test_one_image_is_enough_for_inference():
+    shape = (1, *USUAL[1:])
+    replaced = use_native_operators(convolution(), shape, for_training=False)
+    assert operators(replaced) == {"c": "_alexnet_keeping_convolution"}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("images", [1, 3, 20])
+def test_kept_values_of_weights_follow_the_weights(images, groups):
+    x, weight, bias, gradient = draw(images, 128, (13, 13), 128, 3, (1, 1), groups)
+    plain = convolution(num_filter=128, num_group=groups)
+    replaced = use_native_operators(plain, x.shape, for_training=False)
+    executor = replaced.simple_bind(mx.cpu(), grad_req="null", data=x.shape)
+    assert operators(replaced) == {"c": "_alexnet_keeping_convolution"}
+    weight, bias = (np.array(values, "float32") for values in (weight, bias))
+    for at in (None, None, 0, -1):  # weights as before, then one of them is another
+        if at is not None:
+            weight.flat[at] += 1
+        executor.copy_params_from({"c_weight": mx.nd.array(weight), "c_bias": mx.nd.array(bias)})
+        (found,) = executor.forward(is_train=False, data=mx.nd.array(x))
+        right, *_ = layer(x, weight, bias, gradient, pad=(1, 1), num_group=groups)
+        assert np.array_equal(found.asnumpy(), right)
 
 
 @pytest.mark.parametrize("kernel, ours", [((3, 3), True), ((7, 7), False)])

@@ -169,7 +169,7 @@ def output(module, data):
 
 
 @pytest.mark.parametrize("contexts", [[mx.cpu()], [mx.cpu(0), mx.cpu(1)]])
-@pytest.mark.parametrize("images", [MIN_IMAGES - 1, 2 * MIN_IMAGES, 33])
+@pytest.mark.parametrize("images", [2, 7, 33])
 def test_inference_gives_what_the_plain_network_gives(images, contexts):
     shape = (images, 3, 67, 67)
     plain = mx.mod.Module(symbols.get_symbol("alexnet", 10))
@@ -177,7 +177,7 @@ def test_inference_gives_what_the_plain_network_gives(images, contexts):
     plain.init_params(mx.init.Xavier())
     ours = bind(plain.symbol, *plain.get_params(), shape, contexts)
     replaced = "_alexnet_fully_connected" in operators(ours.symbol).values()
-    assert replaced == (images >= 2 * MIN_IMAGES)
+    assert replaced == (images > len(contexts))  # one image on each: MXNet's are faster
     data = np.random.RandomState(0).normal(0, 60, shape)
     found, right = output(ours, data), output(plain, data)
     assert np.abs(found - right).max() < 1e-5 * right.max()
