@@ -18,6 +18,7 @@ import symbols
 from common import cli
 from common.draw import pictures, style
 from common.draw.curves import Curve, Panel, curves
+from common.draw.study import study_chart
 from common.draw.style import new_figure, show_pixels, styled
 from common.draw.tiles import framed, map_tiles, sheet, strongest
 from common.evaluate import network
@@ -94,8 +95,17 @@ def before_and_after(before: pictures.Answer, after: pictures.Answer) -> Any:
 
 def relu() -> Any:
     """ReLU against tanh: training error by epochs."""
-    with open(os.path.join(_HERE, "results", "relu.json"), encoding="utf-8") as file:
-        return training_error(json.load(file))
+    return training_error(_results("relu"))
+
+
+def study() -> Any:
+    """The study of the six ideas on CIFAR-10: each variant's accuracy."""
+    return study_chart(_results("cifar10"))
+
+
+def _results(name):
+    with open(os.path.join(_HERE, "results", f"{name}.json"), encoding="utf-8") as file:
+        return json.load(file)
 
 
 def keep_conv1(prefix: str, epoch: int) -> None:
@@ -183,7 +193,7 @@ def seen(picture: np.ndarray, settings: Dict[str, Any], words: List[str]) -> np.
         return np.stack([preparation.shown(image) for image in batch.data[0].asnumpy()])
 
 
-PICTURES = (relu, augmentation, kernels, lrn)
+PICTURES = (study, relu, augmentation, kernels, lrn)
 
 
 def main() -> None:

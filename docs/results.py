@@ -1,4 +1,4 @@
-"""Write docs/results.md, and the READMEs' tables of results, from the committed files of results.
+"""Write docs/results.md and other pages' tables of results, from the committed files of results.
 
     python -m docs.results            after a benchmark, a study or a score
     python -m docs.results --check    exit code 2 if a page holds anything else than the files
@@ -10,6 +10,7 @@ The files are benchmarks/results/CPU.json, which the benchmarks write, and docs/
 import glob
 import json
 import os
+import re
 from statistics import median
 from typing import Any, Dict, List
 
@@ -70,6 +71,17 @@ _WORDS = {
         "推理，批大小 32，int8",
     ],
 }
+
+# Pages on the study, and their words for the columns of its tables. A table is of the baseline and
+# of the variants that its first mark names.
+_STUDY_PAGES = {
+    "docs/six-ideas.md": "variant | rate | top-1 by seed | difference | test loss | training loss",
+    "docs/six-ideas.zh-CN.md": "变体 | 学习率 | 每个种子的 top-1 | 差 | 测试损失 | 训练损失",
+}
+_STUDY_MARKS = re.compile(
+    rf"(<!-- python -m docs.results writes this table of ([\w, -]+) -->\n).*?({_MARKS[1]})",
+    re.DOTALL,
+)
 
 
 def machines() -> List[Dict[str, Any]]:
@@ -156,6 +168,24 @@ def page() -> str:
             parts += _SECTIONS.get(title.partition(",")[0], _alexnet)(found)
             parts.append(f"Measured {found['date']}, Python {found['python']}.")
     return "\n\n".join(parts) + "\n"
+
+
+def study_table(head: str, names: List[str]) -> str:
+    """The baseline of studies/cifar10.json beside variants of it; losses are means over seeds."""
+    variants = _json("docs/results/cifar10.json")["variants"]
+    rows = [_variant(name, variants[name]) for name in [next(iter(variants)), *names]]
+    return _table(head.split(" | "), rows)
+
+
+def _variant(name, figures):
+    return [
+        name,
+        f"{figures['lr']:g}",
+        ", ".join(f"{run['top-1']:.1%}" for run in figures["runs"].values()),
+        f"{100 * figures['difference']:+.1f}",
+        f"{figures['loss']:.3f}",
+        f"{figures['train']['loss']:.3f}",
+    ]
 
 
 def _scores():
@@ -276,7 +306,18 @@ def pages() -> Dict[str, str]:
         before, rest = text.split(start)
         _, after = rest.split(end)
         found[path] = f"{before}{start}\n{readme_table(words)}\n{end}{after}"
+    for path, head in _STUDY_PAGES.items():
+        with open(os.path.join(_ROOT, path), encoding="utf-8") as file:
+            found[path] = _with_study_tables(file.read(), head)
     return found
+
+
+def _with_study_tables(text, head):
+    def filled(found):
+        start, names, end = found.groups()
+        return f"{start}\n{study_table(head, names.split(', '))}\n\n{end}"
+
+    return _STUDY_MARKS.sub(filled, text)
 
 
 def main() -> None:
