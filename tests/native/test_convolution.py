@@ -12,6 +12,7 @@ import reference
 from conftest import operators, output_and_gradients, run_script
 
 import symbols
+from common.graph.lowering import for_cpu
 from common.graph.native_operators import MIN_IMAGES, use_native_layers, use_native_operators
 from common.runtime import native
 
@@ -211,6 +212,16 @@ def test_one_image_is_enough_for_inference():
     shape = (1, *USUAL[1:])
     replaced = use_native_operators(convolution(), shape, for_training=False)
     assert operators(replaced) == {"c": "_alexnet_keeping_convolution"}
+
+
+@pytest.mark.parametrize("images, waits", [(1, False), (MIN_IMAGES - 1, False), (MIN_IMAGES, True)])
+def test_inference_with_few_images_does_not_wait_for_a_build(monkeypatch, images, waits):
+    asked = []
+    monkeypatch.setattr(native, "is_built", lambda: False)
+    monkeypatch.setattr(native, "load", lambda: asked.append("load"))
+    plain = convolution()
+    assert for_cpu(plain, (images, *USUAL[1:]), for_training=False) is plain
+    assert bool(asked) == waits
 
 
 @pytest.mark.parametrize("groups", [1, 2])
