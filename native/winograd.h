@@ -57,20 +57,15 @@ void transform_inputs(const Convolution& c, const std::vector<Part>& all, const 
   });
 }
 
-// A group's weights at the points, with a channel in each row and a filter in each column, or the
-// other way round: where they are in `buffer`.
-PointPanels weight_panels(const Convolution& c, bool filters_in_rows, std::vector<float>* buffer) {
+// To points: a group's weights, with a channel in each row and a filter in each column, or the other
+// way round, in `buffer`. known: it has them already.
+PointPanels transform_weights(const Convolution& c, const float* w, bool filters_in_rows,
+                              std::vector<float>* buffer, bool known) {
   const int64_t rows = filters_in_rows ? c.filters : c.channels;
   const int64_t lanes = filters_in_rows ? c.channels : c.filters, width = panel_width();
   const int64_t size = (lanes + width - 1) / width * width * rows;
-  return {aligned(buffer, kValues * size), size, rows * width, width, width};
-}
-
-// To points: a group's weights.
-void transform_weights(const Convolution& c, const float* w, bool filters_in_rows,
-                       const PointPanels& panels) {
-  const int64_t rows = filters_in_rows ? c.filters : c.channels;
-  const int64_t lanes = filters_in_rows ? c.channels : c.filters;
+  const PointPanels panels = {aligned(buffer, kValues * size), size, rows * width, width, width};
+  if (known) return panels;
   parallel_for(blocks(lanes), [&](int64_t block) {
     const int64_t first = block * kLanes, many = std::min(kLanes, lanes - first);
     for (int64_t row = 0; row < rows; ++row) {
@@ -78,9 +73,10 @@ void transform_weights(const Convolution& c, const float* w, bool filters_in_row
       for (int64_t l = 0; l < many; ++l)
         for_each_element(c, filters_in_rows ? row : first + l, filters_in_rows ? first + l : row,
                          [&](int64_t e, int64_t index) { kernel[e * kLanes + l] = w[index]; });
-      transform_kernel(c, Step::kWeights, kernel, panels.at(row, first), panels.stride);
+      transform_kernel(c, Step::kWeights, kernel, panels.at(row, first), size);
     }
   });
+  return panels;
 }
 
 // The weights' values at the points, and the weights that they were computed of.
@@ -128,8 +124,8 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   const bool known = kept && kept->are_of(c, w);
   if (kept && !known) *kept = {{}, std::vector<std::vector<float>>(c.groups)};
   for (int64_t g = 0; g < c.groups; ++g) {
-    const PointPanels weights = weight_panels(c, false, kept ? &kept->values[g] : &buffers[2]);
-    if (!known) transform_weights(c, w + g * c.weights(), false, weights);
+    const PointPanels weights = transform_weights(
+        c, w + g * c.weights(), false, kept ? &kept->values[g] : &buffers[2], known);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
@@ -211,8 +207,8 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   if (c.stride > 1)  // no window may reach the last pixels
     std::fill_n(dx, c.input(c.images, 0), 0.0f);
   for (int64_t g = 0; g < c.groups; ++g) {
-    const PointPanels weights = weight_panels(c, true, &buffers[4]);
-    transform_weights(c, w + g * c.weights(), true, weights);
+    const PointPanels weights =
+        transform_weights(c, w + g * c.weights(), true, &buffers[4], false);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const int64_t tiles = (last - image) * c.tiles_of_image();
