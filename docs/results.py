@@ -17,6 +17,7 @@ from typing import Any, Dict, List
 from common import cli
 from common.evaluate.scores import wilson
 from common.io.files import atomic
+from common.study import report
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _MARKS = "<!-- python -m docs.results writes this table -->\n", "<!-- end of the table -->\n"
@@ -72,11 +73,12 @@ _WORDS = {
     ],
 }
 
-# Pages on the study, and their words for the columns of its tables. A table is of the baseline and
-# of the variants that its first mark names.
+# Pages on the study; the words for the columns of its tables where they are not the report's own. A
+# table is of the baseline and of the variants that its first mark names.
 _STUDY_PAGES = {
-    "docs/six-ideas.md": "variant | rate | top-1 by seed | difference | test loss | training loss",
-    "docs/six-ideas.zh-CN.md": "变体 | 学习率 | 每个种子的 top-1 | 差 | 测试损失 | 训练损失",
+    "docs/six-ideas.md": "",
+    "docs/six-ideas.zh-CN.md": "| 变体 | 学习率 | top-1 | 种子之差 | 与基线之差"
+    " | 测试损失 | 训练 top-1 | 训练损失 | 种子数 |",
 }
 _STUDY_MARKS = re.compile(
     rf"(<!-- python -m docs.results writes this table of ([\w, -]+) -->\n).*?({_MARKS[1]})",
@@ -171,21 +173,11 @@ def page() -> str:
 
 
 def study_table(head: str, names: List[str]) -> str:
-    """The baseline of studies/cifar10.json beside variants of it; losses are means over seeds."""
+    """The baseline of studies/cifar10.json beside variants of it, as the report has them."""
     variants = _json("docs/results/cifar10.json")["variants"]
-    rows = [_variant(name, variants[name]) for name in [next(iter(variants)), *names]]
-    return _table(head.split(" | "), rows)
-
-
-def _variant(name, figures):
-    return [
-        name,
-        f"{figures['lr']:g}",
-        ", ".join(f"{run['top-1']:.1%}" for run in figures["runs"].values()),
-        f"{100 * figures['difference']:+.1f}",
-        f"{figures['loss']:.3f}",
-        f"{figures['train']['loss']:.3f}",
-    ]
+    chosen = {name: variants[name] for name in [next(iter(variants)), *names]}
+    said, *rest = report.table({"variants": chosen}).splitlines()
+    return "\n".join([head or said, *rest])
 
 
 def _scores():
