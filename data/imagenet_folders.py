@@ -63,7 +63,10 @@ def train_folder(path: str, wnids: List[str], allow_partial: bool) -> Job:
     files = {wnids.index(name): _pictures(os.path.join(path, name)) for name in found}
     for label, listed in files.items():
         if not listed:
-            raise UserError(f"{path}: {wnids[label]} holds no picture; {_REMEDY}, {PARTIAL}")
+            raise UserError(
+                f"{path}: {wnids[label]} holds no picture; {_REMEDY}, or remove that folder and"
+                " pass --allow-partial"
+            )
     parts = {label: f"{wnids[label]}-{_digest(listed)}" for label, listed in files.items()}
     return training(path, _REMEDY, parts, lambda label: ((n, label, p) for n, p in files[label]))
 

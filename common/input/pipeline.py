@@ -38,7 +38,9 @@ def checked_records(
         raise UserError(f"{path}: its -classes.txt has other names than the training records' one")
     _check_labels(records, num_classes, classes)
     if len(records) < least:
-        raise UserError(f"{path}: has {len(records)} images, fewer than --batch-size {least}")
+        raise UserError(
+            f"{path}: has {len(records)} images, fewer than --batch-size {least}; lower it"
+        )
     return records
 
 
