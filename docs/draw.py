@@ -43,16 +43,34 @@ CONV1 = os.path.join(_HERE, "results", "conv1.npz")
 def training_error(results: dict) -> Any:
     """A matplotlib figure: the share of wrong answers in training, a curve for each variant.
 
-    An epoch's figure is the mean over the epoch, so it stands at its middle. Each variant has a run
-    of a seed, and all runs have equally many epochs.
+    Each variant has a run of a seed, and all runs have equally many epochs.
     """
-    drawn = []
+    errors = _curves(results, lambda epoch: 1 - epoch["train"]["top-1"], 0.5)
+    return curves([Panel("training error (top-1)", errors, percent=True)], "epochs", _note(results))
+
+
+def losses(results: dict) -> Any:
+    """A matplotlib figure: each variant's loss on the holdout, and, dashed, in training."""
+    drawn = _curves(results, lambda epoch: epoch["holdout"]["loss"], 1)
+    drawn += _curves(results, lambda epoch: epoch["train"]["loss"], 0.5, dashed=True)
+    return curves([Panel("loss: holdout, and dashed in training", drawn)], "epochs", _note(results))
+
+
+def _curves(results, value, at, dashed=False):
+    """A curve for each variant; its figures stand ``at`` what part of an epoch.
+
+    Training's are means over the epoch, so they stand at its middle.
+    """
+    for_all = []
     for name, figures in results["variants"].items():
         ended = [run["epochs"] for run in figures["runs"].values() if "epochs" in run]
-        errors = [[1 - epoch["train"]["top-1"] for epoch in epochs] for epochs in ended]
-        drawn.append(Curve(name, np.arange(len(errors[0])) + 0.5, np.array(errors)))
-    note = f"mean and range of {len(results['seeds'])} seeds"
-    return curves([Panel("training error (top-1)", drawn, percent=True)], "epochs", note)
+        runs = np.array([[value(epoch) for epoch in epochs] for epochs in ended])
+        for_all.append(Curve(name, np.arange(runs.shape[1]) + at, runs, dashed))
+    return for_all
+
+
+def _note(results):
+    return f"mean and range of {len(results['seeds'])} seeds"
 
 
 @styled
@@ -96,6 +114,11 @@ def before_and_after(before: pictures.Answer, after: pictures.Answer) -> Any:
 def relu() -> Any:
     """ReLU against tanh: training error by epochs."""
     return training_error(_results("relu"))
+
+
+def small() -> Any:
+    """The study of 5,000 images: losses in training and on the holdout, by epochs."""
+    return losses(_results("small"))
 
 
 def study() -> Any:
@@ -193,7 +216,7 @@ def seen(picture: np.ndarray, settings: Dict[str, Any], words: List[str]) -> np.
         return np.stack([preparation.shown(image) for image in batch.data[0].asnumpy()])
 
 
-PICTURES = (study, relu, augmentation, kernels, lrn)
+PICTURES = (study, relu, augmentation, kernels, lrn, small)
 
 
 def main() -> None:

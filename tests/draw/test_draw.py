@@ -81,6 +81,16 @@ def test_training_errors_stand_at_the_middles_of_epochs(tmp_path):
     assert {"relu", "tanh"} <= set(words(figure))
 
 
+def test_losses_of_the_holdout_stand_at_the_ends_of_epochs_and_those_of_training_are_dashed():
+    epochs = [{"train": {"loss": 2.0}, "holdout": {"loss": 1.5}}] * 2
+    variants = {name: {"runs": {"0": {"epochs": epochs}}} for name in ("baseline", "no-dropout")}
+    lines = draw.losses({"seeds": [0], "variants": variants}).axes[0].lines[:4]
+    shown = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in lines]
+    assert shown == [([1, 2], [1.5, 1.5])] * 2 + [([0.5, 1.5], [2, 2])] * 2
+    assert [line.is_dashed() for line in lines] == [False, False, True, True]
+    assert [line.get_color() for line in lines[:2]] == [line.get_color() for line in lines[2:]]
+
+
 def made_up(top1, *seeds):
     """A variant of these seeds' accuracies, in the form of common/study/report.py."""
     runs = {
