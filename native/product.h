@@ -11,6 +11,7 @@
 namespace {
 
 const int64_t kLine = 64 / sizeof(float);  // floats in a cache line
+const int64_t kAhead = 64;                 // rows of b that are prefetched before they are used
 
 // `size` floats that begin with a cache line.
 float* aligned(std::vector<float>* buffer, int64_t size) {
@@ -65,6 +66,8 @@ INLINED void multiply_rows(const Tile& tile) {
       for (int r = 0; r < rows; ++r)
         __builtin_prefetch(tile.next + r * tile.next_row_stride + p, 0, 2);
     }
+    for (int64_t at = 0; at < vectors * width; at += kLine)
+      __builtin_prefetch(b + kAhead * tile.b_row_stride + at);
     Vector row[vectors];
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) row[v] = load<Vector>(b + v * width);
