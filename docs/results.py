@@ -7,6 +7,7 @@ The files are benchmarks/results/CPU.json, which the benchmarks write, and docs/
 ``score.py --json`` of the demo's checkpoint, and reports of ablate.py.
 """
 
+import functools
 import glob
 import json
 import os
@@ -20,7 +21,13 @@ from common.io.files import atomic
 from common.study import report
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_MARKS = "<!-- python -m docs.results writes this table -->\n", "<!-- end of the table -->\n"
+# Around a table: README's, or one of a study's baseline and the variants named; the study is
+# studies/cifar10.json unless it is named, too.
+_START, _END = "<!-- python -m docs.results writes this table", "<!-- end of the table -->"
+_TABLE = re.compile(
+    rf"({_START}(?: of (?:(\w+): )?([\w, -]+))? -->\n).*?({_END})",
+    re.DOTALL,
+)
 _ENGINES = {
     "pytorch": "PyTorch",
     "onnxruntime": "ONNX Runtime",
@@ -73,17 +80,12 @@ _WORDS = {
     ],
 }
 
-# Pages on the study; the words for the columns of its tables where they are not the report's own. A
-# table is of the baseline and of the variants that its first mark names.
+# Pages on studies; the words for the columns of their tables where they are not the report's own.
 _STUDY_PAGES = {
     "docs/six-ideas.md": "",
     "docs/six-ideas.zh-CN.md": "| 变体 | 学习率 | top-1 | 种子之差 | 与基线之差"
     " | 测试损失 | 训练 top-1 | 训练损失 | 种子数 |",
 }
-_STUDY_MARKS = re.compile(
-    rf"(<!-- python -m docs.results writes this table of ([\w, -]+) -->\n).*?({_MARKS[1]})",
-    re.DOTALL,
-)
 
 
 def machines() -> List[Dict[str, Any]]:
@@ -140,7 +142,7 @@ def readme_table(words: List[str]) -> str:
     for title, row in zip(_ROWS, rows[len(_SCORES) :]):
         found = (file["results"].get(title) for file in files)
         lines.append(f"| {row} | {' | '.join(_cell(case) if case else '-' for case in found)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _accuracy(score):
@@ -172,9 +174,9 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def study_table(head: str, names: List[str]) -> str:
-    """The baseline of studies/cifar10.json beside variants of it, as the report has them."""
-    variants = _json("docs/results/cifar10.json")["variants"]
+def study_table(head: str, study: str, names: List[str]) -> str:
+    """A study's baseline beside variants of it, as the report has them; ``head``: the columns."""
+    variants = _json(f"docs/results/{study}.json")["variants"]
     chosen = {name: variants[name] for name in [next(iter(variants)), *names]}
     said, *rest = report.table({"variants": chosen}).splitlines()
     return "\n".join([head or said, *rest])
@@ -287,29 +289,24 @@ _SECTIONS = {
 
 
 def pages() -> Dict[str, str]:
-    """{path: what it should hold}; UserError if a README lacks the lines around the tables."""
+    """{path: what it should hold}; UserError if a page lacks the lines around a table."""
     found = {"docs/results.md": page()}
-    start, end = _MARKS
-    for path, words in _WORDS.items():
+    for path in (*_WORDS, *_STUDY_PAGES):
         with open(os.path.join(_ROOT, path), encoding="utf-8") as file:
             text = file.read()
-        if text.count(start) != 1 or text.count(end) != 1:
-            raise cli.UserError(f"{path}: needs the lines {start.strip()} and {end.strip()}")
-        before, rest = text.split(start)
-        _, after = rest.split(end)
-        found[path] = f"{before}{start}\n{readme_table(words)}\n{end}{after}"
-    for path, head in _STUDY_PAGES.items():
-        with open(os.path.join(_ROOT, path), encoding="utf-8") as file:
-            found[path] = _with_study_tables(file.read(), head)
+        found[path], count = _TABLE.subn(functools.partial(_filled, path), text)
+        if not count:
+            raise cli.UserError(f"{path}: needs the lines {_START} --> and {_END}")
     return found
 
 
-def _with_study_tables(text, head):
-    def filled(found):
-        start, names, end = found.groups()
-        return f"{start}\n{study_table(head, names.split(', '))}\n\n{end}"
-
-    return _STUDY_MARKS.sub(filled, text)
+def _filled(path, marks):
+    start, study, names, end = marks.groups()
+    if names:
+        table = study_table(_STUDY_PAGES[path], study or "cifar10", names.split(", "))
+    else:
+        table = readme_table(_WORDS[path])
+    return f"{start}\n{table}\n\n{end}"
 
 
 def main() -> None:
