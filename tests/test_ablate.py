@@ -173,11 +173,12 @@ def test_a_new_variant_or_seed_joins_a_study_and_nothing_else_runs_again(study, 
     assert run(study(**one_rate), "--out", out).returncode == 0
     here.clear()
     variants = {"baseline": "", "relu": "--activation relu", "elu": "--activation elu"}
-    more = study(**{**one_rate, "variants": variants, "seeds": [3, 4]})
+    seeds = {"seeds": [3, 4], "more_seeds": {"relu": [5]}}
+    more = study(**{**one_rate, "variants": variants, **seeds})
     assert run(more, "--out", out).returncode == 0
     trained = [c for c in here if c[0].endswith("train_imagenet.py")]
     names = [os.path.basename(os.path.dirname(c[c.index("--model-prefix") + 1])) for c in trained]
-    assert names == ["elu-seed3", "baseline-seed4", "relu-seed4", "elu-seed4"]
+    assert names == ["elu-seed3", "baseline-seed4", "relu-seed4", "elu-seed4", "relu-seed5"]
     first = {"seeds": [4, 3]}
     assert_refused(run(study(**{**one_rate, **first}), "--out", out), "other seed")
     other = study(**one_rate, flags="--network lenet --dataset mnist --batch-size 8")
@@ -302,6 +303,8 @@ REFUSED = {
     "rates of one name": ({"choose": {"rates": [0.12345678, 0.12345679], "flags": ""}}, "once"),
     "no flags": ({"variants": {"x": None}}, "flags are a text, not None"),
     "the same seed twice": ({"seeds": [1, 1]}, "each of them once"),
+    "a seed again": ({"more_seeds": {"relu": [4]}}, "seeds of relu: has to have entries, each of"),
+    "more seeds of nothing": ({"more_seeds": {"elu": [5]}}, "there is no variant elu"),
     "a name that is a path": ({"variants": {"../x": ""}}, "its name is a folder's"),
     "a length of its own": ({"variants": {"x": "--num-epochs 9"}}, "itself sets --num-epochs"),
     "test images as data": ({"flags": "--data-val=test.rec"}, "itself sets --data-val"),

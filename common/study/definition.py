@@ -9,6 +9,8 @@ command line:
 - choose: "rates", factors of each variant's own rate, and "flags" of the runs that try them.
 - seeds: of the final runs.
 - variants: {name: its flags}. The first one is the baseline.
+- more_seeds, which may be left out: {name: seeds} of variants that the seeds above cannot tell from
+  the baseline.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from common.cli import UserError
 from common.train import recipes
 
 _KEYS = ("about", "records", "flags", "choose", "seeds", "variants")
+_MORE = "more_seeds"
 _RECORDS = ("train", "holdout", "test")
 # The study sets these itself.
 _OWN = {
@@ -53,6 +56,11 @@ class Study:
     rates: List[float]
     seeds: List[int]
     variants: Dict[str, List[str]]
+    more_seeds: Dict[str, List[int]]
+
+    def seeds_of(self, variant: str) -> List[int]:
+        """The seeds of a variant's final runs."""
+        return [*self.seeds, *self.more_seeds.get(variant, [])]
 
     def settings(self, variant: str, choosing: bool = False) -> argparse.Namespace:
         """What a variant's flags resolve to: network, dataset, batch_size, lr and the length.
@@ -105,7 +113,7 @@ def read(path: str) -> Study:
 
 
 def _study(path, entries):
-    if not isinstance(entries, dict) or set(entries) != set(_KEYS):
+    if not isinstance(entries, dict) or set(entries) - {_MORE} != set(_KEYS):
         raise UserError(f"its entries are not {', '.join(_KEYS)}")
     try:
         return Study(
@@ -117,6 +125,10 @@ def _study(path, entries):
             rates=[float(rate) for rate in entries["choose"]["rates"]],
             seeds=[int(seed) for seed in entries["seeds"]],
             variants={name: _words(text) for name, text in entries["variants"].items()},
+            more_seeds={
+                name: [int(seed) for seed in seeds]
+                for name, seeds in entries.get(_MORE, {}).items()
+            },
         )
     except KeyError as error:
         raise UserError(f"lacks {error}")
@@ -131,13 +143,18 @@ def _words(flags):
 
 
 def _check(study):
-    for name, listed in (("seeds", study.seeds), ("rates", study.rates)):
-        if not listed or len({f"{value:g}" for value in listed}) < len(listed):  # folders' names
-            raise UserError(f"{name}: has to have entries, each of them once")
-    if not all(0 < rate < math.inf for rate in study.rates) or min(study.seeds) < 0:
-        raise UserError("rates have to be above 0, seeds at least 0")
     if not study.variants:
         raise UserError("variants: there is none")
+    for name in study.more_seeds:
+        if name not in study.variants:
+            raise UserError(f"{_MORE}: there is no variant {name}")
+    own = {f"seeds of {name}": study.seeds_of(name) for name in study.more_seeds}
+    lists = {"seeds": study.seeds, **own, "rates": study.rates}
+    for name, listed in lists.items():
+        if not listed or len({f"{value:g}" for value in listed}) < len(listed):  # folders' names
+            raise UserError(f"{name}: has to have entries, each of them once")
+    if not all(0 < rate < math.inf for rate in study.rates) or min(map(min, lists.values())) < 0:
+        raise UserError("rates have to be above 0, seeds at least 0")
     for variant, words in study.variants.items():
         if not re.fullmatch(r"\w[\w.-]*", variant):
             raise UserError(f"variant '{variant}': its name is a folder's; take letters, digits, -")

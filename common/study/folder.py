@@ -37,7 +37,10 @@ def trials(study: Study) -> List[Run]:
 
 def finals(study: Study) -> List[Run]:
     """The runs whose results are the study's, seed by seed."""
-    return [Run(variant, seed=seed) for seed in study.seeds for variant in study.variants]
+    runs = [
+        Run(variant, seed=seed) for variant in study.variants for seed in study.seeds_of(variant)
+    ]
+    return sorted(runs, key=lambda run: study.seeds_of(run.variant).index(run.seed))
 
 
 class Folder:
