@@ -245,7 +245,7 @@ class Run:
         state.skipped -= 1
         cause = f"likely cause: {self.settings.overflow}"
         if not self.cluster.in_step:  # the others train on: there is no state before this batch
-            raise UserError(f"{where}; {cause}; --resume continues from the last checkpoint")
+            raise UserError(f"{where}; {cause}; the last checkpoint is from before it")
         if not all(map(are_finite, weights(self.module))):
             raise UserError(f"{where}, and weights are not either; {cause}")
         remedy = f"{cause}; --skip-nonfinite N leaves such batches out"
