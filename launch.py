@@ -31,9 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     add("-n", "--num-workers", type=cli.positive_int, required=True, help="processes that train")
-    add(
-        "-s", "--num-servers", type=cli.positive_int, default=1, help="processes that add gradients"
-    )
+    add("-s", "--num-servers", type=cli.positive_int, default=1, help="MXNet's parameter servers")
     add(
         "--max-restarts",
         type=cli.number(int, least=0),

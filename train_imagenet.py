@@ -36,9 +36,10 @@ from common.runtime import devices
 from common.runtime.mxnet import mx
 from common.train import binding, finetune, loop, recipes, resume
 from common.train import flags as train_flags
+from common.train.asynchronous import AsynchronousCluster
 from common.train.board import Board
 from common.train.checkpoints import Checkpoints, CheckpointSettings
-from common.train.cluster import Cluster, check_network
+from common.train.cluster import ASYNCHRONOUS, Cluster, check_network
 from common.train.feature_cache import FeatureCache, Whole
 from common.train.schedule import Length
 from symbols import options
@@ -172,9 +173,10 @@ def main() -> None:
     if pretrained:
         print(finetune.describe(args, pretrained, source and source["args"]))
     if args.test_io:
-        loop.test_io(data, pipeline.training_iterator(data, contexts[0]), args.disp_batches)
+        pipeline.test_io(data, pipeline.training_iterator(data, contexts[0]), args.disp_batches)
         return
-    cluster = Cluster.from_args(args)  # what a worker refuses alone, it has refused by now
+    kind = AsynchronousCluster if args.kv_store == ASYNCHRONOUS else Cluster
+    cluster = kind.from_args(args)  # what a worker refuses alone, it has refused by now
     data = dataclasses.replace(data, share=cluster.share)
     devices.check_memory(
         symbol,

@@ -89,7 +89,7 @@ WORKER = {"DMLC_ROLE": "worker", "DMLC_NUM_WORKER": "3"}
     "environment, flags, word",
     [
         ({}, ["--kv-store", "dist_sync"], "start it with launch.py"),
-        ({}, ["--kv-store", "dist_async"], "--kv-store dist_async: each worker would have other"),
+        ({}, ["--kv-store", "dist_async"], "start it with launch.py"),
         ({}, ["--gc-type", "2bit"], "--gc-type 2bit: needs --kv-store dist_sync"),
         (WORKER, [], "--kv-store device: is of one process"),
         (WORKER, ["--kv-store", "dist_sync"], "--batch-size 16: is of all 3 workers"),

@@ -42,19 +42,21 @@ def is_left(process):
     return False
 
 
-def running(folder, *flags, options=()):
+def running(folder, *flags, options=(), store="dist_sync"):
     """A job of two workers that trains, and its processes."""
-    job = start(folder, 2, *flags, options=options)
+    job = start(folder, 2, *flags, options=options, store=store)
     output = folder / "logs" / "worker-0.log"
     wait_for(lambda: output.exists() and "epoch 1/" in output.read_text())
     return job, processes(job.pid)
 
 
+@pytest.mark.parametrize("store", ["dist_sync", "dist_async"])
 @pytest.mark.parametrize("role, number", CASES)
 @pytest.mark.parametrize("attempt", range(int(os.environ.get("ATTEMPTS", "1"))))
-def test_the_job_ends_and_no_process_is_left(lenet, tmp_path, role, number, attempt):
-    stall = ["--stall-seconds", 8]
-    job, found = running(tmp_path, *lenet, "--num-epochs", 10000, options=stall)
+def test_the_job_ends_and_no_process_is_left(lenet, tmp_path, role, number, attempt, store):
+    how = {"options": ["--stall-seconds", 8], "store": store}
+    flags = [flag for flag in lenet if store == "dist_sync" or flag != "--deterministic"]
+    job, found = running(tmp_path, *flags, "--num-epochs", 10000, **how)
     assert found.keys() == {*ROLES, "launcher"}
     time.sleep(random.uniform(0, 2))
     os.kill(found[role], number)

@@ -14,6 +14,7 @@ from typing import Iterator, Optional, Tuple
 import numpy as np
 
 from common.cli import UserError
+from common.io.log import Progress, RunLog
 from common.records.classes import is_class
 from common.records.identity import check_command, record_files
 from common.records.scan import Records, index_of, scan_records
@@ -197,6 +198,14 @@ def synthetic(data: TrainingData, context: mx.Context) -> Iterator[mx.io.DataBat
     buffers = prefetch.Buffers(data.batch_shape, context, data.dtype)
     batches = prefetch.batches(lambda epoch: [chunk], size, size, buffers, first=0)
     return itertools.repeat(next(batches))
+
+
+def test_io(data: TrainingData, batches: Iterator, disp_batches: int) -> None:
+    """``--test-io 1``: read one epoch and print how fast that is; no network runs."""
+    with Progress(RunLog(), "reading", data.images, disp_batches) as progress:
+        for batch in take(batches, data.name, -(-data.images // data.batch_size)):
+            batch.data[0].wait_to_read()
+            progress.update(data.batch_size)
 
 
 def _record_iterator(records, preparation, threads, drawn=None, **options):

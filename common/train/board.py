@@ -122,8 +122,13 @@ class Board:
         with self._writing():
             self._scalars(step, {**figures, "learning_rate": optimizer.learning_rate})
 
-    def epoch(self, step: int, module: mx.mod.Module, scores: Scores) -> None:
-        """After an epoch: its validation, if there was one, histograms, kernels and mistakes."""
+    def epoch(
+        self, step: int, module: mx.mod.Module, scores: Scores, gradients: bool = True
+    ) -> None:
+        """After an epoch: its validation, if there was one, histograms, kernels and mistakes.
+
+        ``gradients``: whether the module has any.
+        """
         if not self._file:
             return
         network = (self._symbol, *weights(module))
@@ -133,8 +138,9 @@ class Board:
                 self._mistakes(step, scores.mistakes)
             self._histograms(step, "weights", network[1])
             group = module._exec_group
-            gradients = {n: a[0] for n, a in zip(group.param_names, group.grad_arrays)}
-            self._histograms(step, "gradients", gradients)
+            if gradients:
+                arrays = {n: a[0] for n, a in zip(group.param_names, group.grad_arrays)}
+                self._histograms(step, "gradients", arrays)
             with contextlib.suppress(UserError):  # has no convolution
                 _, kernels = first_kernels(network)
                 shown = tiles.kernel_tiles(kernels.astype(np.float32))

@@ -1,14 +1,15 @@
 """The workers of a distributed run, joined by MXNet's kvstore ``dist_*``.
 
 Gradients are summed by the servers, and every worker updates its own copy of the weights: the
-copies stay equal, and the optimizer's state is there for checkpoints as in one process.
+copies stay equal, and the optimizer's state is there for checkpoints as in one process. With
+``dist_async`` it is otherwise: asynchronous.py.
 """
 
 import argparse
 import hashlib
 import json
 import os
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -17,11 +18,17 @@ from common.input.share import Share
 from common.io.heartbeat import WORKER
 from common.runtime.mxnet import mx
 
-DISTRIBUTED = ("dist_sync", "dist_device_sync")
+ASYNCHRONOUS = "dist_async"
+DISTRIBUTED = ("dist_sync", "dist_device_sync", ASYNCHRONOUS)
 _OF_ONE_PROCESS = (
     ("--draw", "balanced", "what it draws is not divided among them"),
     ("--data-backend", "dali", "what it reads is not divided among them"),
     ("--dtype", "float16", "their sums of gradients are not checked for overflow"),
+)
+_IN_STEP = (  # flags, and their values, with which workers wait for each other
+    ("--deterministic", False, "gradients count as they arrive, so no run is like another"),
+    ("--skip-nonfinite", 0, "the others have trained on when a worker's loss is not finite"),
+    ("--save-minutes", None, "within an epoch no two workers are at the same batch"),
 )
 
 
@@ -32,16 +39,11 @@ def check(args: argparse.Namespace) -> None:
         UserError: naming the flag; or this process is a worker of no job, or is one without a flag.
     """
     store, launched = args.kv_store, os.environ.get("DMLC_ROLE") == "worker"
-    if store == "dist_async":
-        raise UserError(
-            "--kv-store dist_async: each worker would have other weights, so that no run could be"
-            " validated or resumed exactly; give dist_sync"
-        )
     if store not in DISTRIBUTED:
         if launched:
             raise UserError(f"--kv-store {store}: is of one process; give dist_sync")
         if args.gc_type != "none":
-            raise UserError(f"--gc-type {args.gc_type}: needs --kv-store dist_sync")
+            raise UserError(f"--gc-type {args.gc_type}: needs --kv-store dist_sync or dist_async")
         return
     if not launched:
         raise UserError(f"--kv-store {store}: start it with launch.py -n N -- train_imagenet.py")
@@ -53,8 +55,25 @@ def check(args: argparse.Namespace) -> None:
             " of their number, with an image for each device"
         )
     for flag, value, why in _OF_ONE_PROCESS:
-        if getattr(args, flag[2:].replace("-", "_")) == value:
+        if getattr(args, _name(flag)) == value:
             raise UserError(f"{flag} {value}: is not for several workers ({store}): {why}")
+    if store == ASYNCHRONOUS:
+        _check_asynchronous(args)
+
+
+def _check_asynchronous(args):
+    for flag, value, why in _IN_STEP:
+        if getattr(args, _name(flag)) != value:
+            raise UserError(f"{flag}: is not for --kv-store {ASYNCHRONOUS}: {why}; leave it out")
+    if args.optimizer == "adadelta":
+        raise UserError(
+            f"--optimizer adadelta: is not for --kv-store {ASYNCHRONOUS}: its steps do not follow"
+            " --lr, and would be as many times as long as there are workers; take another"
+        )
+
+
+def _name(flag):
+    return flag[2:].replace("-", "_")
 
 
 def check_network(symbol: mx.sym.Symbol, kv_store: str) -> None:
@@ -72,7 +91,12 @@ class Cluster:
 
     Attributes:
         share: which of them this one is.
+        signal: what is asked, while this worker waits too, for the number of the signal that it has
+            received, 0 for none.
+        in_step: whether all train the same batch at the same time.
     """
+
+    in_step = True
 
     def __init__(
         self,
@@ -88,6 +112,7 @@ class Cluster:
             deterministic: gradients are added in the order of the workers, not as they arrive.
         """
         self.share, self._kv, self._unit, self._widths = Share(), None, 1.0, set()
+        self.signal: Callable[[], int] = lambda: 0
         self._in_order = False
         if kv_store is None:
             return
@@ -122,7 +147,7 @@ class Cluster:
         if self._kv is None:
             return own[None]
         bits = np.zeros((self.share.size, own.size * 64), np.float32)
-        bits[self.share.rank] = np.unpackbits(own.view(np.uint8)) * np.float32(self._unit)
+        bits[self.share.rank] = self._bits(own)
         key = f"gather {own.size}"
         if own.size not in self._widths:
             self._widths.add(own.size)
@@ -130,7 +155,28 @@ class Cluster:
         array = mx.nd.array(bits)
         self._kv.push(key, array)
         self._kv.pull(key, out=array)
-        return np.packbits(array.asnumpy() > self._unit / 2, axis=1).view(np.float64)
+        return self._values(array.asnumpy())
+
+    def _bits(self, values):
+        return np.unpackbits(values.view(np.uint8)) * np.float32(self._unit)
+
+    def _values(self, bits):
+        return np.packbits(bits > self._unit / 2, axis=1).view(np.float64)
+
+    def agree(self, values: Sequence[float]) -> Tuple[int, np.ndarray]:
+        """After a batch: the signal that ends the run here, 0 for none, and all workers' values.
+
+        The values, (workers, values), are of those whose gradients make one update with this one's.
+        """
+        rows = self.gather([self.signal(), *values])
+        return int(rows[:, 0].max()), rows[:, 1:]
+
+    def meet(self, values: Sequence[float], module: mx.mod.Module) -> np.ndarray:
+        """After an epoch: the values, (workers, values), of all that have trained on their own.
+
+        ``module`` then has the weights and the optimizer's state of the run.
+        """
+        return np.array([values], np.float64)
 
     def check_same(self, things: Mapping[str, Any]) -> None:
         """Make sure that all workers have the same of each thing. All must call it.
@@ -161,6 +207,14 @@ class Cluster:
                 if self._in_order:
                     for key in self._parts(name, arrays[:1]):
                         self._kv.init(key, arrays[0])
+
+    def update(self, module: mx.mod.Module) -> None:
+        """Update the weights in a module by the gradients in it, and those of all workers."""
+        self.reduce(module)
+        module.update()
+
+    def renew(self, module: mx.mod.Module) -> None:
+        """Take notice that the learning rate of the module's optimizer is another."""
 
     def reduce(self, module: mx.mod.Module) -> None:
         """Replace the gradients in a module by their sums over its devices and all workers."""

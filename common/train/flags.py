@@ -32,10 +32,11 @@ def _add_device_args(group):
     add("--model-parallel", action="store_true", help="two columns, each on a device of its own")
     add(
         "--kv-store",
-        choices=["device", "local", "nccl", *cluster.DISTRIBUTED, "dist_async"],
+        choices=["device", "local", "nccl", *cluster.DISTRIBUTED],
         default="device",
         help="how devices share gradients; nccl: GPUs, through NVIDIA's library; dist_sync,"
-        " dist_device_sync: the workers that launch.py starts, too; dist_async is refused",
+        " dist_device_sync: the workers that launch.py starts, too; dist_async: these, and none"
+        " waits for another within an epoch",
     )
     add(
         "--gc-type",

@@ -23,7 +23,8 @@ class Gradients:
         self._module, self._parts = module, parts
         self._weights = None if class_weights is None else mx.nd.array(class_weights)
         lists = module._exec_group.grad_arrays  # by weight, then by device
-        self._arrays = [array for arrays in lists for array in arrays if array is not None]
+        self._trained = [arrays for arrays in lists if arrays[0] is not None]
+        self._arrays = [array for arrays in self._trained for array in arrays]
         self._sums = [array.copy() for array in self._arrays] if parts > 1 else []
 
     def compute(self, batch: mx.io.DataBatch) -> np.ndarray:
@@ -34,6 +35,12 @@ class Gradients:
             probabilities.append(self._module.get_outputs()[0].asnumpy())
             self._add(number)
         return np.concatenate(probabilities)
+
+    def are_finite(self) -> bool:
+        """Whether no gradient is beyond its type's range."""
+        # One call a device, and all of them before the first is waited for.
+        finite = [mx.nd.multi_all_finite(*own, num_arrays=len(own)) for own in zip(*self._trained)]
+        return all(one.asscalar() for one in finite)
 
     def _split(self, batch) -> Iterator[mx.io.DataBatch]:
         labels = batch.label

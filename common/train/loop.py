@@ -80,14 +80,15 @@ class Run:
         self.gradients = Gradients(module, settings.accumulate, data.class_weights)
         self.is_random = any(node.op in _RANDOM for node in Graph(module.symbol).nodes)
         self.scores = Scores(settings.top_k)
-        if state.scores:
+        if state.scores and (cluster.in_step or cluster.is_first):
             self.scores.restore(state.scores)
         self.stop = Stop(log.say)
+        cluster.signal = self._signal
         self.forecast = self._forecast()
         scheduler = module._optimizer.lr_scheduler
         self.plateau = scheduler if isinstance(scheduler, Plateau) else None
-        if self.plateau:
-            self.plateau.heed(state.validated)
+        if self.plateau and self.plateau.heed(state.validated):
+            cluster.renew(module)
         warmup = scheduler.warmup_steps if scheduler else 0
         is_plain = data.records and data.class_weights is None  # else the loss says less
         self.standstill = is_plain and Standstill(data, warmup)
@@ -155,10 +156,24 @@ class Run:
                 self.forecast.update(state.seconds - before)
                 progress.update(length.batch_size, **self.scores.figures())
                 self.board.batch(state.batches, self.scores, self.module._optimizer)
-                if state.batches < end and (self._stopping or self.checkpoints.is_due()):
+                if state.batches < end and self.checkpoints.is_due():
                     self._save()
-                    if self._stopping:
-                        self._leave()
+                if state.batches < end and self._stopping:
+                    break
+        self._meet()
+        state.seconds = time.monotonic() - started
+        if state.batches < end:
+            if self.checkpoints.place is None:
+                self._save()
+            self._leave()
+
+    def _meet(self):
+        """Put together what workers have done that were not in step; else nothing changes."""
+        own = [self.state.batches, self.stop_agreed, *self.scores.state()]
+        rows = self.cluster.meet(own, self.module)
+        self.state.batches = int(rows[:, 0].mean())
+        self.stop_agreed = int(rows[:, 1].max())
+        self.scores.restore(rows[:, 2:].sum(axis=0))
 
     def _step(self, batch, title):
         if self.is_random:  # a worker's part of a batch is dropped otherwise than another's
@@ -166,13 +181,11 @@ class Run:
             seed_dropout(self.settings.seed, self.state.batches * share.size + share.rank)
         before = [array.copy() for array in auxiliary_states(self.module)]
         probabilities, labels = self.gradients.compute(batch), batch.label[0].asnumpy()
-        beat(self.state.batches)
         finite, scores = self._agree(probabilities, labels)
         if finite:
-            self.cluster.reduce(self.module)
             self.checkpoints.place = None
             self.stop.unsaved = self.checkpoints.are_kept or self.cluster.share.size > 1
-            self.module.update()
+            self.cluster.update(self.module)
             self.scores.add(scores)
             self._watch(probabilities, labels)
         else:
@@ -186,18 +199,23 @@ class Run:
         """Whether a signal ends the run here: after the same batch on all workers."""
         return self.stop.requested if self.cluster.share.size == 1 else self.stop_agreed
 
+    def _signal(self):
+        """The signal that this worker has received; launch.py hears that the worker is there."""
+        beat(self.state.batches)
+        return self.stop.requested
+
     def _agree(self, probabilities, labels):
         """Whether the batch is finite on all workers, and the sums of its scores over them.
 
         It is also how each worker learns of a signal that another one has received.
         """
-        finite = np.isfinite(probabilities).all() and self._gradients_fit()
+        half = self.settings.check_gradients
+        finite = np.isfinite(probabilities).all() and (not half or self.gradients.are_finite())
         scores = Scores(self.settings.top_k)
         if finite:
             scores.update(probabilities, labels)
-        rows = self.cluster.gather([finite, self.stop.requested, *scores.state()])
-        self.stop_agreed = int(rows[:, 1].max())
-        return rows[:, 0].all(), rows[:, 2:].sum(axis=0)
+        self.stop_agreed, rows = self.cluster.agree([finite, *scores.state()])
+        return rows[:, 0].all(), rows[:, 1:].sum(axis=0)
 
     def _watch(self, probabilities, labels):
         self.divergence.check(self.state.batches, probabilities, labels)
@@ -215,15 +233,6 @@ class Run:
         title = f"the {epochs} left" if self.state.batches else epochs
         return Forecast(self.log, left, size, title)
 
-    def _gradients_fit(self):
-        """Whether all gradients are within float16's range; float32's are not checked."""
-        if not self.settings.check_gradients:
-            return True
-        trained = [c for c in self.module._exec_group.grad_arrays if c[0] is not None]
-        # One call a device, and all of them before the first is waited for.
-        finite = [mx.nd.multi_all_finite(*own, num_arrays=len(own)) for own in zip(*trained)]
-        return all(one.asscalar() for one in finite)
-
     def _skip(self, title):
         """Skip the current batch, whose loss is not finite, or end the run before it."""
         state, allowed = self.state, self.settings.skip_nonfinite
@@ -235,6 +244,8 @@ class Run:
             return
         state.skipped -= 1
         cause = f"likely cause: {self.settings.overflow}"
+        if not self.cluster.in_step:  # the others train on: there is no state before this batch
+            raise UserError(f"{where}; {cause}; the last checkpoint is from before it")
         if not all(map(are_finite, weights(self.module))):
             raise UserError(f"{where}, and weights are not either; {cause}")
         remedy = f"{cause}; --skip-nonfinite N leaves such batches out"
@@ -279,18 +290,11 @@ class Run:
         shown = "  |  ".join(f"{name} {describe(figures)}" for name, figures in result.items())
         self.log.say(f"epoch {epoch}/{num_epochs}  {shown}  |  {speed:.0f} img/s{saved}")
         self.log.event("epoch", epoch=epoch, img_per_s=round(speed, 1), **result)
-        self.board.epoch(state.batches, self.module, scores)
+        self.board.epoch(state.batches, self.module, scores, self.cluster.in_step)
         state.reported = True
         self.checkpoints.report(state, must=epoch == num_epochs)
         if self.plateau and self.plateau.heed(state.validated):
+            self.cluster.renew(self.module)
             rate = self.plateau(state.updates)
             self.log.say(f"validation stopped improving: learning rate {rate:.3g} from here")
             self.log.event("rate", epoch=epoch, lr=rate)
-
-
-def test_io(data: TrainingData, batches: Iterator, disp_batches: int) -> None:
-    """``--test-io 1``: read one epoch and print how fast that is; no network runs."""
-    with Progress(RunLog(), "reading", data.images, disp_batches) as progress:
-        for batch in pipeline.take(batches, data.name, -(-data.images // data.batch_size)):
-            batch.data[0].wait_to_read()
-            progress.update(data.batch_size)

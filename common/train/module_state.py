@@ -52,6 +52,22 @@ def optimizer_state(module: mx.mod.Module) -> Dict[str, mx.nd.NDArray]:
     return columns.merge(state)
 
 
+def optimizer_arrays(module: mx.mod.Module) -> Dict[int, List[mx.nd.NDArray]]:
+    """By the index of each trained weight, the arrays that the optimizer keeps for it.
+
+    They are those of the first device, and made here before the first update.
+    """
+    states, found = _updater(module).states, {}
+    for index, name in _trained(module):
+        key, device = _keys(module, index, name)[0]
+        if key not in states:
+            weight = module._exec_group.param_arrays[index][device]
+            states[key] = module._optimizer.create_state_multi_precision(key, weight)
+            _updater(module).states_synced[key] = True
+        found[index] = _arrays(states[key])
+    return found
+
+
 def restore_optimizer(module: mx.mod.Module, state: Dict[str, mx.nd.NDArray]) -> None:
     """Give the optimizer of ``module`` the state that :func:`optimizer_state` took from another.
 

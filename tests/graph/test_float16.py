@@ -127,16 +127,16 @@ def test_a_gradient_that_is_not_finite_is_found_on_any_device(bad, weight, devic
     module = bound(weights=3)
     run = run_of(module)
     module.forward_backward(batch([1, 2], [3, 4]))
-    assert run._gradients_fit()
+    assert run.gradients.are_finite()
     module._exec_group.grad_arrays[weight][device][0, 1] = bad
-    assert not run._gradients_fit()
+    assert not run.gradients.are_finite()
 
 
 def test_a_frozen_weight_has_no_gradient_to_look_at():
     module = bound(weights=2, frozen=["layer0_weight"])
     module.forward_backward(batch([1, 2], [3, 4]))
     assert module._exec_group.grad_arrays[0] == [None, None]
-    assert run_of(module)._gradients_fit()
+    assert run_of(module).gradients.are_finite()
 
 
 @pytest.mark.parametrize("rows", [([1, 2], [65504, 0]), ([0, 65504], [1, 2])])
