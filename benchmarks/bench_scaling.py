@@ -33,6 +33,7 @@ CASES = {  # workers, 0 without launch.py; flags
     "1 worker": (1, DIST),
     "2 workers": (2, DIST),
     "2 workers, 2-bit": (2, [*DIST, "--gc-type", "2bit"]),
+    "2 workers, dist_async": (2, ["--kv-store", "dist_async"]),
     "alexnet2012": (0, COLUMNS),
     "alexnet2012, 2 columns": (0, [*COLUMNS, "--cpus", "2", "--model-parallel"]),
 }
