@@ -117,7 +117,7 @@ def relu() -> Any:
 
 
 def small() -> Any:
-    """The study of 5,000 images: losses in training and on the holdout, by epochs."""
+    """The study of 1,000 images: losses in training and on the holdout, by epochs."""
     return losses(_results("small"))
 
 
