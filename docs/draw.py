@@ -36,6 +36,7 @@ from docs.scene import scene
 _WIDTH = 8.0  # inches
 _MAPS = 24  # of a layer that are shown
 _TIMES = 6  # that an image is seen
+_NOTE = "mean and range of the seeds"
 _HERE = os.path.dirname(os.path.abspath(__file__))
 CONV1 = os.path.join(_HERE, "results", "conv1.npz")
 
@@ -46,14 +47,14 @@ def training_error(results: dict) -> Any:
     Each variant has a run of a seed, and all runs have equally many epochs.
     """
     errors = _curves(results, lambda epoch: 1 - epoch["train"]["top-1"], 0.5)
-    return curves([Panel("training error (top-1)", errors, percent=True)], "epochs", _note(results))
+    return curves([Panel("training error (top-1)", errors, percent=True)], "epochs", _NOTE)
 
 
 def losses(results: dict) -> Any:
     """A matplotlib figure: each variant's loss on the holdout, and, dashed, in training."""
     drawn = _curves(results, lambda epoch: epoch["holdout"]["loss"], 1)
     drawn += _curves(results, lambda epoch: epoch["train"]["loss"], 0.5, dashed=True)
-    return curves([Panel("loss: holdout, and dashed in training", drawn)], "epochs", _note(results))
+    return curves([Panel("loss: holdout, and dashed in training", drawn)], "epochs", _NOTE)
 
 
 def _curves(results, value, at, dashed=False):
@@ -67,10 +68,6 @@ def _curves(results, value, at, dashed=False):
         runs = np.array([[value(epoch) for epoch in epochs] for epochs in ended])
         for_all.append(Curve(name, np.arange(runs.shape[1]) + at, runs, dashed))
     return for_all
-
-
-def _note(results):
-    return f"mean and range of {len(results['seeds'])} seeds"
 
 
 @styled

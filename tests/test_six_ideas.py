@@ -84,6 +84,28 @@ def test_what_the_page_says_of_the_rate_is_so():
     assert baseline["flags"] == "" and len(half["epochs"]) == 2
 
 
+def test_what_the_page_says_of_overfitting_is_so():
+    variants = json.loads(text("docs/results/small.json"))["variants"]
+    least = {
+        name: [
+            1 + int(np.argmin([epoch["holdout"]["loss"] for epoch in run["epochs"]]))
+            for run in figures["runs"].values()
+        ]
+        for name, figures in variants.items()
+    }
+    assert all(17 < epoch < 23 for name in ("baseline", "no-dropout") for epoch in least[name])
+    assert f"or {least['no-augmentation'][0]} without" in PAGE
+    for name, sign in (
+        ("no-dropout", "changes little: .{:.0f} points"),
+        ("baseline", "by .{:.0f}."),
+    ):
+        key = "spread" if name == "baseline" else "difference"
+        assert sign.format(abs(variants[name][key]) * 1000) in " ".join(PAGE.split()), name
+    lost = f"{-100 * variants['no-augmentation']['difference']:.1f} points"
+    assert PAGE.count(lost) == 2
+    assert all(figures["train"]["loss"] < 0.01 for figures in variants.values())
+
+
 def test_what_the_page_says_of_lrn_is_so():
     before, after = draw.answers()
     ratio = before[before > 0] / after[before > 0]
