@@ -81,3 +81,14 @@ limits.main()
     found = json.loads((folder / result.stdout.split()[-1]).read_text())["results"]["limits"]
     assert found["1 threads"]["reading, GB/s"] > 0
     assert f"| tiny, GFLOP/s | {found['1 threads']['tiny, GFLOP/s']} |" in results.page()
+
+
+def test_readme_says_how_other_settings_do_on_images_that_are_set_apart():
+    with open(f"{ROOT}/docs/results/demo-choice.json", encoding="utf-8") as file:
+        tried = json.load(file)["tried"]
+    own = tried.pop("")["top-1"]
+    points = [100 * (figures["top-1"] - own) for figures in tried.values()]
+    said = f"from {-min(points):.1f} points worse to {max(points):.1f} points better"
+    with open(f"{ROOT}/README.md", encoding="utf-8") as file:
+        assert said in " ".join(file.read().split())
+    assert len(tried) == 5
