@@ -295,7 +295,8 @@ def pages() -> Dict[str, str]:
         with open(os.path.join(_ROOT, path), encoding="utf-8") as file:
             text = file.read()
         found[path], count = _TABLE.subn(functools.partial(_filled, path), text)
-        if not count:
+        marks = text.count(_START), text.count(_END)
+        if not count or marks != (count, count) or (path in _WORDS and count > 1):
             raise cli.UserError(f"{path}: needs the lines {_START} --> and {_END}")
     return found
 

@@ -64,9 +64,10 @@ def test_readme_keeps_its_own_words(tree, monkeypatch):
     monkeypatch.setattr("sys.argv", ["results"])
     results.main()
     assert (tree / "README.md").read_text(encoding="utf-8") == before
-    (tree / "README.md").write_text("no table", encoding="utf-8")
-    with pytest.raises(UserError, match="README.md: needs the lines"):
-        results.main()
+    for text in ("no table", 2 * before, before + results._END):
+        (tree / "README.md").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="README.md: needs the lines"):
+            results.main()
 
 
 def test_the_machines_limits_are_kept_and_shown(tree):

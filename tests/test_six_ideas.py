@@ -95,12 +95,10 @@ def test_what_the_page_says_of_overfitting_is_so():
     }
     assert all(17 < epoch < 23 for name in ("baseline", "no-dropout") for epoch in least[name])
     assert f"or {least['no-augmentation'][0]} without" in PAGE
-    for name, sign in (
-        ("no-dropout", "changes little: .{:.0f} points"),
-        ("baseline", "by .{:.0f}."),
-    ):
-        key = "spread" if name == "baseline" else "difference"
-        assert sign.format(abs(variants[name][key]) * 1000) in " ".join(PAGE.split()), name
+    said = " ".join(PAGE.split())
+    changed = abs(variants["no-dropout"]["difference"])
+    assert f"changes little: .{1000 * changed:.0f} points" in said
+    assert f"differ by .{1000 * variants['baseline']['spread']:.0f}." in said
     lost = f"{-100 * variants['no-augmentation']['difference']:.1f} points"
     assert PAGE.count(lost) == 2
     assert all(figures["train"]["loss"] < 0.01 for figures in variants.values())
