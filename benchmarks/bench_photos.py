@@ -24,7 +24,7 @@ from common.records.walk import open_records
 
 ROOT = os.path.dirname(report.HERE)
 WORKER = "worker_photos_torch.py"
-STARTS, RATES = ("default", "kaiming"), (0.01, 0.03)
+RATES = {"default": (0.01, 0.03), "kaiming": (0.003, 0.01, 0.03)}
 
 
 def main() -> None:
@@ -46,8 +46,8 @@ def main() -> None:
     side, epochs = read_json(os.path.join(mine, "plan.json"), "delete it")["training"]
     ours = score(mine, epochs, f"{test}.rec")
     trained = []
-    for start in STARTS:
-        for rate in RATES:
+    for start, rates in RATES.items():
+        for rate in rates:
             arguments = args.out, side, start, rate, args.minutes
             figures = report.run_worker(WORKER, *arguments, python=args.peers)
             trained.append({"start": start, "rate": rate, **figures})
