@@ -363,3 +363,18 @@ def test_central_squares_are_packed_on_demand(tree, tmp_path):
             picture = cv2.imdecode(np.frombuffer(read_image(content, at), np.uint8), 1)
             height, width = picture.shape[:2]
             assert height == width <= 24
+
+
+@pytest.mark.slow
+def test_100_000_pictures_are_packed_each_once(tmp_path):
+    per_class = 10_000
+    drawn = np.random.RandomState(0).randint(0, 256, (10 * per_class, 4, 4, 3), np.uint8)
+    for number, pixels in enumerate(drawn):
+        path = tmp_path / "photos" / f"class {number // per_class}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_NEAREST))
+    result = run_folder(tmp_path / "photos", tmp_path / "many", "--val-fraction", 0.2)
+    assert result.returncode == 0, result.stderr
+    for part, share in (("train", 0.8), ("val", 0.2)):
+        found = scan_records(str(tmp_path / f"many-{part}.rec"))
+        assert np.bincount(found.labels.astype(int)).tolist() == [share * per_class] * 10
