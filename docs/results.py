@@ -22,7 +22,7 @@ from common.study import report
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Around a table: README's, or one of a study's baseline and the variants named; the study is
-# studies/cifar10.json unless it is named, too.
+# studies/cifar10.json unless it is named, too. Or one of "photographs" or "rates".
 _START, _END = "<!-- python -m docs.results writes this table", "<!-- end of the table -->"
 _TABLE = re.compile(
     rf"({_START}(?: of (?:(\w+): )?([\w, -]+))? -->\n).*?({_END})",
@@ -86,6 +86,9 @@ _STUDY_PAGES = {
     "docs/six-ideas.zh-CN.md": "| 变体 | 学习率 | top-1 | 种子之差 | 与基线之差"
     " | 测试损失 | 训练 top-1 | 训练损失 | 种子数 |",
 }
+
+_PHOTOGRAPHS = "docs/your-photographs.md"
+_SETS = {"flowers": "Oxford's 17 flowers", "caltech": "Caltech-101"}  # also its two studies
 
 
 def machines() -> List[Dict[str, Any]]:
@@ -273,6 +276,33 @@ def _photos(found):
     return [said, _table(["", "pictures set apart", "test pictures", "epochs"], rows)]
 
 
+def photographs_table() -> str:
+    """The test pictures that make_classifier.py and the best of torchvision's trainings name."""
+    rows = []
+    for file in machines():
+        for name, title in _SETS.items():
+            found = file["results"].get(f"photos, {name}")
+            if found:
+                best = max(found["trained"], key=lambda one: one["val"]["right"])
+                size = f"{found['side']} px, {found['minutes']:g} minutes"
+                rows.append([title, size, _right(found["ours"]), _right(best["test"])])
+    return _table(["", "", "this command", "torchvision's"], rows)
+
+
+def rates_table() -> str:
+    """The best rate of each variant of the recipe for photographs, on pictures set apart."""
+    studies = [_json(f"docs/results/{name}.json")["variants"] for name in _SETS]
+    rows = []
+    for variant in studies[0]:
+        cells = []
+        for study in studies:
+            tried = study.get(variant, {"rates": {}})["rates"]
+            ended = [(one["top-1"], rate) for rate, one in tried.items() if "top-1" in one]
+            cells.append("{:.1%}, rate {}".format(*max(ended)) if ended else "-")
+        rows.append([variant, *cells])
+    return _table(["", *_SETS.values()], rows)
+
+
 def _right(scored):
     right, images = scored["right"], scored["images"]
     return _share(right / images, wilson(right, images))
@@ -291,7 +321,7 @@ _SECTIONS = {
 def pages() -> Dict[str, str]:
     """{path: what it should hold}; UserError if a page lacks the lines around a table."""
     found = {"docs/results.md": page()}
-    for path in (*_WORDS, *_STUDY_PAGES):
+    for path in (*_WORDS, *_STUDY_PAGES, _PHOTOGRAPHS):
         with open(os.path.join(_ROOT, path), encoding="utf-8") as file:
             text = file.read()
         found[path], count = _TABLE.subn(functools.partial(_filled, path), text)
@@ -303,7 +333,9 @@ def pages() -> Dict[str, str]:
 
 def _filled(path, marks):
     start, study, names, end = marks.groups()
-    if names:
+    if path == _PHOTOGRAPHS:
+        table = rates_table() if names == "rates" else photographs_table()
+    elif names:
         table = study_table(_STUDY_PAGES[path], study or "cifar10", names.split(", "))
     else:
         table = readme_table(_WORDS[path])

@@ -13,8 +13,9 @@ from conftest import ROOT, assert_refused, bands, run_script, train, write_recor
 from common import cli
 from common.input.flags import add_data_args
 from common.train.flags import add_train_args
-from common.train.recipes import RECIPES
+from common.train.recipes import RECIPES, recipe
 from common.train.schedule import LearningRate, Length
+from symbols import options
 
 QUICK = ["--network", "lenet", "--dataset", "mnist", "--num-epochs", "3", "--batch-size", "16"]
 
@@ -152,7 +153,14 @@ def test_a_recipe_sets_nothing_but_flags(name):
     parser = cli.ArgumentParser()
     add_train_args(parser)
     add_data_args(parser)
+    options.add_args(parser)
     assert RECIPES[name].settings.keys() <= vars(parser.parse_args([])).keys()
+
+
+def test_a_users_network_gets_no_option_of_the_projects_own():
+    followed = recipe("symbols/mine.py", "photos")
+    assert not set(options.NAMES) & followed.settings.keys()
+    assert set(options.NAMES) & recipe("alexnet", "photos").settings.keys()
 
 
 def test_reading_alone_loses_no_checkpoint(trained, grey):
