@@ -40,8 +40,7 @@ def main() -> None:
     if os.path.exists(args.out) and not args.overwrite:
         raise UserError(f"--out {args.out}: already exists; choose another, or pass --overwrite")
     where = args.model_prefix, args.load_epoch
-    config, network = quantization.load_float32(*where, ", which has no ONNX form")
-    symbol, *weights = network
+    config, (symbol, *weights) = quantization.load_float32(*where, ", which has no ONNX form")
     images = compare.real_images(args, config)
 
     model = onnx_writer.convert(

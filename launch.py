@@ -7,7 +7,6 @@ nothing for --stall-seconds ends the job, and is named. docs/scaling.md has more
 """
 
 import argparse
-import contextlib
 import os
 import shlex
 import socket
@@ -18,6 +17,7 @@ from common import cli
 from common.cli import UserError
 from common.io import cpus
 from common.io.children import ROOT
+from common.io.files import delete
 from common.io.heartbeat import WORKER
 from common.io.supervisor import Job, Task
 
@@ -74,11 +74,7 @@ class Host(NamedTuple):
 
 
 def read_hosts(path: str) -> List[Host]:
-    """The machines that a file lists.
-
-    Raises:
-        UserError: it lists none, or a name has no address that the others can reach.
-    """
+    """The machines that a file lists; UserError if none, or one that the others cannot reach."""
     hosts = []
     with open(path, encoding="utf-8") as file:
         for words in filter(None, (line.partition("#")[0].split() for line in file)):
@@ -99,11 +95,7 @@ def read_hosts(path: str) -> List[Host]:
 
 
 def free_port(args: argparse.Namespace) -> int:
-    """The scheduler's port; on this machine it is free.
-
-    Raises:
-        UserError: another program listens on it.
-    """
+    """The scheduler's port; on this machine it is free, else UserError."""
     if args.hosts:
         return args.port or _PORT
     with socket.socket() as one:
@@ -167,9 +159,7 @@ def main() -> int:
     command = args.command
     first = tasks(args, command)  # what is refused is refused before a folder is made
     os.makedirs(args.log_dir, exist_ok=True)
-    for task in first:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(args.log_dir, task.log))
+    delete(*(os.path.join(args.log_dir, task.log) for task in first))
     for attempt in range(args.max_restarts + 1):
         failure = Job(tasks(args, command), args.log_dir, args.stall_seconds).run()
         if failure is None:

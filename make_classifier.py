@@ -3,10 +3,8 @@
     python make_classifier.py photos/ --out mine --minutes 30
     python make_classifier.py photos/ --out mine --from checkpoints/alexnet-0012.params
 
-The folder holds a folder for each class, and nothing in it is changed. A fifth of each class is set
-apart, and what was learned of the rest is scored on it. Each step is a command of this project,
-printed before it runs: packing, training, scoring, drawing. Killed and started again with the same
-flags, it goes on where it was.
+Each step is a command of this project, printed before it runs: packing, training, scoring, drawing.
+docs/your-photographs.md has more.
 """
 
 import argparse
@@ -19,7 +17,7 @@ from typing import Dict, List, Optional, Tuple
 from common import cli
 from common.cli import UserError
 from common.draw import style
-from common.io.files import atomic, check_is_local, read_json, write_json
+from common.io.files import check_is_local, read_json, save_json
 from common.io.lock import lock
 from common.io.signals import Stop
 from common.records.scan import scan_records
@@ -145,8 +143,7 @@ def read_plan(args: argparse.Namespace) -> dict:
 
 def write_plan(args: argparse.Namespace, **plan: object) -> dict:
     """Write FOLDER/plan.json, and return what it says."""
-    with atomic(_plan_path(args)) as temporary:
-        write_json(temporary, plan)
+    save_json(_plan_path(args), plan)
     return plan
 
 

@@ -78,13 +78,9 @@ def _check(args):
 
 
 def find(names: Iterable[str]) -> Tuple[List[str], Counter]:
-    """The pictures that the command line names.
+    """The pictures that the command line names, and the other files in its folders by extension.
 
-    Returns:
-        Their paths, and how many other files of each extension lie in the folders.
-
-    Raises:
-        UserError: there are no pictures.
+    UserError if there are no pictures.
     """
     paths, ignored = [], Counter()
     for name in names:

@@ -48,9 +48,7 @@ from symbols import options
 def parse_args() -> Tuple[argparse.Namespace, recipes.Recipe, List[str], Optional[dict]]:
     """The command line over the recipe's values, checked as far as possible without data.
 
-    Returns:
-        The arguments, the recipe, the names of the arguments that differ from it, and the config
-        of --pretrained.
+    Also the recipe, the names of the arguments that differ from it, and the config of --pretrained.
     """
     choice = cli.ArgumentParser(add_help=False)
     _add_network_args(choice)

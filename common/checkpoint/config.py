@@ -12,7 +12,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.io import cpus
-from common.io.files import atomic, read_json, write_json
+from common.io.files import read_json, save_json
 from common.io.opencv import cv2
 from common.runtime.mxnet import mx
 from common.version import VERSION
@@ -42,8 +42,7 @@ def config_entries(args: dict, classes: Optional[List[str]], **origin: object) -
 
 def save_config(prefix: str, args: dict, classes: Optional[List[str]], **origin: object) -> None:
     """Write ``PREFIX-config.json`` with :func:`config_entries`."""
-    with atomic(config_path(prefix)) as temporary:
-        write_json(temporary, config_entries(args, classes, **origin))
+    save_json(config_path(prefix), config_entries(args, classes, **origin))
 
 
 def versions() -> dict:

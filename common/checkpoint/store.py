@@ -17,14 +17,13 @@ the newest state between two epochs' checkpoints. Nothing is a pickle, so that l
 """
 
 import argparse
-import contextlib
 import os
 import re
 import struct
 from typing import List, Optional, Sequence, Tuple
 
 from common.cli import UserError
-from common.io.files import TEMPORARY, atomic, read_json, sha256, write_json
+from common.io.files import TEMPORARY, atomic, delete, read_json, sha256, write_json
 from common.runtime.mxnet import mx
 
 from .arrays import as_float32, check_arrays, save_arrays
@@ -68,7 +67,7 @@ def remove_left_over(prefix: str) -> None:
     """Delete what a run that was killed while it saved has left: temporary files, half a set."""
     for name in (prefix, partial(prefix)):
         for number in _unfinished(name):
-            _remove_set(name, number)
+            delete(*_set_paths(name, number))
         for match in _matches(name, r"-(\d{4,}(-optimizer)?|symbol|config)\.\w+" + TEMPORARY):
             os.unlink(os.path.join(os.path.dirname(prefix), match[0]))
 
@@ -118,22 +117,15 @@ def remove(prefix: str, keep: Sequence[int] = ()) -> None:
     """Delete the checkpoints at ``prefix``, save for those with the numbers ``keep``."""
     for number in numbers(prefix):
         if number not in keep:
-            _remove_set(prefix, number)
+            delete(*_set_paths(prefix, number))
     if not keep:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{prefix}-symbol.json")
+        delete(f"{prefix}-symbol.json")
 
 
 def _set_paths(prefix, number):
     """The files of one number, the record first: a set that has none is never taken for whole."""
     paths = _paths(prefix, number)
     return record_path(prefix, number), paths["optimizer"], paths["params"]
-
-
-def _remove_set(prefix, number):
-    for path in _set_paths(prefix, number):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
 
 
 def save(

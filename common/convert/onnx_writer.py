@@ -19,7 +19,7 @@ import json
 import os
 import re
 import tempfile
-from typing import TYPE_CHECKING, Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 
@@ -32,9 +32,6 @@ from common.runtime import bootstrap
 from common.runtime.mxnet import mx
 
 from . import compare
-
-if TYPE_CHECKING:
-    import onnx
 
 _OPSET, _IR_VERSION = 13, 7  # from 2020; ONNX Runtime reads them from 1.7 on
 
@@ -57,8 +54,8 @@ def convert(
     aux_params: dict,
     image_shape: Sequence[int],
     batch_size: Optional[int],
-) -> "onnx.ModelProto":
-    """The network in ONNX: ``data`` (N, C, H, W) -> ``softmax`` (N, classes).
+) -> Any:
+    """An ``onnx.ModelProto`` of the network: ``data`` (N, C, H, W) -> ``softmax`` (N, classes).
 
     ``symbol`` is what :func:`compare.without_training` gives, float32. None for ``batch_size``
     allows any. onnx.checker.ValidationError if the converter wrote no valid model.

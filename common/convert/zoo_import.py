@@ -22,7 +22,6 @@ from . import compare, torch_file
 
 NETWORK = "alexnet_owt"
 IMAGE_SHAPE = (3, 224, 224)
-RESIZE = 256
 # Of R, G and B, 0 to 255; the zoos have them for 0 to 1.
 MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]
 STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]

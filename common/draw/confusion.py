@@ -4,7 +4,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from .style import new_figure, power_norm, shades, styled
+from .style import new_figure, shades, styled
 
 _LABELLED = 30  # classes up to which there is room for names and numbers
 
@@ -22,8 +22,8 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     figure.set_layout_engine("none")  # a cell of a large matrix keeps its two pixels
     axes = figure.add_axes((0, 0, 1, 1))
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    norm = power_norm(1 / 3)  # brings out rare confusions, which a large matrix is full of
-    shown = axes.imshow(share, shades(), norm=norm, interpolation="nearest")
+    colours, norm = shades(1 / 3)  # brings out rare confusions, which a large matrix is full of
+    shown = axes.imshow(share, colours, norm=norm, interpolation="nearest")
     axes.set(xlabel="first guess", ylabel="true class")
     axes.spines[:].set_visible(True)
     ticks = [0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1]

@@ -51,17 +51,15 @@ def curves(panels: Sequence[Panel], xlabel: str, note: str = "") -> Any:
 
 def _draw(axes, curve, colour):
     runs = np.asarray(curve.runs, float)
-    known = np.isfinite(runs)
-    count = known.sum(axis=0)
-    x, runs, known = (one[..., count > 0] for one in (np.asarray(curve.x, float), runs, known))
-    mean = np.where(known, runs, 0).sum(axis=0) / count[count > 0]
+    runs = np.where(np.isfinite(runs), runs, np.nan)
+    known = ~np.isnan(runs).all(axis=0)
+    x, runs = np.asarray(curve.x, float)[known], runs[:, known]
     style = {"linestyle": (0, (4, 2)), "linewidth": 1.2} if curve.dashed else {"linewidth": 1.8}
     few = len(x) <= 30
     marked = {"marker": "o", "markersize": 3 if curve.dashed else 4} if few else {}
-    axes.plot(x, mean, color=colour, **style, **marked)
+    axes.plot(x, np.nanmean(runs, axis=0), color=colour, **style, **marked)
     if len(runs) > 1:
-        low = np.where(known, runs, np.inf).min(axis=0)
-        high = np.where(known, runs, -np.inf).max(axis=0)
+        low, high = np.nanmin(runs, axis=0), np.nanmax(runs, axis=0)
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 

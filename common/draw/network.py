@@ -59,12 +59,11 @@ def diagram(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int], title: str
 
 def volumes(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> List[Volume]:
     """The image, and what each layer with weights gives out, in order."""
-    internals = symbol.get_internals()
-    _, shapes, _ = internals.infer_shape_partial(data=(1, *image_shape))
-    shape_of = dict(zip(internals.list_outputs(), shapes))
+    graph = Graph(symbol)
+    shapes = graph.shapes(data=(1, *image_shape))
     found = [Volume("image", tuple(image_shape), [], False)]
-    for node in Graph(symbol).nodes:
-        shape = shape_of.get(f"{node.name}_output", (1,))[1:]
+    for node in graph.nodes:
+        shape = shapes.get(f"{node.name}_output", (1,))[1:]
         if node.op in _WEIGHTED:
             halves = node.attrs.get("num_group", "1") != "1"
             if node.op == "FullyConnected":

@@ -84,18 +84,11 @@ def new_figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def shades() -> Any:
-    """SHADES as a matplotlib colour map."""
-    from matplotlib.colors import LinearSegmentedColormap
+def shades(exponent: float) -> Tuple[Any, Any]:
+    """SHADES as a matplotlib colour map, and a norm for it: 0 to 1, raised to ``exponent``."""
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
-    return LinearSegmentedColormap.from_list("shades", SHADES)
-
-
-def power_norm(exponent: float) -> Any:
-    """A matplotlib norm: 0 to 1, raised to ``exponent``."""
-    from matplotlib.colors import PowerNorm
-
-    return PowerNorm(exponent, 0, 1)
+    return LinearSegmentedColormap.from_list("shades", SHADES), PowerNorm(exponent, 0, 1)
 
 
 def show_pixels(axes: Any, pixels: Any, title: str = "", size: float = 9) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.checkpoint import config
 from common.cli import UserError
-from common.io.files import atomic, write_json
+from common.io.files import save_json
 
 from .confusion import Confusion
 
@@ -97,8 +97,7 @@ def needed_temperature(prefix: str, epoch: int) -> float:
 
 def keep_temperature(prefix: str, record: dict, **kept: object) -> None:
     """Write what is known of a fitted temperature into the config at ``prefix``, ``record``."""
-    with atomic(config.config_path(prefix)) as temporary:
-        write_json(temporary, {**record, "calibration": kept})
+    save_json(config.config_path(prefix), {**record, "calibration": kept})
 
 
 def describe(figures: dict, fitted: bool) -> str:

@@ -64,7 +64,7 @@ class Evaluator:
         for batch, count in self.batches(batch_size):
             images, size = batch.data[0], self.preparation.image_shape[1:]
             views = ten_crops(images, *size) if self.crops > 1 else [images]
-            said = sum(network.outputs(module, view, batch.label).asnumpy() for view in views)
+            said = sum(network.outputs(module, view).asnumpy() for view in views)
             scores.update(said[:count] / self.crops, batch.label[0].asnumpy()[:count])
         return scores
 

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -108,11 +108,9 @@ def check_finite(network: tuple, where: str) -> None:
                 )
 
 
-def outputs(
-    module: mx.mod.Module, images: mx.nd.NDArray, labels: Optional[List[mx.nd.NDArray]] = None
-) -> mx.nd.NDArray:
+def outputs(module: mx.mod.Module, images: mx.nd.NDArray) -> mx.nd.NDArray:
     """What a bound network makes of a batch (N, C, H, W): (N, ...), on the first device."""
-    module.forward(mx.io.DataBatch([images], labels), is_train=False)
+    module.forward(mx.io.DataBatch([images]), is_train=False)
     return module.get_outputs()[0]
 
 

@@ -60,12 +60,9 @@ _TABLE = [
 ]
 
 _NOT_WITH_RESIZED_CROP = (
-    "--random-crop",
-    "--min-crop-size",
-    "--max-crop-size",
-    "--min-random-scale",
+    "--random-crop", "--min-crop-size", "--max-crop-size", "--min-random-scale",
     "--max-random-scale",
-)
+)  # fmt: skip
 _RANGES = (
     ("--min-random-area", "--max-random-area"),
     ("--min-crop-size", "--max-crop-size"),

@@ -94,10 +94,7 @@ def _graph(data, gpu, paths, index):
     from nvidia.dali import fn, math, types
 
     encoded, labels = fn.readers.mxnet(
-        path=paths,
-        index_path=[index],
-        random_shuffle=True,
-        initial_fill=len(data.records),
+        path=paths, index_path=[index], random_shuffle=True, initial_fill=len(data.records)
     )
     images = fn.decoders.image(
         encoded,

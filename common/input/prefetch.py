@@ -14,7 +14,7 @@ from common.runtime import native
 from common.runtime.mxnet import mx
 
 
-class Ahead:
+class Ahead(Iterator):
     """The items of an iterator that are not None, taken at most two ahead by a daemon thread.
 
     An exception in the thread, such as StopIteration, is raised where the item is asked for.
@@ -45,9 +45,6 @@ class Ahead:
         thread = threading.Thread(target=fill, daemon=True)
         self._room, self._ready, self.stop = room, ready, weakref.finalize(self, stop)
         thread.start()
-
-    def __iter__(self):
-        return self
 
     def __next__(self):
         item = self._ready.get()

@@ -70,7 +70,7 @@ class Preparation:
         enlargement = max(height / image.shape[0], width / image.shape[1])
         if enlargement > 1:  # the picture is smaller than the crop
             image = self._scaled(image, enlargement)
-        crop = _centre(image, height, width).reshape(height, width, channels)
+        crop = picture.centre(image, height, width).reshape(height, width, channels)
         planes = np.array(crop[:, :, ::-1].transpose(2, 0, 1), np.float32, order="C")
         planes -= np.float32(self.mean)[:, None, None]
         planes /= np.float32(self.std)[:, None, None]
@@ -89,7 +89,7 @@ class Preparation:
             # An even number of rows and columns goes, so that the centre stays where it is.
             shown = [math.ceil(side / factor) + 4 for side in self.image_shape[1:]]
             kept = [side - max(0, side - n) // 2 * 2 for side, n in zip((height, width), shown)]
-            image = _centre(image, *kept)
+            image = picture.centre(image, *kept)
             height, width = kept
         size = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
         return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
@@ -108,11 +108,6 @@ def read_file(path: str) -> bytes:
         raise UserError(f"{path}: {error.strerror}")
     except ValueError as error:  # such as a null byte in the path
         raise UserError(f"{path!r}: {error}")
-
-
-def _centre(image, height, width):
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
 
 
 def sample_images(found: Records, count: int, preparation: Preparation) -> Iterator[np.ndarray]:

@@ -67,9 +67,7 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
             raise
         raise UserError(f"{paths[0]}: cannot be written: {error.strerror}; make room and run again")
     finally:
-        for path in temporary:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        delete(*temporary)
     for folder in {os.path.dirname(os.path.abspath(path)) for path in paths}:
         _flush_folder(folder)
 
@@ -78,11 +76,16 @@ def _publish(temporary, paths, instead_of):
     """Flush the temporary files and give them their names."""
     for path in temporary:
         _flush(path)
-    for path in instead_of:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+    delete(*instead_of)
     for path, target in reversed(list(zip(temporary, paths))):
         os.replace(path, target)
+
+
+def delete(*paths: str) -> None:
+    """Delete files, in this order; they may be gone already."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _new_temporary(path):
@@ -119,6 +122,12 @@ def write_json(path: str, entries: dict) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump({**entries, "sha256": checksum_of(entries)}, file, indent=1)
         file.write("\n")
+
+
+def save_json(path: str, entries: dict) -> None:
+    """:func:`write_json`, whole or not at all."""
+    with atomic(path) as temporary:
+        write_json(temporary, entries)
 
 
 def read_json(path: str, remedy: str, unsigned: bool = False) -> dict:

@@ -66,7 +66,7 @@ def _drop_cut_line(path):
     os.truncate(path, content.rfind(b"\n") + 1)
 
 
-class Progress:
+class Progress(contextlib.AbstractContextManager):
     """An epoch's images: a tqdm bar on a terminal, else a line every ``period`` batches.
 
     ``batches`` and ``done`` (images) count what an earlier run has done of ``epoch``, from 1 on.
@@ -117,9 +117,6 @@ class Progress:
                 f"{self._title}  {self._done}/{self._images}  {describe(figures)}"
                 f"  {speed:.0f} img/s  {left:.0f} s left"
             )
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_error):
         """Remove the bar."""

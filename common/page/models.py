@@ -2,6 +2,7 @@
 
 import base64
 import collections
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -119,11 +120,7 @@ class Where:
     def step(self) -> Optional[int]:
         """Run one batch; how many images are done, or None if all were already."""
         before = len(self._said)
-        for _ in range(_BATCH):
-            answer = next(self._answers, None)
-            if answer is None:
-                break
-            self._said.append(answer)
+        self._said += itertools.islice(self._answers, _BATCH)
         return len(self._said) if len(self._said) > before else None
 
     def result(self) -> dict:

@@ -7,6 +7,7 @@ payload is a header ``flag, label, id, id2`` (flag 0: one label; flag n: n float
 the encoded image. Source: dmlc-core's recordio.h and MXNet's image_recordio.h.
 """
 
+import re
 import struct
 from typing import List
 
@@ -40,16 +41,10 @@ def encode_parts(payload: bytes) -> bytes:
 
 def _split(payload: bytes) -> List[bytes]:
     """Cut ``payload`` at every magic number that a reader could take for a record's start."""
-    pieces, start, at = [], 0, payload.find(MAGIC_BYTES)
-    while at >= 0:
-        if at % 4 == 0:
-            pieces.append(payload[start:at])
-            start = at + 4
-            at = payload.find(MAGIC_BYTES, start)
-        else:
-            at = payload.find(MAGIC_BYTES, at + 1)
-    pieces.append(payload[start:])
-    return pieces
+    found = (match.start() for match in re.finditer(re.escape(MAGIC_BYTES), payload))
+    cuts = [at for at in found if at % 4 == 0]
+    ends = zip([0, *(at + 4 for at in cuts)], [*cuts, len(payload)])
+    return [payload[start:end] for start, end in ends]
 
 
 def read_payload(content: bytes, at: int) -> bytes:

@@ -22,11 +22,6 @@ from common.io.opencv import cv2
 
 from .picture_header import PNG, Unreadable, may_be_transparent, picture_size, read_jpeg
 
-__all__ = [
-    "EXTENSIONS", "MAX_PIXELS", "ON_WHITE", "TO_8_BITS",
-    "Unreadable", "decode", "encode", "fault", "on_white",
-]  # fmt: skip
-
 # What every OpenCV from 4.5 on decodes. ImageNet's files end in .JPEG: case does not matter.
 EXTENSIONS = {
     ".bmp", ".dib", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
@@ -64,7 +59,8 @@ def encode(
     picture = _decode(image, jpeg, _reduction(jpeg, resize), changes=changes)
     picture = _shrink(picture, resize, sorted(jpeg[:2] if jpeg else picture.shape[:2]))
     if center_crop:
-        picture = _central_square(picture)
+        side = min(picture.shape[:2])
+        picture = centre(picture, side, side)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if encoding == ".jpg" else []
     with contextlib.suppress(cv2.error):
         done, encoded = cv2.imencode(encoding, picture, options)
@@ -250,9 +246,7 @@ def _shrink(picture, resize, sides):
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
-def _central_square(picture):
-    """The central square of ``picture``; an odd pixel is cut off at the bottom or right."""
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return picture[top : top + side, left : left + side]
+def centre(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cut out the centre of a picture; an odd pixel is cut off at the bottom or right."""
+    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    return picture[top : top + height, left : left + width]

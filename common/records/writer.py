@@ -1,12 +1,11 @@
 """Write record files: X.rec and its companions appear together, only when whole."""
 
 import contextlib
-import os
 import zlib
 from array import array
 from typing import BinaryIO, Iterator, List, Optional, Sequence
 
-from common.io.files import atomic
+from common.io.files import atomic, delete
 
 from .checksums import checksums_path, write_checksums
 from .classes import class_names_path
@@ -57,8 +56,7 @@ def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iter
         with open(checksums, "wb") as file:
             write_checksums(file, writer.labels, writer.crcs)
     if classes is None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(class_names_path(f"{prefix}.rec"))
+        delete(class_names_path(f"{prefix}.rec"))
 
 
 def record_paths(prefix: str) -> List[str]:

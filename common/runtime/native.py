@@ -83,14 +83,9 @@ MXNET_NOISE = (
     "Neither FCompute nor FComputeEx registered",
 )
 OPENCV_NOISE = (
-    "[ WARN:",
-    "[ERROR:",
-    "[libprotobuf ",
-    "libpng error: ",
-    "libpng warning: ",
-    "Corrupt JPEG data: ",
-    "Premature end of JPEG file",
-)
+    "[ WARN:", "[ERROR:", "[libprotobuf ", "libpng error: ", "libpng warning: ",
+    "Corrupt JPEG data: ", "Premature end of JPEG file",
+)  # fmt: skip
 
 
 def drop_lines(texts: Sequence[str]) -> None:

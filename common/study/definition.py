@@ -31,15 +31,8 @@ _MORE = "more_seeds"
 _RECORDS = ("train", "holdout", "test")
 # The study sets these itself.
 _OWN = {
-    "seed",
-    "data_train",
-    "data_val",
-    "model_prefix",
-    "resume",
-    "overwrite",
-    "load_epoch",
-    "keep",
-}
+    "seed", "data_train", "data_val", "model_prefix", "resume", "overwrite", "load_epoch", "keep",
+}  # fmt: skip
 _EQUAL = {"num_epochs", "num_examples"}  # for all variants
 REMEDY = "common/study/definition.py says what a study holds"
 

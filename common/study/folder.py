@@ -5,7 +5,7 @@ import re
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from common.cli import UserError
-from common.io.files import TEMPORARY, atomic, check_is_local, read_json, write_json
+from common.io.files import TEMPORARY, check_is_local, read_json, save_json
 
 from .definition import Study
 
@@ -67,7 +67,7 @@ class Folder:
 
     def save_result(self, run: Run, result: dict) -> None:
         """Mark a run as ended."""
-        _write(self.of(run, "result.json"), result)
+        save_json(self.of(run, "result.json"), result)
 
     def check(self) -> None:
         """Raise UserError if the folder holds another study."""
@@ -104,7 +104,7 @@ class Folder:
         variants = {**before["variants"], **self.study.variants}
         now = {"entries": self.study.entries(), "variants": variants}
         if now != before:
-            _write(os.path.join(self.path, "study.json"), now)
+            save_json(os.path.join(self.path, "study.json"), now)
 
     def rates(self) -> Dict[str, float]:
         """The chosen factors of those variants whose trials have all ended; these stay."""
@@ -116,7 +116,7 @@ class Folder:
         """Write the chosen factors to chosen.json."""
         rates = self.rates()
         if rates != self._chosen():
-            _write(os.path.join(self.path, "chosen.json"), {"rates": rates})
+            save_json(os.path.join(self.path, "chosen.json"), {"rates": rates})
 
     def _chosen(self):
         return (self._read("chosen.json") or {"rates": {}})["rates"]
@@ -139,8 +139,3 @@ class Folder:
             return read_json(os.path.join(self.path, name), remedy)
         except FileNotFoundError:
             return None
-
-
-def _write(path, entries):
-    with atomic(path) as temporary:
-        write_json(temporary, entries)

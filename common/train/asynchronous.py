@@ -117,13 +117,8 @@ class AsynchronousCluster(Cluster):
 
     in_step = False
 
-    def __init__(
-        self,
-        kv_store: Optional[str] = None,
-        gc_threshold: Optional[float] = None,
-        deterministic: bool = False,
-    ):
-        super().__init__(kv_store, gc_threshold, deterministic)
+    def __init__(self, *settings: Any):
+        super().__init__(*settings)
         self._row = np.zeros(2 + 2 * _WIDTH)
         self._told = np.zeros((self.share.size, self._row.size))  # by all
         self._rows = [mx.nd.zeros(64 * (self._row.size + 1)) for _ in self._told]

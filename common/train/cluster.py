@@ -33,11 +33,7 @@ _IN_STEP = (  # flags, and their values, with which workers wait for each other
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what several workers cannot do. They do not meet yet.
-
-    Raises:
-        UserError: naming the flag; or this process is a worker of no job, or is one without a flag.
-    """
+    """Refuse what several workers cannot do, and a worker of no job. They do not meet yet."""
     store, launched = args.kv_store, os.environ.get("DMLC_ROLE") == "worker"
     if store not in DISTRIBUTED:
         if launched:
@@ -181,11 +177,7 @@ class Cluster:
     def check_same(self, things: Mapping[str, Any]) -> None:
         """Make sure that all workers have the same of each thing. All must call it.
 
-        Args:
-            things: by what they are called; anything that JSON can hold.
-
-        Raises:
-            UserError: on all of them, naming a worker that has another.
+        ``things``: by what they are called, anything that JSON can hold. UserError on all workers.
         """
         texts = [json.dumps(thing, sort_keys=True, default=str) for thing in things.values()]
         digests = [hashlib.sha256(text.encode()).digest()[:6] for text in texts]

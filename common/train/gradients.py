@@ -15,10 +15,7 @@ class Gradients:
     """
 
     def __init__(
-        self,
-        module: mx.mod.Module,
-        parts: int = 1,
-        class_weights: Optional[Sequence[float]] = None,
+        self, module: mx.mod.Module, parts: int = 1, class_weights: Optional[Sequence[float]] = None
     ):
         self._module, self._parts = module, parts
         self._weights = None if class_weights is None else mx.nd.array(class_weights)

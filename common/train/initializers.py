@@ -4,16 +4,6 @@ import re
 
 from common.runtime.mxnet import mx
 
-# MXNet's remark in its own example holds: AlexNet does not learn from Xavier's scale at lr 0.01.
-_MXNET = {
-    "normal": lambda: mx.init.Normal(0.01),
-    "xavier": lambda: mx.init.Xavier(),
-    "msra": lambda: mx.init.MSRAPrelu(),
-    "orthogonal": lambda: mx.init.Orthogonal(),
-    "uniform": lambda: mx.init.Uniform(),
-}
-
-
 _BIASED = r"conv[245]_bias|fc[12]_bias"
 
 
@@ -35,7 +25,13 @@ class _ByName(mx.init.Initializer):
         mx.random.normal(0, self._std if re.fullmatch(self._other, name) else 0.01, out=array)
 
 
-_OWN = {
+# MXNet's remark in its own example holds: AlexNet does not learn from Xavier's scale at lr 0.01.
+_INITIALIZERS = {
+    "normal": lambda: mx.init.Normal(0.01),
+    "xavier": lambda: mx.init.Xavier(),
+    "msra": lambda: mx.init.MSRAPrelu(),
+    "orthogonal": lambda: mx.init.Orthogonal(),
+    "uniform": lambda: mx.init.Uniform(),
     # Krizhevsky et al. 2012, section 5: N(0, .01); biases 1 in conv2, 4, 5 and the hidden FC.
     "paper": lambda: _ByName(1.0),
     # Its source, layers/layers-145.cfg: the same, but .03 in conv3, conv4 and conv5.
@@ -46,9 +42,9 @@ _OWN = {
     "caffe": lambda: _ByName(0.1, r"fc[12]_weight", 0.005),
 }
 
-NAMES = [*_MXNET, *_OWN]
+NAMES = list(_INITIALIZERS)
 
 
 def initializer(name: str) -> mx.init.Initializer:
     """The initializer of that name, one of :data:`NAMES`."""
-    return {**_MXNET, **_OWN}[name]()
+    return _INITIALIZERS[name]()

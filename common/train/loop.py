@@ -97,12 +97,9 @@ class Run:
     def train(self, batches: Iterator, evaluator: Optional[Evaluator] = None) -> int:
         """Train all epochs that are left, or until validation stops improving; how many are done.
 
-        UserError if a loss is not finite, an image cannot be decoded, or the last checkpoint cannot
-        be written.
-
-        Args:
-            batches: an endless iterator, from where the run is.
-            evaluator: scores the weights after each epoch.
+        ``batches`` is endless, from where the run is; ``evaluator`` scores the weights after each
+        epoch. UserError if a loss is not finite, an image cannot be decoded, or the last checkpoint
+        cannot be written.
         """
         state, length = self.state, self.length
         done, _ = length.position(state.batches)

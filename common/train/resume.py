@@ -21,26 +21,10 @@ from common.runtime.mxnet import mx
 
 # Arguments that must stay the same: position and optimizer state mean nothing otherwise.
 _FIXED = (
-    "network",
-    "num_classes",
-    "image_shape",
-    "optimizer",
-    "batch_size",
-    "accumulate",
-    "draw",
-    "lr_patience",
-    "num_examples",
-    "seed",
-    "data_backend",
-    "freeze",
-    "top_k",
-    "dtype",
-    "activation",
-    "dropout",
-    "dropout_form",
-    "normalization",
-    "pooling",
-)
+    "network", "num_classes", "image_shape", "optimizer", "batch_size", "accumulate", "draw",
+    "lr_patience", "num_examples", "seed", "data_backend", "freeze", "top_k", "dtype",
+    "activation", "dropout", "dropout_form", "normalization", "pooling",
+)  # fmt: skip
 # Flags that are younger than some checkpoints, and what those were trained with.
 _YOUNG = {
     "accumulate": 1,
