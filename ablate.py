@@ -4,8 +4,9 @@
     python ablate.py studies/cifar10.json --out checkpoints/ablation
     python ablate.py studies/cifar10.json --out checkpoints/ablation --report results
 
-Short runs try the study's rates for each variant; then each is trained with its best rate from each
-seed. docs/training.md has more.
+Each run is a train_imagenet.py with a folder of its own. First, short runs try the study's rates
+for each variant, scored on the holdout. Then each variant is trained with its best rate from each
+seed, and scored on the test images once. Killed and started again, it goes on where it was.
 """
 
 import argparse

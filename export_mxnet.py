@@ -3,7 +3,8 @@
     python export_mxnet.py --model-prefix checkpoints/alexnet-cifar10 --load-epoch 3
 
 The copy is a symbol and its weights, float32 or int8; docs/serving.md says how to load it.
-``--gluon X.params`` writes a file for Gluon's zoo instead: docs/weights.md. Before anything is
+``--gluon X.params`` writes a file instead, of an alexnet_owt's weights by the names of Gluon's zoo:
+``mx.gluon.model_zoo.vision.alexnet(classes=N).load_parameters("X.params")``. Before anything is
 written, it has to give the checkpoint's probabilities on real images.
 """
 

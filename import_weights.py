@@ -6,9 +6,15 @@
         --out-prefix checkpoints/bvlc --class-names data/imagenet_classes.txt
     python import_weights.py bvlcalexnet-12.onnx --out-prefix checkpoints/bvlc
 
-docs/weights.md says which files are read, what each becomes, and with what it is compared before
-it is written. The checkpoint takes R, G, B, as all do here, whatever the file takes; a softmax is
-added where the file has none.
+torchvision's and Gluon's AlexNet becomes ``alexnet_owt``. The file may be .pth, .pth.tar,
+.safetensors, Gluon's .params, or .onnx as torch.onnx writes it. No pickle in it is executed, and
+PyTorch is not needed. Caffe's bvlc_alexnet becomes ``alexnet2012``, its CaffeNet ``caffenet``, from
+Caffe's two files or from ONNX. LRN's k, the rounding of map sizes and the size of the images are
+those of the file. The checkpoint takes R, G, B, as all do here, whatever the file takes; a softmax
+is added where the file has none.
+
+Before the checkpoint is written, MXNet has to compute from it the probabilities that OpenCV
+computes from the file itself or, where a file has weights alone, that numpy computes in float64.
 """
 
 import argparse

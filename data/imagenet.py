@@ -5,9 +5,10 @@
     python -m data.imagenet --train ILSVRC/Data/CLS-LOC/train --val ILSVRC/Data/CLS-LOC/val \\
         --devkit LOC_val_solution.csv datasets/imagenet
 
-Nothing is unpacked to disk: the images pass through memory, are re-encoded, and land in parts
-(OUT_DIR/train.parts, one for each class), which are joined into OUT_DIR/train.rec at the end and
-then deleted. data/README.md has more.
+The archives come from https://image-net.org (registration). Nothing is unpacked to disk: the
+images pass through memory, are re-encoded, and land in parts (OUT_DIR/train.parts, one for each
+class), which are joined into OUT_DIR/train.rec at the end and then deleted. Killed at any time
+and run again, it continues where it was. While it joins, the disk holds the images twice.
 
 Labels are 0 to 999 in sorted order of the WordNet ids, the field's usual order. The validation
 ground truth numbers the classes 1 to 1000 in another order; data/imagenet_classes.txt has both.
