@@ -22,7 +22,7 @@ from common.study import report
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Around a table: README's, or one of a study's baseline and the variants named; the study is
-# studies/cifar10.json unless it is named, too. Or one of "photographs" or "rates".
+# studies/cifar10.json unless it is named, too. Or one of _OF_PHOTOGRAPHS.
 _START, _END = "<!-- python -m docs.results writes this table", "<!-- end of the table -->"
 _TABLE = re.compile(
     rf"({_START}(?: of (?:(\w+): )?([\w, -]+))? -->\n).*?({_END})",
@@ -88,7 +88,7 @@ _STUDY_PAGES = {
 }
 
 _PHOTOGRAPHS = "docs/your-photographs.md"
-_SETS = {"flowers": "Oxford's 17 flowers", "caltech": "Caltech-101"}  # also its two studies
+_SETS = {"flowers": "Oxford's 17 flowers", "caltech": "Caltech-101"}  # also in studies' names
 
 
 def machines() -> List[Dict[str, Any]]:
@@ -289,9 +289,12 @@ def photographs_table() -> str:
     return _table(["", "", "this command", "torchvision's"], rows)
 
 
-def rates_table() -> str:
-    """The best rate of each variant of the recipe for photographs, on pictures set apart."""
-    studies = [_json(f"docs/results/{name}.json")["variants"] for name in _SETS]
+def rates_table(which: str = "") -> str:
+    """The best rate of each variant of two studies, on pictures set apart.
+
+    They are those of the recipe for photographs, or with ``which`` "transfer-" of fine-tuning.
+    """
+    studies = [_json(f"docs/results/{which}{name}.json")["variants"] for name in _SETS]
     rows = []
     for variant in studies[0]:
         cells = []
@@ -301,6 +304,13 @@ def rates_table() -> str:
             cells.append("{:.1%}, rate {}".format(*max(ended)) if ended else "-")
         rows.append([variant, *cells])
     return _table(["", *_SETS.values()], rows)
+
+
+_OF_PHOTOGRAPHS = {
+    "photographs": photographs_table,
+    "rates": rates_table,
+    "transfer": functools.partial(rates_table, "transfer-"),
+}
 
 
 def _right(scored):
@@ -334,7 +344,7 @@ def pages() -> Dict[str, str]:
 def _filled(path, marks):
     start, study, names, end = marks.groups()
     if path == _PHOTOGRAPHS:
-        table = rates_table() if names == "rates" else photographs_table()
+        table = _OF_PHOTOGRAPHS[names]()
     elif names:
         table = study_table(_STUDY_PAGES[path], study or "cifar10", names.split(", "))
     else:
