@@ -11,13 +11,16 @@ import sys
 import time
 
 import cv2
+import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, bands, run_here, run_script, write_records
 
 import ablate
 import score
 import train_imagenet
+from common.cli import UserError
 from common.study import process, report
+from common.train import diagnosis
 
 MAINS = {"train_imagenet.py": train_imagenet.main, "score.py": score.main}
 
@@ -187,9 +190,20 @@ def test_a_new_variant_or_seed_joins_a_study_and_nothing_else_runs_again(study, 
     assert_refused(run(other, "--out", out), "relu has other flags")
 
 
-def test_a_failed_run_is_named_and_the_others_are_done(study, here, tmp_path, monkeypatch):
+def ended_by_the_guard():
+    guard = diagnosis.Divergence(2, "--lr 9 is too high")
+    with pytest.raises(UserError) as ended:
+        for batch in range(guard.BATCHES):
+            guard.check(batch, np.float32([[1, 0]]), np.float32([1]))
+    return str(ended.value)
+
+
+@pytest.mark.parametrize("diverged", ["batch 7: the loss is not finite", ended_by_the_guard()])
+def test_a_failed_run_is_named_and_the_others_are_done(
+    study, here, tmp_path, monkeypatch, diverged
+):
     working = process.execute
-    broken = {"baseline-rate1/": "no room", "relu-rate1/": "batch 7: the loss is not finite"}
+    broken = {"baseline-rate1/": "no room", "relu-rate1/": diverged}
 
     def execute(command, output, stop):
         for name, said in broken.items():
@@ -207,7 +221,7 @@ def test_a_failed_run_is_named_and_the_others_are_done(study, here, tmp_path, mo
         "failed: baseline-rate1: error: no room",
         "failed: baseline-seed3: not run, since no rate could be chosen",
     ]
-    # A rate at which the loss is not finite is not chosen; that is an answer, not a failure.
+    # A rate at which the loss diverges is not chosen; that is an answer, not a failure.
     assert read(out / "chosen.json")["rates"] == {"relu": 0.01}
     assert (out / "relu-seed3/score.json").exists()
     broken.clear()

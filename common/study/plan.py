@@ -99,7 +99,7 @@ def describe(folder: Folder, runs: Sequence[Run], times: Times) -> str:
         ended += result is not None
         seconds = times.of(run)
         left += 0 if result else seconds
-        state = "ended: its loss was not finite" if result and "diverged" in result else "finished"
+        state = "ended: its loss diverged" if result and "diverged" in result else "finished"
         lines.append(f"{run.name:{width}}  {state if result else 'about ' + duration(seconds)}")
     lines.append(f"{len(runs)} runs, {ended} ended; the others take about {duration(left)} here")
     return "\n".join(lines)

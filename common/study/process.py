@@ -22,7 +22,7 @@ from common.records.scan import scan_records
 from .folder import Folder, Run
 
 _TIMED = 30  # batches that time a variant; training says its speed after 22
-_NOT_FINITE = "not finite"
+_DIVERGED = ("not finite", "far above that of guessing")  # a training says of its loss
 
 
 def training(folder: Folder, run: Run) -> List[str]:
@@ -60,7 +60,7 @@ def perform(folder: Folder, run: Run, stop: Stop) -> Optional[str]:
     os.makedirs(folder.of(run), exist_ok=True)
     output = folder.of(run, "output.txt")
     code, said = _run(training(folder, run), output, stop)
-    if code == 2 and _NOT_FINITE in said:
+    if code == 2 and any(text in said for text in _DIVERGED):
         finish(folder, run, {"diverged": said})
         return None
     if code:
