@@ -153,10 +153,16 @@ def _plan_path(args):
     return os.path.join(args.out, "plan.json")
 
 
-def training(args: argparse.Namespace, side: Optional[int], epochs: int) -> List[str]:
-    """The command that trains, or goes on training."""
+def training(
+    args: argparse.Namespace, side: Optional[int], epochs: int, longer: bool = False
+) -> List[str]:
+    """The command that trains, or goes on where it was; ``longer``: one from there, beside it."""
+    net = os.path.join(args.out, "net")
     flags = [*start_flags(args, side), "--data-val", os.path.join(args.out, "photos-val.rec")]
-    flags += ["--num-epochs", str(epochs), "--model-prefix", os.path.join(args.out, "net")]
+    if longer:
+        flags += ["--pretrained", net, "--pretrained-epoch", str(epochs)]
+    prefix = os.path.join(args.out, "longer") if longer else net
+    flags += ["--num-epochs", str(epochs), "--model-prefix", prefix]
     return script("train_imagenet.py", [*flags, "--resume", "--save-minutes", "2", "--keep", "1"])
 
 
@@ -204,6 +210,8 @@ def main() -> None:
             chosen = choose(measure(args, images), images, 60 * args.minutes)
             plan = write_plan(args, **plan, training=chosen)
         side, epochs = plan["training"]
+        if epochs < _EPOCHS:
+            print(f"{epochs} epochs in --minutes {args.minutes:g} here: give more for a better one")
         scoring, drawing = judging(args, epochs)
         do(training(args, side, epochs), stop)
         do(scoring, stop)
@@ -212,8 +220,8 @@ def main() -> None:
     net = ["--model-prefix", os.path.join(args.out, "net"), "--load-epoch", str(epochs)]
     print("\nName pictures, and say where it is none of the classes:")
     print("  " + shlex.join([*script("predict.py", net), "--threshold", "0.5", "PICTURE"]))
-    print("Train on, twice as long:")
-    print("  " + shlex.join(training(args, side, 2 * epochs)))
+    print("Train on from there, as long again:")
+    print("  " + shlex.join(training(args, side, epochs, longer=True)))
 
 
 if __name__ == "__main__":

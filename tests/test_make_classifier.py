@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 
 import numpy as np
 import pytest
@@ -91,6 +92,10 @@ def test_a_folder_becomes_a_classifier_and_stays_as_it_was(here, photos, flags, 
     assert score["images"] == 10 and score["temperature"] > 0
     assert {"confusion.png", "confusion.csv"} <= set(os.listdir(tmp_path / "mine"))
     command = result.stdout.rpartition("predict.py")[2].partition(" PICTURE")[0].split()
+    longer = shlex.split(result.stdout.rstrip().rpartition("train_imagenet.py")[2])
+    assert run_here(train_imagenet.main, *longer).returncode == 0
+    assert list((tmp_path / "mine").glob("longer-????.params"))
+    assert run_here(make_classifier.main, *flags).returncode == 0  # what it made is still there
     named = run_here(predict.main, *command, photos / "light" / "1.png")
     assert named.returncode == 0, named.stderr
 
