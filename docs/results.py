@@ -265,8 +265,13 @@ def _scaling(found):
     return [said, _table(["", "ms a step", "times", "MB a step"], rows)]
 
 
+def _best(found):
+    """Of torchvision's trainings, the one that is best on the pictures set apart."""
+    return max(found["trained"], key=lambda one: one["val"]["right"])
+
+
 def _photos(found):
-    best = max(found["trained"], key=lambda one: one["val"]["right"])
+    best = _best(found)
     rows = [["make_classifier.py", "", _right(found["ours"]), f"{found['ours']['epochs']:.1f}"]]
     for one in found["trained"]:
         name = f"torchvision, {one['start']} weights, rate {one['rate']}"
@@ -283,7 +288,7 @@ def photographs_table() -> str:
         for name, title in _SETS.items():
             found = file["results"].get(f"photos, {name}")
             if found:
-                best = max(found["trained"], key=lambda one: one["val"]["right"])
+                best = _best(found)
                 size = f"{found['side']} px, {found['minutes']:g} minutes"
                 rows.append([title, size, _right(found["ours"]), _right(best["test"])])
     return _table(["", "", "this command", "torchvision's"], rows)
