@@ -170,7 +170,9 @@ RECIPES = {
         _PHOTOS_ALEXNET,
     ),
     **{
-        (network, "photos"): Recipe("as for alexnet, with LRN", "less (not run)", _PHOTOS)
+        (network, "photos"): Recipe(
+            "as for alexnet, with its own layers", "less (not run)", _PHOTOS
+        )
         for network in ("alexnet2012", "alexnet145", "caffenet", "alexnet_owt")
     },
     ("lenet", "mnist"): Recipe(
