@@ -65,34 +65,44 @@ INLINED float rectified(const Lrn& lrn, float x) {
   return lrn.relu && x < 0 ? 0 : x;
 }
 
+// s^-beta; 0.75 is AlexNet's, and square roots are vector instructions.
+INLINED float power_of(const Lrn& lrn, float s) {
+  if (lrn.beta != 0.75f) return std::pow(s, -lrn.beta);
+  const float root = std::sqrt(s);
+  return 1.0f / (root * std::sqrt(root));
+}
+
 // Channel c of y = x s^-beta, with s = knorm + alpha / nsize * (sum of x^2 over c's window), which
 // is kept, as is s^-beta. x: an image; the others: a channel.
 struct Normalise {
-  static INLINED void run(const Lrn& lrn, const float* x, int64_t c, float* s, float* power,
-                         float* y) {
+  static INLINED void run(const Lrn& lrn, const float* x, int64_t c, float* __restrict s,
+                          float* __restrict power, float* __restrict y) {
     const int64_t first = std::max<int64_t>(0, c - lrn.half);
     const int64_t last = std::min(lrn.channels - 1, c + lrn.half);
-    for (int64_t start = 0; start < lrn.plane; start += kTile) {
-      const int64_t end = std::min(lrn.plane, start + kTile);
-      for (int64_t p = start; p < end; ++p) s[p] = 0;
-      for (int64_t j = first; j <= last; ++j) {
-        const float* row = x + j * lrn.plane;
-        for (int64_t p = start; p < end; ++p) {
-          const float value = rectified(lrn, row[p]);
-          s[p] += value * value;
+    const float *const low = x + first * lrn.plane, *const row = x + c * lrn.plane;
+    if (last - first == 4 && lrn.beta == 0.75f) {  // AlexNet's: all in one pass
+      for (int64_t p = 0; p < lrn.plane; ++p) {
+        float sum = 0;
+        for (int64_t j = 0; j < 5; ++j) {
+          const float value = rectified(lrn, low[j * lrn.plane + p]);
+          sum += value * value;
         }
+        s[p] = lrn.knorm + lrn.scale * sum;
+        power[p] = power_of(lrn, s[p]);
+        y[p] = rectified(lrn, row[p]) * power[p];
       }
-      for (int64_t p = start; p < end; ++p) s[p] = lrn.knorm + lrn.scale * s[p];
-      if (lrn.beta == 0.75f) {  // AlexNet's: square roots are vector instructions
-        for (int64_t p = start; p < end; ++p) {
-          const float root = std::sqrt(s[p]);
-          power[p] = 1.0f / (root * std::sqrt(root));
-        }
-      } else {
-        for (int64_t p = start; p < end; ++p) power[p] = std::pow(s[p], -lrn.beta);
+      return;
+    }
+    for (int64_t p = 0; p < lrn.plane; ++p) s[p] = 0;
+    for (int64_t j = first; j <= last; ++j)
+      for (int64_t p = 0; p < lrn.plane; ++p) {
+        const float value = rectified(lrn, x[j * lrn.plane + p]);
+        s[p] += value * value;
       }
-      const float* row = x + c * lrn.plane;
-      for (int64_t p = start; p < end; ++p) y[p] = rectified(lrn, row[p]) * power[p];
+    for (int64_t p = 0; p < lrn.plane; ++p) {
+      s[p] = lrn.knorm + lrn.scale * s[p];
+      power[p] = power_of(lrn, s[p]);
+      y[p] = rectified(lrn, row[p]) * power[p];
     }
   }
 };

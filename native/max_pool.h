@@ -40,6 +40,8 @@ Shape pooled_shape(const Pool& pool, const Shape& x) {
   return {x[0], x[1], pool.out[0], pool.out[1]};
 }
 
+INLINED float larger(float a, float b) { return a < b ? b : a; }
+
 // A plane x -> y. The maximum down each window's rows comes first, which is a vector operation;
 // column_maxima: memory for a row of x.
 struct PoolPlane {
@@ -49,10 +51,20 @@ struct PoolPlane {
     for (int64_t row = 0; row < pool.out[0]; ++row, y += pool.out[1]) {
       const int64_t top = row * pool.stride[0];
       const int64_t bottom = std::min(pool.in[0], top + pool.kernel[0]);
-      for (int64_t p = 0; p < width; ++p) most[p] = x[top * width + p];
-      for (int64_t r = top + 1; r < bottom; ++r)
+      const float* const rows = x + top * width;
+      if (bottom - top == 3) {
         for (int64_t p = 0; p < width; ++p)
-          most[p] = most[p] < x[r * width + p] ? x[r * width + p] : most[p];
+          most[p] = larger(larger(rows[p], rows[width + p]), rows[2 * width + p]);
+      } else {
+        for (int64_t p = 0; p < width; ++p) most[p] = rows[p];
+        for (int64_t r = 1; r < bottom - top; ++r)
+          for (int64_t p = 0; p < width; ++p) most[p] = larger(most[p], rows[r * width + p]);
+      }
+      if (pool.stride[1] == 2 && pool.kernel[1] == 3 && 2 * pool.out[1] < width) {
+        for (int64_t o = 0; o < pool.out[1]; ++o)
+          y[o] = larger(larger(most[2 * o], most[2 * o + 1]), most[2 * o + 2]);
+        continue;
+      }
       for (int64_t o = 0; o < pool.out[1]; ++o) {
         const int64_t start = o * pool.stride[1], end = std::min(width, start + pool.kernel[1]);
         float value = most[start];

@@ -6,6 +6,7 @@
 #include "convolution.h"
 #include "fully_connected.h"
 #include "lrn.h"
+#include "lrn_int8.h"
 #include "pixels.h"
 #include "sgd.h"
 #include "stderr.h"

@@ -19,7 +19,7 @@ MIN_IMAGES = 8
 
 _CONVOLUTION, _FULLY_CONNECTED = "_alexnet_convolution", "_alexnet_fully_connected"
 _KEEPING_CONVOLUTION = "_alexnet_keeping_convolution"
-_LRN, _MAX_POOLING = "_alexnet_lrn", "_alexnet_max_pool"
+_LRN, _INT8_LRN, _MAX_POOLING = "_alexnet_lrn", "_alexnet_int8_lrn", "_alexnet_max_pool"
 _DEFAULTS = {
     "no_bias": ("False", "0"),
     "flatten": ("True", "1"),
@@ -43,8 +43,9 @@ def use_native_operators(
 
     Then neighbours are fused, where nothing else reads what lies between them: a relu into our
     convolution before it, a relu into our LRN after it, a max pooling into our LRN before it. The
-    one operator has the name of the last. For inference our convolutions keep the values of their
-    weights.
+    one operator has the name of the last. In an int8 network an LRN with what dequantizes before it
+    and quantizes after it becomes one operator. For inference our convolutions keep the values of
+    their weights.
     """
     graph = Graph(use_native_layers(symbol, data, for_training))
     _fuse(graph, lambda first, second: first.op == _CONVOLUTION and _is_relu(second))
@@ -56,6 +57,7 @@ def use_native_operators(
             node.op = _MAX_POOLING
     _fuse(graph, lambda first, second: _is_relu(first) and second.op == _LRN)
     _fuse(graph, lambda first, second: _is_unpooled_lrn(first) and _is_plain_max_pooling(second))
+    _fuse_int8_lrn(graph)
     for node in graph.nodes:
         if node.op == _CONVOLUTION and not for_training:
             node.op = _KEEPING_CONVOLUTION
@@ -73,6 +75,34 @@ def _fuse(graph, can_be_fused):
             second.op = first.op if first.op.startswith("_alexnet") else second.op
             second.attrs = {**first.settings, **second.attrs}
             second.inputs = first.inputs
+
+
+def _fuse_int8_lrn(graph):
+    """Make one node of each dequantize, LRN, max pooling (if there is one) and quantize in a row.
+
+    Nothing else reads what lies between them, and the last makes uint8 of a range that it knows.
+    """
+    uses = graph.uses()
+    for node in graph.nodes:
+        if node.op != "_contrib_quantize_v2" or not _makes_uint8(node.attrs):
+            continue
+        row = [node.inputs[0].node]
+        if _is_plain_max_pooling(row[0]):
+            row.insert(0, row[0].inputs[0].node)
+        if row[0].op == "LRN":
+            row.insert(0, row[0].inputs[0].node)
+        read_once = all(uses[one] == 1 for one in row)
+        if [one.op for one in row[:2]] == ["_contrib_dequantize", "LRN"] and read_once:
+            for one in row:
+                node.attrs.update(one.settings)
+            node.op, node.inputs = _INT8_LRN, row[0].inputs
+
+
+def _makes_uint8(quantize):
+    """Whether a quantize with these attributes knows its range, and nothing in it is negative."""
+    least, most = (quantize.get(f"{end}_calib_range", "None") for end in ("min", "max"))
+    known = "None" not in (least, most) and quantize.get("out_type") == "auto"
+    return known and float(least) >= 0 and float(most) > 0
 
 
 def _is_relu(node):

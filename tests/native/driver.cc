@@ -228,6 +228,34 @@ void check_pixels() {
     }
 }
 
+void check_int8() {
+  const Shape shape = {2, 19, 7, 9};
+  const CustomOp& op = find("_alexnet_int8_lrn");
+  for (MXDType type : {kUint8, kInt8})
+    for (bool pooled : {false, true}) {
+      Attributes attrs = {{"nsize", "5"}, {"alpha", "0.01"}, {"min_calib_range", "0"},
+                          {"max_calib_range", "20"}};
+      if (pooled) attrs.insert({{"kernel", "(3, 3)"}, {"stride", "(2, 2)"}});
+      Sides in(3), out(3);
+      in[0].assign(shape.begin(), shape.end());
+      if (op.infer_shape(attrs, &in, &out) != MX_SUCCESS) return fail("int8 LRN: its shapes");
+      const Shape out_shape(out[0].begin(), out[0].end());
+      const int64_t size = 2 * 19 * 7 * 9, out_size = 2 * 19 * (pooled ? 3 * 4 : 7 * 9);
+      std::unique_ptr<uint8_t[]> data(new uint8_t[size]), result(new uint8_t[out_size]);
+      for (int64_t i = 0; i < size; ++i) data[i] = static_cast<uint8_t>(i * 7);
+      Array low({1}, 1), high({1}, 2), out_low({1}), out_high({1});
+      Tensors ins = {MXTensor(data.get(), shape, type, 0, MXContext::CPU(0)), low.tensor(),
+                     high.tensor()};
+      Tensors outs = {MXTensor(result.get(), out_shape, kUint8, 0, MXContext::CPU(0)),
+                      out_low.tensor(), out_high.tensor()};
+      if (op.forward_fp[0](attrs, &ins, &outs, no_resource()) != MX_SUCCESS) fail("int8 LRN");
+      uint32_t hash = 2166136261u;
+      for (int64_t i = 0; i < out_size; ++i) hash = (hash ^ result[i]) * 16777619u;
+      std::printf("%08x int8 LRN%s%s\n", hash, type == kInt8 ? " of signed" : "",
+                  pooled ? ", pooled" : "");
+    }
+}
+
 void check_refusals() {
   const Case pool = {"_alexnet_max_pool", {{"kernel", "(2, 2)"}, {"stride", "(2, 2)"}},
                      {2, 3, 4, 7}, 1};
@@ -278,6 +306,7 @@ int main(int argc, char**) {
   } else {
     for (const Case& c : cases) check(c);
     check_pixels();
+    check_int8();
     check_refusals();
   }
   return failures > 0;

@@ -12,7 +12,7 @@ VARIANTS = {"ALL": "AVX-512", "AVX2": "AVX2", "SSE41": "baseline"}  # the best o
 # Of each operator, what reaches all of its code.
 OPERATORS = (
     "channels_and_filters or groups or output_and_gradients or whole_tiles or max_pooling_alone or"
-    " fused or ten_updates or (lrn_equals and 60) or crop or normali"
+    " fused or ten_updates or (lrn_equals and 60) or int8_lrn or crop or normali"
 )
 
 
@@ -37,6 +37,7 @@ def test_processors_with_less_compute_the_same(isa):
             "native/test_convolution.py",
             "native/test_fully_connected.py",
             "native/test_native.py",
+            "native/test_lrn_int8.py",
             "input/test_prefetch.py",
         )
     ]
