@@ -31,25 +31,27 @@ LEVELS = {
 }
 
 
-def run_worker(script: str, *arguments, python: str = sys.executable) -> dict:
+def run_worker(
+    script: str, *arguments, python: str = sys.executable, threads: int = cpus.available()
+) -> dict:
     """The figures that benchmarks/``script`` prints as JSON in its last line.
 
-    It gets as many OpenMP threads as there are cores.
+    It gets ``threads`` OpenMP threads.
 
     Raises:
         UserError: it failed; with the last line it said.
     """
-    return last_line([python, os.path.join(HERE, script), *map(str, arguments)])
+    return last_line([python, os.path.join(HERE, script), *map(str, arguments)], threads)
 
 
-def last_line(command: list) -> dict:
+def last_line(command: list, threads: int = cpus.available()) -> dict:
     """The JSON object in the last line that ``command`` prints; None if it prints nothing.
 
     Raises:
         UserError: it failed; with the last line it said.
     """
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(HERE)}
-    environment["OMP_NUM_THREADS"] = str(cpus.available())
+    environment["OMP_NUM_THREADS"] = str(threads)
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:]

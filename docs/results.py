@@ -254,6 +254,19 @@ def _limits(found):
     return [_table(["", *threads], rows)]
 
 
+def _growth(found):
+    tables = []
+    for mode, batches in found["img_per_s"].items():
+        threads = list(next(iter(batches.values())))
+        rows = []
+        for batch, speeds in batches.items():
+            middle = [median(speeds[t]) for t in threads]
+            rows.append([batch, *(f"{s:.1f}" for s in middle), f"{middle[-1] / middle[0]:.2f}"])
+        head = [f"{mode}, batch", *(f"{t}, img/s" for t in threads), "ratio"]
+        tables.append(_table(head, rows))
+    return tables
+
+
 def _scaling(found):
     middle = {name: [median(n) for n in zip(*steps)] for name, steps in found["steps"].items()}
     alone, _ = middle["one process"]
@@ -325,6 +338,7 @@ def _right(scored):
 
 _SECTIONS = {
     "limits": _limits,
+    "growth": _growth,
     "scaling": _scaling,
     "photos": _photos,
     "input": _input,

@@ -1,9 +1,10 @@
 """Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
 
-native/ has convolution (with the relu after it), LRN (with the relu and max pooling around it, and of
-int8 networks), max pooling and fully connected layers, which common/graph/native_operators.py puts into graphs; the
-update of :class:`NativeSGD`; the crops and normalisation of common/input/prefetch.py; and a check
-that makes an undecodable image an error (without it, MXNet ends the process).
+native/ has convolution (with the relu after it), LRN (with the relu and max pooling around it, and
+of int8 networks), max pooling and fully connected layers, which common/graph/native_operators.py
+puts into graphs; the update of :class:`NativeSGD`; the crops and normalisation of
+common/input/prefetch.py; and a check that makes an undecodable image an error (without it, MXNet
+ends the process).
 """
 
 import contextlib
