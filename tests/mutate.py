@@ -23,7 +23,7 @@ from typing import Dict, Iterator, List, Tuple
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 LONGEST = 600  # seconds for a change; what hangs is noticed
-FILES = 4  # test files for a change, at most
+FILES = 6  # test files for a change, at most
 SWAPS = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,
     ast.GtE: ast.Gt, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -91,22 +91,27 @@ def imports(path: str, module: str) -> bool:
 def tests_of(path: str, tests: List[str], product: List[str]) -> List[str]:
     """The test files that stand for a file, the nearest first."""
     found: Dict[str, None] = {}
+    room = _tests_room(path)
     seen = near = [path]
     while near and len(found) < FILES:
-        for one in near:
-            room, name = os.path.split(one)
-            found[os.path.join("tests", room.replace("common/", ""), f"test_{name}")] = None
+        found.update({f"{_tests_room(one)}/test_{os.path.basename(one)}": None for one in near})
         modules = [one[:-3].replace("/", ".") for one in near]
-        found.update({test: None for test in tests if any(imports(test, m) for m in modules)})
+        importing = [test for test in tests if any(imports(test, module) for module in modules)]
+        importing.sort(key=lambda test: os.path.dirname(test) != room)  # those of its room first
+        found.update(dict.fromkeys(importing))
         near = [
             other
             for other in product
             if other not in seen and any(imports(other, module) for module in modules)
         ]
         seen = seen + near
-    room = os.path.dirname(path).replace("common/", "")  # what is found by name: symbols/
-    found.update({test: None for test in tests if test.startswith(f"tests/{room}/")})
+    # what is found by name: symbols/
+    found.update({test: None for test in tests if os.path.dirname(test) == room != "tests"})
     return [test for test in found if test in tests][:FILES]
+
+
+def _tests_room(path):
+    return os.path.join("tests", re.sub("^common/?", "", os.path.dirname(path))).rstrip("/")
 
 
 def survives(change: Dict[str, str], tests: List[str]) -> bool:
