@@ -20,6 +20,7 @@ MIN_IMAGES = 8
 _CONVOLUTION, _FULLY_CONNECTED = "_alexnet_convolution", "_alexnet_fully_connected"
 _KEEPING_CONVOLUTION = "_alexnet_keeping_convolution"
 _LRN, _INT8_LRN, _MAX_POOLING = "_alexnet_lrn", "_alexnet_int8_lrn", "_alexnet_max_pool"
+_OWN_LAYOUT = ("Convolution", "Pooling", "Activation")  # where MKL-DNN lays out what MXNet makes
 _DEFAULTS = {
     "no_bias": ("False", "0"),
     "flatten": ("True", "1"),
@@ -44,8 +45,10 @@ def use_native_operators(
     Then neighbours are fused, where nothing else reads what lies between them: a relu into our
     convolution before it, a relu into our LRN after it, a max pooling into our LRN before it. The
     one operator has the name of the last. In an int8 network an LRN with what dequantizes before it
-    and quantizes after it becomes one operator. For inference our convolutions keep the values of
-    their weights.
+    and quantizes after it becomes one operator.
+
+    For inference our convolutions keep the values of their weights. In training a reshape
+    NAME_plain keeps a plain copy of what MXNet's operator NAME leaves for ours.
     """
     graph = Graph(use_native_layers(symbol, data, for_training))
     _fuse(graph, lambda first, second: first.op == _CONVOLUTION and _is_relu(second))
@@ -58,10 +61,29 @@ def use_native_operators(
     _fuse(graph, lambda first, second: _is_relu(first) and second.op == _LRN)
     _fuse(graph, lambda first, second: _is_unpooled_lrn(first) and _is_plain_max_pooling(second))
     _fuse_int8_lrn(graph)
+    if for_training:
+        _keep_plain_copies(graph)
+        return graph.symbol()
     for node in graph.nodes:
-        if node.op == _CONVOLUTION and not for_training:
+        if node.op == _CONVOLUTION:
             node.op = _KEEPING_CONVOLUTION
     return graph.symbol()
+
+
+def _keep_plain_copies(graph):
+    """Let our operators read what MXNet's leave in its own layout through a reshape to itself.
+
+    Without it MXNet makes a plain copy for each of them, and once more for their gradients, in
+    memory that it asks the system for anew each time.
+    """
+    copies = {}
+    for node in graph.nodes:
+        if node.op.startswith("_alexnet") and node.inputs[0].node.op in _OWN_LAYOUT:
+            source = node.inputs[0]
+            hidden = {key: text for key, text in source.node.attrs.items() if key.startswith("__")}
+            attrs = {"shape": "(-2,)", **hidden}  # all sides as they are
+            copy = Node("Reshape", f"{source.node.name}_plain", [source], attrs)
+            node.inputs[0] = Output(copies.setdefault(source, copy))
 
 
 def _fuse(graph, can_be_fused):

@@ -9,6 +9,7 @@ from conftest import assert_refused, bands, run_script, write_records
 
 import symbols
 from common.checkpoint import store
+from common.checkpoint.arrays import array_names
 from common.checkpoint.config import save_config
 from common.cli import UserError
 
@@ -101,3 +102,12 @@ def test_arrays_of_old_versions_are_read(prefix, weights, version):
     _, found, _ = store.load(prefix, 1)
     for name, array in found.items():
         assert np.array_equal(array.asnumpy(), weights[f"arg:{name}"].asnumpy())
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float64", "float16", "uint8", "int32", "int8", "int64"]
+)
+def test_arrays_of_each_type_are_followed_to_their_end(tmp_path, dtype):
+    path = str(tmp_path / "x.params")
+    mx.nd.save(path, {name: mx.nd.ones((3, 5), dtype=dtype) for name in "ab"})
+    assert array_names(path) == ["a", "b"]

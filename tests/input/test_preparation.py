@@ -24,6 +24,12 @@ def test_prediction_prepares_a_picture_as_evaluation_does(tmp_path, size, resize
     assert np.abs(batch.data[0].asnumpy()[0] - ours).max() <= 0.5 + 1e-6  # one grey level / std
 
 
+def test_what_is_beyond_black_and_white_is_shown_black_and_white():
+    planes = np.float32([-9, 0, 1, 255, 256, 300]).reshape(1, 1, 6)
+    shown = Preparation((1, 1, 6), None, (0,), (1,)).shown(planes)
+    assert shown[0].tolist() == [[level] * 3 for level in (0, 0, 1, 255, 255, 255)]
+
+
 @pytest.mark.parametrize("turn", [False, True])
 @pytest.mark.parametrize(
     "size, resize",

@@ -162,16 +162,31 @@ def test_what_something_else_reads_stays_a_node_of_its_own():
         "nodes"
     ]
     ops = [node["op"] for node in found]
-    assert ops == ["null", "Activation", "_alexnet_lrn", "Pooling"]
+    assert ops == ["null", "Activation", "Reshape", "_alexnet_lrn", "Pooling"]
     found = json.loads(use_native_operators(mx.sym.Group([pool, relu]), IMAGES).tojson())["nodes"]
-    assert [node["op"] for node in found] == ["null", "Activation", "_alexnet_lrn"]
-    assert "act_type" not in found[2]["attrs"]
+    assert [node["op"] for node in found] == ["null", "Activation", "Reshape", "_alexnet_lrn"]
+    assert "act_type" not in found[3]["attrs"]
 
 
 def test_other_activations_before_lrn_stay_mxnets():
     net = mx.sym.Activation(mx.sym.Variable("data"), act_type="tanh", name="tanh")
     found = json.loads(use_native_operators(mx.sym.LRN(net, nsize=5), IMAGES).tojson())["nodes"]
-    assert [node["op"] for node in found] == ["null", "Activation", "_alexnet_lrn"]
+    assert [node["op"] for node in found] == ["null", "Activation", "Reshape", "_alexnet_lrn"]
+
+
+def test_what_mxnet_leaves_is_copied_once_for_all_of_our_operators_that_read_it():
+    with mx.AttrScope(ctx_group="a"):
+        pool = mx.sym.Pooling(mx.sym.Variable("data"), kernel=(2, 2), name="pool")
+    lrns = [mx.sym.LRN(pool, nsize=size, name=f"lrn{size}") for size in (3, 5)]
+    net = mx.sym.Group([*lrns, mx.sym.LRN(mx.sym.Variable("data"), nsize=5, name="other")])
+    replaced = use_native_operators(net, IMAGES)
+    assert operators(replaced) == {
+        "pool": "Pooling",
+        "pool_plain": "Reshape",
+        **dict.fromkeys(["lrn3", "lrn5", "other"], "_alexnet_lrn"),
+    }
+    assert replaced.attr_dict()["pool_plain"]["__ctx_group__"] == "a"
+    assert replaced.infer_shape(data=IMAGES) == net.infer_shape(data=IMAGES)
 
 
 @pytest.mark.parametrize(
