@@ -126,19 +126,24 @@ struct Complete {
     const int64_t first = std::max<int64_t>(0, c - lrn.half);
     const int64_t last = std::min(lrn.channels - 1, c + lrn.half);
     const float factor = 2 * lrn.scale * lrn.beta;
+    const auto of = [&](int64_t j) { return terms + j % slots * lrn.plane; };
+    const auto complete = [&](int64_t p, float sum) {
+      const float whole = dx[p] - factor * rectified(lrn, x[p]) * sum;
+      dx[p] = lrn.relu && !(x[p] > 0) ? 0 : whole;
+    };
+    if (last - first == 4) {  // AlexNet's window, in one pass
+      const float *const a = of(first), *const b = of(first + 1), *const m = of(first + 2);
+      const float *const y = of(first + 3), *const z = of(last);
+      for (int64_t p = 0; p < lrn.plane; ++p) complete(p, a[p] + b[p] + m[p] + y[p] + z[p]);
+      return;
+    }
     float sum[kTile];
     for (int64_t start = 0; start < lrn.plane; start += kTile) {
       const int64_t width = std::min(kTile, lrn.plane - start);
       for (int64_t p = 0; p < width; ++p) sum[p] = 0;
-      for (int64_t j = first; j <= last; ++j) {
-        const float* term = terms + j % slots * lrn.plane + start;
-        for (int64_t p = 0; p < width; ++p) sum[p] += term[p];
-      }
-      for (int64_t p = 0; p < width; ++p) {
-        const float value = x[start + p];
-        const float whole = dx[start + p] - factor * rectified(lrn, value) * sum[p];
-        dx[start + p] = lrn.relu && !(value > 0) ? 0 : whole;
-      }
+      for (int64_t j = first; j <= last; ++j)
+        for (int64_t p = 0; p < width; ++p) sum[p] += of(j)[start + p];
+      for (int64_t p = 0; p < width; ++p) complete(start + p, sum[p]);
     }
   }
 };

@@ -75,21 +75,29 @@ struct PoolPlane {
   }
 };
 
+// Where in a window, a part of rows of `width`, the first value is that is not below its maximum.
+INLINED int64_t first_of(const float* window, int64_t rows, int64_t columns, int64_t width,
+                         float maximum) {
+  int64_t found = 0;  // no branch on the values, which could not be predicted
+  for (int64_t r = rows - 1; r >= 0; --r)
+    for (int64_t p = columns - 1; p >= 0; --p)
+      found = window[r * width + p] >= maximum ? r * width + p : found;
+  return found;
+}
+
 // Each output's gradient goes to the first of its window's values that equals it.
 void unpool_plane(const Pool& pool, const float* g, const float* y, const float* x, float* dx) {
   const int64_t width = pool.in[1];
   std::fill_n(dx, pool.in_plane(), 0.0f);
   for (int64_t row = 0; row < pool.out[0]; ++row) {
     const int64_t top = row * pool.stride[0];
-    const int64_t bottom = std::min(pool.in[0], top + pool.kernel[0]);
+    const int64_t rows = std::min(pool.in[0] - top, pool.kernel[0]);
     for (int64_t o = 0; o < pool.out[1]; ++o, ++y, ++g) {
-      const int64_t start = o * pool.stride[1], end = std::min(width, start + pool.kernel[1]);
-      int64_t found = top * width + start;
-      // No branch on the values, which could not be predicted; none is above the maximum.
-      for (int64_t r = bottom - 1; r >= top; --r)
-        for (int64_t p = end - 1; p >= start; --p)
-          found = x[r * width + p] >= *y ? r * width + p : found;
-      dx[found] += *g;
+      const int64_t start = o * pool.stride[1], columns = std::min(width - start, pool.kernel[1]);
+      const float* const window = x + top * width + start;
+      const int64_t found = rows == 3 && columns == 3 ? first_of(window, 3, 3, width, *y)
+                                                      : first_of(window, rows, columns, width, *y);
+      dx[top * width + start + found] += *g;
     }
   }
 }
