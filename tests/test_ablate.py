@@ -138,6 +138,8 @@ def test_the_report_has_every_figure(study, here, tmp_path):
     assert rows[1]["top-1"] == str(round(relu["top-1"], 4))
     shown = run_script("-m", "common.study.report", tmp_path / "report.json", "--error", 0.99)
     assert shown.returncode == 0, shown.stderr
+    refused = run_script("-m", "common.study.report", tmp_path / "report.json", "--error", 1.5)
+    assert_refused(refused, "--error")
     cells = shown.stdout.splitlines()[3].split(" | ")
     assert cells[:3] == ["| relu", "0.05", f"{relu['top-1']:.2%}"]
     assert cells[-2:] == ["2", "0.5, 0.5 |"]
@@ -361,3 +363,12 @@ def test_a_variant_that_cannot_be_trained_is_refused_before_the_first_run(study,
     refused = run_script("ablate.py", study(variants=variants), "--out", tmp_path / "out")
     assert_refused(refused, "lrn: ", "lenet: has no --normalization")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_last_line_is_that_of_the_process_itself(tmp_path):
+    output = tmp_path / "output.txt"
+    output.write_text("of an earlier one\n")
+    begun = output.stat().st_size
+    assert process.last_line(str(output), begun) == f"it said nothing; {output} has its output"
+    output.write_text("of an earlier one\nits own\n\n")
+    assert process.last_line(str(output), begun) == "its own"

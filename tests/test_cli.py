@@ -25,10 +25,16 @@ def test_each_script_says_its_version(script):
     assert (said.returncode, said.stdout) == (0, f"alexnet-mxnet {VERSION}\n")
 
 
+def test_a_room_is_named_as_it_is_called():
+    refused = run_script("-m", "symbols")
+    assert_refused(refused, "python -m symbols: error: the following arguments are required")
+
+
 def test_lists_are_read():
     assert cli.integers("0,1") == [0, 1]
     assert cli.numbers("0.5,1") == [0.5, 1.0]
     assert cli.image_shape("3,227,227") == (3, 227, 227)
+    assert cli.image_shape("1,1,1") == (1, 1, 1)
 
 
 @pytest.mark.parametrize("text", ["", "1,", "0;1", "a"])

@@ -186,6 +186,11 @@ def test_the_mean_may_be_caffes_file(caffe, tmp_path, monkeypatch):
             args = import_weights.parse_args()
             import_weights.resolve(args, "alexnet2012")
             assert args.mean == pytest.approx(expected)
+    command = ["import_weights.py", *flags(caffe), "--out-prefix", "x"]
+    monkeypatch.setattr("sys.argv", list(map(str, command)))
+    args = import_weights.parse_args()
+    import_weights.resolve(args, "alexnet2012")
+    assert args.mean == [122.679, 116.669, 104.007]  # R, G, B of ilsvrc_2012_mean.npy
 
 
 def test_alexnet_bn_is_refused_by_its_name(caffe, tmp_path, monkeypatch):
@@ -266,6 +271,7 @@ def test_what_opencv_computes_otherwise_is_not_written(caffe, tmp_path, monkeypa
 def test_the_command_line_is_checked(caffe, tmp_path, monkeypatch):
     (tmp_path / "x.onnx").write_bytes(b"\x08")
     (tmp_path / "x.npy").write_bytes(b"")
+    np.save(tmp_path / "4.npy", np.ones((4, 5, 5)))  # channels
     for command, words in [
         ([caffe.prototxt], "give one FILE, or Caffe's two"),
         ([caffe.model], "give one FILE, or Caffe's two"),
@@ -273,6 +279,7 @@ def test_the_command_line_is_checked(caffe, tmp_path, monkeypatch):
         ([*flags(caffe), "--mean", "123"], "--mean and --std: take three numbers"),
         ([*flags(caffe), "--std", "1,0,1"], "--std: must be above 0"),
         ([*flags(caffe), "--mean", tmp_path / "x.npy"], "--mean .*x.npy: is no mean.binaryproto"),
+        ([*flags(caffe), "--mean", tmp_path / "4.npy"], "--mean .*4.npy: is no mean.binaryproto"),
         (
             [*flags(caffe), "--class-names", "data/imagenet_classes.txt"],
             "1000 names, but the network has 10 classes",
@@ -283,7 +290,7 @@ def test_the_command_line_is_checked(caffe, tmp_path, monkeypatch):
     for command in (flags(caffe, model="none.caffemodel"), ["none.onnx"]):
         with pytest.raises(FileNotFoundError):
             run(monkeypatch, *command, "--out-prefix", tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "x.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4.npy", "x.npy", "x.onnx"]
 
 
 def test_what_is_there_is_lost_only_with_overwrite(caffe, imported, monkeypatch):

@@ -21,6 +21,7 @@ def script(tmp_path):
     "flags, word",
     [
         (["-n", 2], "-- SCRIPT.py"),
+        (["--", "SCRIPT"], "required: -n/--num-workers"),
         (["-n", 2, "--", "nowhere.py"], "nowhere.py: no such script"),
         (["-n", 0, "--", "SCRIPT"], "-n/--num-workers"),
         (["-n", 2, "--max-restarts", 1, "--", "SCRIPT"], "--model-prefix"),
@@ -32,6 +33,20 @@ def test_a_mistake_is_refused(flags, word, script, tmp_path, monkeypatch):
     flags = [str(script) if flag == "SCRIPT" else flag for flag in flags]
     assert_refused(run_here(launch.main, *flags), word)
     assert list(tmp_path.iterdir()) == [script]
+
+
+@pytest.mark.parametrize("own", [None, "5"])
+def test_workers_share_the_cores_unless_the_environment_says_how_many_threads(
+    own, script, monkeypatch
+):
+    monkeypatch.setattr(launch.cpus, "available", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    monkeypatch.setattr("sys.argv", ["launch.py", "-n", "3", "--", str(script)])
+    args = launch.parse_args()
+    given = {task.environment.get("OMP_NUM_THREADS") for task in launch.tasks(args, args.command)}
+    assert given == {None if own else "2"}
 
 
 def test_a_port_in_use_is_refused(script, tmp_path, monkeypatch):

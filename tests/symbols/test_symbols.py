@@ -268,7 +268,9 @@ def test_the_smallest_image_is_found_and_named(network, smallest):
 
 def test_every_network_accepts_the_image_it_was_designed_for():
     assert symbols.IMAGE_SHAPES.keys() == symbols.NETWORKS.keys()
-    assert symbols.IMAGE_SHAPES["lenet"] == (1, 32, 32)
+    sides = {network: shape[1:] for network, shape in symbols.IMAGE_SHAPES.items()}
+    small = {"alexnet145": (224, 224), "alexnet_owt": (224, 224), "lenet": (32, 32)}
+    assert sides == {**dict.fromkeys(symbols.NETWORKS, (227, 227)), **small}
     for network, image_shape in symbols.IMAGE_SHAPES.items():
         symbols.check_image_shape(symbols.get_symbol(network), image_shape)
 
