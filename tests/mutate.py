@@ -10,11 +10,13 @@ keeps what was tried; the same command goes on.
 
 import argparse
 import ast
+import contextlib
 import itertools
 import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -123,10 +125,18 @@ def survives(change: Dict[str, str], tests: List[str]) -> bool:
         with open(path, "w") as file:
             file.write(change["source"])
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        return subprocess.run(command, capture_output=True, timeout=LONGEST).returncode == 0
+        running = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return running.wait(LONGEST) == 0
     except subprocess.TimeoutExpired:
         return False
     finally:
+        with contextlib.suppress(ProcessLookupError):  # a test's process may loop for ever
+            os.killpg(running.pid, signal.SIGKILL)
         with open(path, "w") as file:
             file.write(original)
 
