@@ -40,6 +40,11 @@ class Node:
         """The attributes that the operator reads: without hidden ones, such as __ctx_group__."""
         return {key: value for key, value in self.attrs.items() if not key.startswith("__")}
 
+    @property
+    def hidden(self) -> Dict[str, str]:
+        """The other attributes, such as __ctx_group__, the device group."""
+        return {key: value for key, value in self.attrs.items() if key.startswith("__")}
+
 
 class Output(NamedTuple):
     """One output of a node, which is an input of other nodes or an output of the graph."""
@@ -117,12 +122,11 @@ class Graph:
 
         The last new node has its name; all have its hidden attributes, such as the device group.
         """
-        hidden = {key: value for key, value in node.attrs.items() if key.startswith("__")}
         new, inputs = Graph(by), iter(node.inputs)
         for one in new.nodes:
             if one.is_variable:
                 new.replace(one, next(inputs))
-            one.name, one.attrs = f"{node.name}_{one.name}", {**one.settings, **hidden}
+            one.name, one.attrs = f"{node.name}_{one.name}", {**one.settings, **node.hidden}
         new.outputs[0].node.name = node.name
         self.replace(node, Output(new.outputs[0].node))
 

@@ -60,10 +60,10 @@ def use_native_operators(
             node.op = _MAX_POOLING
     _fuse(graph, lambda first, second: _is_relu(first) and second.op == _LRN)
     _fuse(graph, lambda first, second: _is_unpooled_lrn(first) and _is_plain_max_pooling(second))
-    _fuse_int8_lrn(graph)
     if for_training:
         _keep_plain_copies(graph)
         return graph.symbol()
+    _fuse_int8_lrn(graph)
     for node in graph.nodes:
         if node.op == _CONVOLUTION:
             node.op = _KEEPING_CONVOLUTION
@@ -80,8 +80,7 @@ def _keep_plain_copies(graph):
     for node in graph.nodes:
         if node.op.startswith("_alexnet") and node.inputs[0].node.op in _OWN_LAYOUT:
             source = node.inputs[0]
-            hidden = {key: text for key, text in source.node.attrs.items() if key.startswith("__")}
-            attrs = {"shape": "(-2,)", **hidden}  # all sides as they are
+            attrs = {"shape": "(-2,)", **source.node.hidden}  # all sides as they are
             copy = Node("Reshape", f"{source.node.name}_plain", [source], attrs)
             node.inputs[0] = Output(copies.setdefault(source, copy))
 

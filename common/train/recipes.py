@@ -43,9 +43,10 @@ _IMAGENET_2012 = dict(
     lr_step_epochs=[30, 60, 80],
 )
 # The best of twelve settings on training images that are set apart: studies/demo.json, whose
-# figures are in docs/results/demo.json. What the twelve have in common, as three epochs and how
-# the rate falls, is from 130 trials with another implementation of the same network, which were
-# scored on the test images. Smaller batches learn more from an image and take longer.
+# figures are in docs/results/demo.json. What the twelve have in common, such as three epochs and
+# the way in which the rate falls, is from 130 trials with another implementation of the same
+# network, which were scored on the test images. Smaller batches learn more from an image and take
+# longer.
 _CIFAR10 = dict(
     _SGD_2012,
     image_shape=(3, 67, 67),  # the least that leaves the article's graph as it is
