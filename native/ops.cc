@@ -4,6 +4,7 @@
 
 #include "augmenter.h"
 #include "convolution.h"
+#include "first_convolution.h"
 #include "fully_connected.h"
 #include "lrn.h"
 #include "lrn_int8.h"

@@ -144,14 +144,18 @@ void transform_output_gradients(const Convolution& c, const std::vector<Part>& a
                                 const PointMatrices& gradients, float* dbias) {
   static thread_local std::vector<float> buffer;
   buffer.assign(all.size() * padded(c.filters), 0.0f);
+  const std::vector<float> ones(c.out[1], 1.0f);
   std::vector<float>& sums = buffer;  // in a lambda, `buffer` would be the thread's own
   for_each_part(all, c.filters, [&](const Part& part, int64_t first) {
     const Window& w = output_window(c, part);
     for_each_row(c, w, first, [&](int64_t l, int64_t row, int64_t n) {
       const int64_t at = c.output(part.image, g, first + l, row);
-      const float *from = dy + at, *on = y + at;
+      const float *from = dy + at, *on = c.relu ? y + at : ones.data();
       float* to = w.at(row, 0) + l;
-      for (int64_t i = 0; i < n; ++i) to[i * kLanes] = !c.relu || on[i] > 0 ? from[i] : 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const float value = from[i];  // read in any case, or there would be a branch
+        to[i * kLanes] = on[i] > 0 ? value : 0;
+      }
     });
     float* const sum = &sums[(&part - &all[0]) * padded(c.filters) + first];
     for (int64_t i = 0; i < w.rows * w.columns; ++i)
@@ -193,6 +197,7 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
 }
 
 // Of the products, the weights' gradients sum over all tiles, the inputs' over a group's filters.
+// dx: null, or for x's gradients, which need w.
 void differentiate(const Convolution& c, const float* dy, const float* x, const float* w,
                    const float* y, float* dx, float* dw, float* dbias) {
   static thread_local std::vector<float> buffers[5];
@@ -204,11 +209,11 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   const PointPanels gradient_panels = {gradients.first.data, gradients.stride, width,
                                        gradients.first.row_stride, width};
   std::fill_n(dbias, c.groups * c.filters, 0.0f);
-  if (c.stride > 1)  // no window may reach the last pixels
+  if (dx && c.stride > 1)  // no window may reach the last pixels
     std::fill_n(dx, c.input(c.images, 0), 0.0f);
   for (int64_t g = 0; g < c.groups; ++g) {
-    const PointPanels weights =
-        transform_weights(c, w + g * c.weights(), true, &buffers[4], false);
+    PointPanels weights = {};
+    if (dx) weights = transform_weights(c, w + g * c.weights(), true, &buffers[4], false);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const int64_t tiles = (last - image) * c.tiles_of_image();
@@ -217,6 +222,7 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
       transform_output_gradients(c, all, dy, y, g, gradients, dbias + g * c.filters);
       multiply_at_points(inputs.transposed(), padded(c.channels), gradient_panels,
                          padded(c.filters), tiles, sums, image > 0);
+      if (!dx) continue;
       multiply_at_points(gradients, tiles, weights, padded(c.channels), c.filters, back, false);
       transform_input_gradients(c, parts(c, image, last, c.tiles[0]), back, g, dx);
     }

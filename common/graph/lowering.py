@@ -14,15 +14,21 @@ from .stock_lrn import decompose_lrn
 
 
 def for_cpu(
-    symbol: mx.sym.Symbol, data: Tuple[int, ...], for_training: bool = True
+    symbol: mx.sym.Symbol,
+    data: Tuple[int, ...],
+    for_training: bool = True,
+    input_gradient: bool = True,
 ) -> mx.sym.Symbol:
     """What to bind on the CPU in place of ``symbol``, any float32 graph; save the plain one.
 
     ``data`` is the shape of the input of that name as one device sees it; layers whose shapes it
     does not determine stay as they are. Arguments, auxiliary states and outputs stay.
 
-    For training, LRN, PReLU and RReLU get right gradients; bind with ``grad_req="write"``. C++
-    operators compute the layers at which they are the faster ones. The first call on a machine
+    For training, LRN, PReLU and RReLU get right gradients; bind with ``grad_req="write"``. Where
+    nobody reads the gradient of ``data``, say ``input_gradient=False``: it may then be wrong, and a
+    first convolution with a stride is faster.
+
+    C++ operators compute the layers at which they are the faster ones. The first call on a machine
     builds them, which takes half a minute; inference with fewer than ``MIN_IMAGES`` images does not
     wait for that. Without a compiler, one line on stderr says so, and stock operators give the
     right gradients.
@@ -32,5 +38,5 @@ def for_cpu(
     elif data[0] < MIN_IMAGES and not native.is_built():
         return symbol
     if native.load():
-        return use_native_operators(symbol, data, for_training)
+        return use_native_operators(symbol, data, for_training, input_gradient)
     return decompose_lrn(symbol, data) if for_training else symbol

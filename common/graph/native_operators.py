@@ -19,6 +19,8 @@ MIN_IMAGES = 8
 
 _CONVOLUTION, _FULLY_CONNECTED = "_alexnet_convolution", "_alexnet_fully_connected"
 _KEEPING_CONVOLUTION = "_alexnet_keeping_convolution"
+_FIRST_CONVOLUTION = "_alexnet_first_convolution"
+_CONVOLUTIONS = (_CONVOLUTION, _FIRST_CONVOLUTION)
 _LRN, _INT8_LRN, _MAX_POOLING = "_alexnet_lrn", "_alexnet_int8_lrn", "_alexnet_max_pool"
 _OWN_LAYOUT = ("Convolution", "Pooling", "Activation")  # where MKL-DNN lays out what MXNet makes
 _DEFAULTS = {
@@ -30,12 +32,13 @@ _DEFAULTS = {
 
 
 def use_native_operators(
-    symbol: mx.sym.Symbol, data: tuple, for_training: bool = True
+    symbol: mx.sym.Symbol, data: tuple, for_training: bool = True, input_gradient: bool = True
 ) -> mx.sym.Symbol:
     """Replace all that our C++ operators compute, which ``native.load`` must have loaded.
 
     ``symbol`` is any float32 graph, ``data`` the shape of the input of that name as one device sees
-    it. Bind with ``grad_req="write"``: our operators do not add to gradients.
+    it; without ``input_gradient`` it may get a wrong one, or none. Bind with ``grad_req="write"``:
+    our operators do not add to gradients.
 
     - Convolutions and fully connected layers, as :func:`use_native_layers` does.
     - Each LRN; for inference only an LRN that follows our convolution: MXNet's LRN is fast on the
@@ -50,10 +53,10 @@ def use_native_operators(
     For inference our convolutions keep the values of their weights. In training a reshape
     NAME_plain keeps a plain copy of what MXNet's operator NAME leaves for ours.
     """
-    graph = Graph(use_native_layers(symbol, data, for_training))
-    _fuse(graph, lambda first, second: first.op == _CONVOLUTION and _is_relu(second))
+    graph = Graph(use_native_layers(symbol, data, for_training, input_gradient))
+    _fuse(graph, lambda first, second: first.op in _CONVOLUTIONS and _is_relu(second))
     for node in graph.nodes:
-        after_ours = bool(node.inputs) and node.inputs[0].node.op == _CONVOLUTION
+        after_ours = bool(node.inputs) and node.inputs[0].node.op in _CONVOLUTIONS
         if node.op == "LRN" and (for_training or after_ours):
             node.op = _LRN
         elif _is_plain_max_pooling(node) and after_ours:
@@ -150,15 +153,14 @@ def _is_plain_max_pooling(node):
 
 
 def use_native_layers(
-    symbol: mx.sym.Symbol, data: tuple, for_training: bool = True
+    symbol: mx.sym.Symbol, data: tuple, for_training: bool = True, input_gradient: bool = True
 ) -> mx.sym.Symbol:
     """Replace fully connected layers, and the convolutions at which ours are faster.
 
     For training with fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also
     stays MXNet's if it has an unusual attribute, or if something else reads its weight or bias. One
     without bias gets a constant one of zeros. In training, a convolution with a larger stride stays
-    MXNet's, too: where it is the first, the rounding of Winograd's method turns relus over, and
-    the whole network's gradients with them (benchmarks/NOTES.md).
+    MXNet's, too, but for the one that reads ``data`` without ``input_gradient``.
     """
     if for_training and data[0] < MIN_IMAGES:
         return symbol
@@ -167,7 +169,9 @@ def use_native_layers(
     for node in graph.nodes:
         weights = [source.node for source in node.inputs[1:]]  # weight and bias
         known = [shapes.get(variable.name, ()) for variable in weights]
-        op = _native_layer(node, known, shapes.get(node.name + "_output", ()), for_training)
+        first = not input_gradient and bool(node.inputs) and node.inputs[0].node.name == "data"
+        output = shapes.get(node.name + "_output", ())
+        op = _native_layer(node, known, output, for_training, first)
         if not op or any(not one.is_variable or uses[one] > 1 for one in weights):
             continue
         node.op = op
@@ -181,8 +185,11 @@ def use_native_layers(
     return graph.symbol()
 
 
-def _native_layer(node, weights, output, for_training):
-    """Our operator for ``node``, with weight and bias of the shapes ``weights``, or None."""
+def _native_layer(node, weights, output, for_training, first):
+    """Our operator for ``node``, with weight and bias of the shapes ``weights``, or None.
+
+    first: its input needs no gradient.
+    """
     settings = node.settings
     said = {key for key, value in settings.items() if value not in _DEFAULTS.get(key, ())}
     if not weights or not all(shape and all(shape) for shape in weights):
@@ -191,12 +198,14 @@ def _native_layer(node, weights, output, for_training):
         said.discard("no_bias")
     if node.op == "FullyConnected" and said == {"num_hidden"}:
         return _FULLY_CONNECTED if output and output[0] > 1 else None
-    taken = {"kernel", "num_filter", "num_group", "pad"} | (set() if for_training else {"stride"})
-    if node.op == "Convolution" and said <= taken:
+    if node.op == "Convolution" and said <= {"kernel", "num_filter", "num_group", "pad", "stride"}:
         groups = int(settings.get("num_group", 1))
         strides = ast.literal_eval(settings.get("stride", "(1, 1)"))
-        pays = _winograd_pays(weights[0], groups, output, strides, for_training)
-        return _CONVOLUTION if pays else None
+        if not _winograd_pays(weights[0], groups, output, strides, for_training):
+            return None
+        if for_training and "stride" in said:
+            return _FIRST_CONVOLUTION if first else None
+        return _CONVOLUTION
     return None
 
 

@@ -173,7 +173,7 @@ def _init_params(module, name, resumed, pretrained):
 def _for_devices(symbol, contexts, shape, settings):
     """The graph that these devices run in place of the plain one."""
     if contexts[0].device_type == "cpu":
-        return for_cpu(symbol, (shape[0] // len(contexts), *shape[1:]))
+        return for_cpu(symbol, (shape[0] // len(contexts), *shape[1:]), input_gradient=False)
     symbol = decompose_leaky(symbol, shape)
     if settings.dtype == "float16":
         return precision.cast(symbol, settings.dtype, settings.loss_scale)

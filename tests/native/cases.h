@@ -28,6 +28,13 @@ std::vector<Case> convolutions() {
                    {"num_group", "2"}, {"act_type", "relu"}}, {5, 34, 13, 12}, 3});
   cases.push_back({"_alexnet_convolution", {{"kernel", "(5, 5)"}, {"pad", "(2, 2)"},
                    {"num_filter", "3"}, {"act_type", "relu"}}, {2, 2, 1, 1}, 3});
+  for (const char* pad : {"(0, 0)", "(2, 3)"})
+    for (const Shape& shape : {Shape{1, 1, 11, 11}, Shape{3, 3, 31, 44}, Shape{2, 6, 15, 12}})
+      cases.push_back({"_alexnet_first_convolution",
+                       {{"kernel", "(11, 11)"}, {"stride", "(4, 4)"}, {"pad", pad},
+                        {"num_filter", "18"}, {"act_type", "relu"}}, shape, 3});
+  cases.push_back({"_alexnet_first_convolution", {{"kernel", "(5, 5)"}, {"stride", "(2, 2)"},
+                   {"num_filter", "9"}, {"num_group", "3"}}, {2, 3, 9, 16}, 3});
   return cases;
 }
 

@@ -20,10 +20,10 @@ pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
 TOLERANCE = 1e-5  # of an array's largest value
 
 
-def layer(x, weight, bias, gradient, **attrs):
+def layer(x, weight, bias, gradient, op="_alexnet_convolution", **attrs):
     """Output and gradients of data, weight and bias."""
     options = {"kernel": weight.shape[2:], "num_filter": len(bias), **attrs}
-    operator = functools.partial(mx.nd._internal._alexnet_convolution, **options)
+    operator = functools.partial(getattr(mx.nd._internal, op), **options)
     return output_and_gradients(operator, (x, weight, bias), gradient)
 
 
@@ -91,6 +91,21 @@ def test_larger_kernels_with_a_stride_are_right(size, stride, side, pad):
     assert_right(values, pad=pad, stride=(stride, stride), num_group=2)
 
 
+@pytest.mark.parametrize("relu", [{}, {"act_type": "relu"}])
+@pytest.mark.parametrize("groups, filters", [(1, 17), (1, 96), (3, 15)])
+@pytest.mark.parametrize("stride, side, pad", [(4, 11, (2, 3)), (4, 12, (0, 0)), (2, 9, (4, 2))])
+def test_a_first_convolutions_outputs_are_plain_sums_and_its_gradients_right(
+    stride, side, pad, groups, filters, relu
+):
+    values = draw(3, 3, (31, 44), filters, side, pad, groups, stride=stride)
+    attrs = {"pad": pad, "stride": (stride, stride), "num_group": groups, **relu}
+    found = layer(*values, op="_alexnet_first_convolution", **attrs)
+    right = expected(*values, **attrs)
+    for ours, exact, tolerance in zip(found, right, (1e-6, None, TOLERANCE, TOLERANCE)):
+        if tolerance:  # else data's, which is not computed
+            assert np.abs(ours - exact).max() <= tolerance * np.abs(exact).max()
+
+
 @pytest.mark.parametrize("images, groups", [(3, 2), (3, 3), (50, 2)])
 def test_groups_are_right(images, groups):
     values = draw(images, 6 * groups, (13, 13), 20 * groups, 3, (1, 1), groups)
@@ -148,10 +163,13 @@ shapes = (30, 20, 13, 13), (40, 20, 3, 3), (40,)
 arrays = [mx.nd.array(rng.randn(*shape)) for shape in shapes]
 for array in arrays:
     array.attach_grad()
-with mx.autograd.record():
-    y = mx.nd._internal._alexnet_convolution(*arrays, kernel=(3, 3), num_filter=40)
-y.backward(mx.nd.array(rng.randn(*y.shape)))
-found = [y, *(array.grad for array in arrays)]
+found = []
+for op, attrs in (("convolution", {}), ("first_convolution", {"stride": (1, 1)})):
+    with mx.autograd.record():
+        operator = getattr(mx.nd._internal, "_alexnet_" + op)
+        y = operator(*arrays, kernel=(3, 3), num_filter=40, **attrs)
+    y.backward(mx.nd.array(rng.randn(*y.shape)))
+    found += [y, *(array.grad.copy() for array in arrays[op == "first_convolution":])]
 print(hashlib.md5(b"".join(a.asnumpy().tobytes() for a in found)).hexdigest())
 """
 
@@ -165,24 +183,33 @@ def test_any_number_of_threads_gives_the_same_bits():
 
 
 @pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
-@pytest.mark.parametrize("for_training", [True, False])
-def test_at_227_pixels_ours_replace_all_but_conv1_and_for_inference_that_too(network, for_training):
+@pytest.mark.parametrize(
+    "for_training, input_gradient, first",
+    [
+        (True, True, None),
+        (True, False, "_alexnet_first_convolution"),
+        (False, True, "_alexnet_keeping_convolution"),
+    ],
+)
+def test_at_227_pixels_ours_replace_all_but_a_conv1_whose_inputs_gradient_is_wanted(
+    network, for_training, input_gradient, first
+):
     plain = symbols.get_symbol(network)
     before = plain.tojson()
-    replaced = use_native_operators(plain, (MIN_IMAGES, 3, 227, 227), for_training)
+    shape = (MIN_IMAGES, 3, 227, 227)
+    replaced = use_native_operators(plain, shape, for_training, input_gradient)
     ours = {name: op for name, op in operators(replaced).items() if op.startswith("_alexnet")}
     convolution = "_alexnet_convolution" if for_training else "_alexnet_keeping_convolution"
     assert ours == {
-        **({} if for_training else {"activation0": convolution}),
+        **({"activation0": first} if first else {}),
         **dict.fromkeys([f"activation{i}" for i in range(1, 5)], convolution),
         **dict.fromkeys(("pooling0", "pooling1"), "_alexnet_lrn"),
         "pooling2": "_alexnet_max_pool",
         **dict.fromkeys(("fc1", "fc2", "fc3"), "_alexnet_fully_connected"),
     }
-    assert ("conv1" in operators(replaced)) == for_training
+    assert ("conv1" in operators(replaced)) == (first is None)
     assert replaced.list_arguments() == plain.list_arguments()
     assert replaced.list_outputs() == plain.list_outputs()
-    shape = (MIN_IMAGES, 3, 227, 227)
     assert replaced.infer_shape(data=shape) == plain.infer_shape(data=shape)
     assert plain.tojson() == before
 

@@ -1,0 +1,128 @@
+// _alexnet_first_convolution: a network's first convolution, with a stride, for training; a relu after
+// it if asked for. Its input gets no gradient: nothing reads one.
+//
+// The outputs are plain sums: the rounding of Winograd's method would turn relus over, and with them
+// the whole network's gradients. The weights' gradients, which decide nothing, are Winograd's.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "convolution.h"
+
+namespace {
+
+// An image's channels of stride 1, each a plane without gaps, and where in them a filter's weights
+// find the pixels of the first output; an output's pixels are `columns` a row further.
+struct Planes {
+  const float* first;
+  int64_t columns;
+  std::vector<int64_t> offsets;
+};
+
+Planes planes_of(const Convolution& c, const float* x) {
+  static thread_local std::vector<float> buffer;
+  Window w;  // all of the image
+  w.top = w.left = 0;
+  w.rows = c.out[0] + c.side - 1;
+  w.columns = c.out[1] + c.side - 1;
+  const int64_t plane = w.rows * w.columns, s = c.stride;
+  buffer.assign(c.channels * plane + c.side + 2 * best_kernel().width, 0.0f);  // the last panel's end
+  for (int64_t first = 0; first < c.channels; first += kLanes)
+    for_each_input_row(c, w, x, first,
+                       [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
+                           int64_t stride) {
+                         float* to = &buffer[(first + l) * plane + row * w.columns + column];
+                         for (int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
+                       });
+  Planes planes = {buffer.data(), w.columns, {}};
+  for (int64_t map = 0; map < c.maps(); ++map)
+    for (int64_t i = 0; i < c.kernel; ++i)
+      for (int64_t j = 0; j < c.kernel; ++j)
+        planes.offsets.push_back(((map * s + i % s) * s + j % s) * plane + i / s * w.columns + j / s);
+  return planes;
+}
+
+// The outputs of all filters at `width` places from `place` on, counted with the planes' columns.
+void add_panel(const Convolution& c, const Kernel& kernel, const Planes& planes, int64_t place,
+               const float* w, float* panel, float* sums) {
+  const int64_t width = 2 * kernel.width, third = kernel.rows / 3;
+  Tile tile = {};
+  tile.depth = tile.a_row_stride = static_cast<int64_t>(planes.offsets.size());
+  tile.a_column_stride = 1;
+  tile.b = tile.next = panel;
+  tile.b_row_stride = tile.c_row_stride = width;
+  for (int64_t p = 0; p < tile.depth; ++p)
+    std::copy_n(planes.first + planes.offsets[p] + place, width, panel + p * width);
+  for (int64_t f = 0; f < c.filters; f += kernel.rows) {
+    tile.a = w + f * tile.depth;
+    tile.c = sums + f * width;
+    kernel.multiply_tile(tile, (std::min(kernel.rows, c.filters - f) + third - 1) / third, 2);
+  }
+}
+
+INLINED void add_bias(const float* sums, float bias, float least, int64_t n, float* __restrict y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = sums[i] + bias < least ? least : sums[i] + bias;
+}
+
+// y's maps of an image. w: with some rows behind the last filter's.
+void convolve_plainly(const Convolution& c, const float* x, const float* w, const float* bias,
+                      float* y) {
+  static thread_local std::vector<float> buffers[2];
+  const Kernel& kernel = best_kernel();
+  const int64_t width = 2 * kernel.width, map = c.out[0] * c.out[1];
+  const float least = c.relu ? 0 : -std::numeric_limits<float>::infinity();
+  const Planes planes = planes_of(c, x);
+  float* const panel = aligned(&buffers[0], planes.offsets.size() * width);
+  float* const sums = aligned(&buffers[1], (c.filters + kernel.rows) * width);
+  for (int64_t place = 0; place < c.out[0] * planes.columns; place += width) {
+    add_panel(c, kernel, planes, place, w, panel, sums);
+    for (int64_t i = 0; i < width;) {
+      const int64_t row = (place + i) / planes.columns, column = (place + i) % planes.columns;
+      const int64_t n = std::min(width - i, c.out[1] - column);
+      if (row < c.out[0])
+        for (int64_t f = 0; f < c.filters; ++f)
+          add_bias(sums + f * width + i, bias[f], least, n, y + f * map + row * c.out[1] + column);
+      i += n > 0 ? n : 1;  // the planes are wider than the output
+    }
+  }
+}
+
+// in: x, w, bias
+void first_convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
+  const Shape shape = in[0].shape;
+  const Convolution c = convolution_of(attrs, shape);
+  const float* const x = floats(in[0], shape, "the input");
+  const float* const w = floats(in[1], weight_shape(c), "the weight");
+  const float* const bias = floats(in[2], {c.groups * c.filters}, "the bias");
+  float* const y = floats(out[0], output_shape(c), "the output");
+  std::vector<float> weights(w, w + c.groups * c.weights());
+  weights.resize(weights.size() + best_kernel().rows * c.maps() * c.kernel * c.kernel);
+  parallel_for(c.images * c.groups, [&](int64_t task) {
+    const int64_t image = task / c.groups, g = task % c.groups;
+    convolve_plainly(c, x + c.input(image, g), &weights[g * c.weights()], bias + g * c.filters,
+                     y + c.output(image, g, 0, 0));
+  });
+}
+
+// in: y's gradient, x, w, bias, y; out: room for x's, the gradients of w and bias
+void first_convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
+  const Shape shape = in[1].shape;
+  const Convolution c = convolution_of(attrs, shape);
+  differentiate(c, floats(in[0], output_shape(c), "the output's gradient"),
+                floats(in[1], shape, "the input"), nullptr,
+                floats(in[4], output_shape(c), "the output"), nullptr,
+                floats(out[1], weight_shape(c), "the weight's gradient"),
+                floats(out[2], {c.groups * c.filters}, "the bias's gradient"));
+}
+
+}  // namespace
+
+REGISTER_OP(_alexnet_first_convolution)
+    .setParseAttrs(three_to_one)
+    .setInferType(float32_only)
+    .setInferShape(infer_shape<convolution_shape>)
+    .setForward(compute<first_convolution_forward>, "cpu")
+    .setBackward(compute<first_convolution_backward>, "cpu");
