@@ -123,7 +123,7 @@ def main() -> int:
     runs = [*trials(study), *finals(study)]
     left = [run for run in runs if not folder.result(run)]
     plan.check_room(folder, left, weights_size(study, records["train"]).__getitem__)
-    print(plan.describe(folder, runs, plan.Times(folder, records, runs)), flush=True)
+    print(plan.describe(folder, runs, records), flush=True)
     if args.plan:
         return 0
     with lock(os.path.join(args.out, "study"), "--out"):

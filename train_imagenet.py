@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import os
 import sys
-from typing import List, Optional, Tuple, Union
+from typing import List, Optional, Tuple
 
 import symbols
 from common import cli
@@ -34,13 +34,12 @@ from common.records.identity import records_fingerprint
 from common.records.scan import Records
 from common.runtime import devices
 from common.runtime.mxnet import mx
-from common.train import binding, finetune, loop, recipes, resume
+from common.train import binding, feature_cache, finetune, loop, recipes, resume
 from common.train import flags as train_flags
 from common.train.asynchronous import AsynchronousCluster
 from common.train.board import Board
-from common.train.checkpoints import Checkpoints, CheckpointSettings
+from common.train.checkpoints import Checkpoints
 from common.train.cluster import ASYNCHRONOUS, Cluster, check_network
-from common.train.feature_cache import FeatureCache, Whole
 from common.train.schedule import Length
 from symbols import options
 
@@ -176,15 +175,8 @@ def main() -> None:
     kind = AsynchronousCluster if args.kv_store == ASYNCHRONOUS else Cluster
     cluster = kind.from_args(args)  # what a worker refuses alone, it has refused by now
     data = dataclasses.replace(data, share=cluster.share)
-    devices.check_memory(
-        symbol,
-        contexts,
-        batch_size=args.batch_size // cluster.share.size,
-        image_shape=args.image_shape,
-        optimizer=args.optimizer,
-        dtype=args.dtype,
-        accumulate=args.accumulate,
-    )
+    shape = (args.batch_size // cluster.share.size, *args.image_shape)
+    devices.check_memory(symbol, contexts, shape, args.optimizer, args.dtype, args.accumulate)
     if args.gpus:
         devices.set_cudnn(args.cudnn_tune, args.deterministic)
     writes = args.model_prefix and cluster.is_first
@@ -230,9 +222,9 @@ def train(
     if not cluster.is_first:  # it writes nothing
         args = argparse.Namespace(**{**vars(args), "model_prefix": None, "tensorboard": None})
     log = commit(args, data, resumed, locked)  # nothing has been deleted or written before
-    keeping = CheckpointSettings.from_args(args, data.fingerprint)
-    place = resumed and keeping.prefix and resumed.place
-    checkpoints = Checkpoints(symbol, length, keeping, place, part.frozen)
+    known = {"fingerprint": data.fingerprint, "frozen": part.frozen}
+    known["place"] = resumed and args.model_prefix and resumed.place
+    checkpoints = Checkpoints.from_args(args, symbol, length, **known)
     looping = loop.LoopSettings.from_args(args)
     shown = Board(args.tensorboard, vars(args), part.symbol, state, part.evaluator)
     run = loop.Run(module, data, length, looping, checkpoints, log, state, cluster, shown)
@@ -247,17 +239,17 @@ def trained_part(
     symbol: mx.sym.Symbol,
     resumed: Optional[resume.Resumed],
     pretrained: Optional[finetune.Pretrained],
-) -> Union[Whole, FeatureCache]:
+) -> feature_cache.Part:
     """What the run's module trains: the network, or the tail of it with --cache-features."""
     size = args.batch_size // data.share.size
     how = {"batch_size": size, "threads": args.data_nthreads, "share": data.share}
     evaluator = validation and Evaluator(symbol, contexts, validation, data.preparation, **how)
     if not (args.cache_features and pretrained):
         read = functools.partial(pipeline.run_batches, data, contexts[0])
-        return Whole(symbol, args.image_shape, read, evaluator)
+        return feature_cache.Part(symbol, args.image_shape, read, evaluator)
     weights = {**resumed.arg_params, **resumed.aux_params} if resumed else pretrained.params
     network = symbol, weights, pretrained.frozen
-    return FeatureCache(*network, contexts, data, args.cache_features, evaluator)
+    return feature_cache.cached(*network, contexts, data, args.cache_features, evaluator)
 
 
 def together(

@@ -11,7 +11,6 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from common import cli
 from common.cli import UserError
 from common.io import cpus, libraries
 
@@ -39,17 +38,7 @@ def supply_onnx_mapping() -> None:
 
 
 def prepare() -> None:
-    """Make MXNet fast and its import work; safe to call more than once.
-
-    Ends the import, as :func:`cli.refuse_import` does, if a library or the driver is missing.
-    """
-    try:
-        _prepare()
-    except UserError as error:
-        cli.refuse_import(str(error))
-
-
-def _prepare() -> None:
+    """Make MXNet fast and its import work; UserError if a library or the driver is missing."""
     if sys.flags.optimize > 1:
         raise UserError(
             "PYTHONOPTIMIZE=2 (-OO) takes away docstrings, which MXNet needs for its start; set 1"

@@ -38,22 +38,16 @@ _GET_DRIVER = f"install NVIDIA's driver, {_OLDEST_DRIVER} or later"
 _OLDEST_CARD, _NEWEST_CARD = (5, 0), (8, 9)
 
 
-def mxnet_library() -> Optional[str]:
-    """The path of the installed libmxnet.so; None without one."""
-    spec = importlib.util.find_spec("mxnet")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    paths = [os.path.join(folder, "libmxnet.so") for folder in folders]
-    return next(filter(os.path.exists, paths), None)
-
-
 def is_needed() -> bool:
     """Whether the installed MXNet is built for CUDA 11.
 
     The library itself is read, since package names may mislead: mxnet and mxnet-cu112 install to
     the same folder, and the one installed last overwrites the other.
     """
-    path = mxnet_library()
-    return path is not None and "libcudart.so.11.0" in elf.needed(path)
+    spec = importlib.util.find_spec("mxnet")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    paths = [os.path.join(folder, "libmxnet.so") for folder in folders]
+    return any("libcudart.so.11.0" in elf.needed(path) for path in paths if os.path.exists(path))
 
 
 def load_libraries() -> None:

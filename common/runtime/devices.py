@@ -87,17 +87,13 @@ def set_cudnn(tune: Optional[str], deterministic: bool = False) -> None:
 
 
 def training_memory(
-    symbol: mx.sym.Symbol,
-    image_shape: Tuple[int, ...],
-    optimizer: str,
-    itemsize: int = 4,
-    accumulate: int = 1,
+    symbol: mx.sym.Symbol, image_shape: Tuple[int, ...], optimizer: str, dtype: str, accumulate: int
 ) -> Tuple[int, int]:
     """Estimate the bytes that training takes on a device: for any batch, and more for each image.
 
     Each weight has a gradient and the optimizer's states. Each image has the output of every layer,
-    which is kept for the backward pass, and two gradients of the size of the largest output; its
-    numbers have ``itemsize`` bytes. Float16 weights take no less: they come with float32 copies.
+    which is kept for the backward pass, and two gradients of the size of the largest output, all of
+    ``dtype``. Float16 weights take no less: they come with float32 copies.
     If more than one batch makes an update (``accumulate``), their gradients' sum takes memory, too.
     """
     internals = symbol.get_internals()
@@ -107,37 +103,34 @@ def training_memory(
     weights = sum(sizes.pop(name) for name in symbol.list_arguments() if name not in inputs)
     outputs = sum(sizes.values()) + 2 * max(sizes.values())
     copies = 2 + (accumulate > 1) + _OPTIMIZER_STATES.get(optimizer, 1)
-    return weights * 4 * copies, outputs * itemsize
+    return weights * 4 * copies, outputs * np.dtype(dtype).itemsize
 
 
 def check_memory(
     symbol: mx.sym.Symbol,
     contexts: List[mx.Context],
-    *,
-    batch_size: int,
-    image_shape: Tuple[int, ...],
+    shape: Tuple[int, int, int, int],
     optimizer: str,
     dtype: str,
-    accumulate: int = 1,
+    accumulate: int,
 ) -> None:
     """Raise UserError if a batch does not fit into the memory of the GPUs; it names the largest.
 
-    CPUs are not checked. ``batch_size`` counts the images over all contexts, ``dtype`` is that of
-    the layers' outputs; the rest is as :func:`training_memory` takes it.
+    CPUs are not checked. ``shape``: of a batch over all contexts, (N, C, H, W); the rest is as
+    :func:`training_memory` takes it.
     """
     if contexts[0].device_type != "gpu":
         return
-    itemsize = np.dtype(dtype).itemsize
-    fixed, image = training_memory(symbol, image_shape, optimizer, itemsize, accumulate)
+    fixed, image = training_memory(symbol, shape[1:], optimizer, dtype, accumulate)
     _, cards = cuda.driver_and_cards()
     gpu = min((context.device_id for context in contexts), key=lambda i: cards[i].free)
-    needed = fixed + image * -(-batch_size // len(contexts)) + _ALLOWANCE
+    needed = fixed + image * -(-shape[0] // len(contexts)) + _ALLOWANCE
     free = cards[gpu].free
     if needed <= free:
         return
     largest = max(0, (free - _ALLOWANCE - fixed) // image) * len(contexts)
     remedy = f"the largest that fits is {largest}" if largest else "not even one image fits"
     raise UserError(
-        f"--batch-size {batch_size}: takes about {needed / _GIB:.1f} GiB a GPU, and GPU {gpu}"
+        f"--batch-size {shape[0]}: takes about {needed / _GIB:.1f} GiB a GPU, and GPU {gpu}"
         f" ({cards[gpu].name}) has {free / _GIB:.1f} free; {remedy}"
     )

@@ -7,10 +7,11 @@ from common import cli
 
 from . import bootstrap
 
-bootstrap.prepare()
-
 try:
+    bootstrap.prepare()
     from prepare_mxnet import mx
+except cli.UserError as error:
+    cli.refuse_import(str(error))
 except ImportError as error:
     cli.refuse_import(f"{error}; or . .venv/bin/activate, where make has made it")
 

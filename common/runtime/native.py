@@ -37,10 +37,6 @@ _FLAGS = ["-std=c++11", "-fPIC", "-shared", *_OPTIMISE]
 _LOADING = threading.Lock()
 
 
-class BuildError(Exception):
-    """Why there are no native operators here, in one line."""
-
-
 def load() -> bool:
     """Register the ``_alexnet_*`` operators with MXNet, building them if need be.
 
@@ -56,7 +52,7 @@ def _load():
     try:
         mx.library.load(build(), False)
         library().alexnet_check_images(ctypes.c_void_p(mx.base._LIB._handle))
-    except (BuildError, UserError, OSError, mx.base.MXNetError) as error:
+    except (UserError, OSError, mx.base.MXNetError) as error:
         print(
             f"native operators: {_cause(error)}; using MXNet's own, which are correct but slower",
             file=sys.stderr,
@@ -96,7 +92,7 @@ def drop_lines(texts: Sequence[str]) -> None:
     It holds for the process, from now on and in place of an earlier call's ``texts``. It is done by
     the native library: where that is not built, nothing changes.
     """
-    with contextlib.suppress(BuildError, UserError, OSError):
+    with contextlib.suppress(UserError, OSError):
         if is_built():
             library().alexnet_drop_lines("\n".join(texts).encode())
 
@@ -121,8 +117,7 @@ def is_built() -> bool:
 def build() -> str:
     """Path of the built library; it appears there only when whole.
 
-    BuildError without a compiler, or if it fails; OSError or UserError if a file of ours cannot be
-    read or written.
+    UserError without a compiler or if it fails; that, or OSError, if our files cannot be used.
     """
     path = _library_path()
     if os.path.exists(path):
@@ -149,9 +144,9 @@ def _compiler():
     try:
         compiler = shlex.split(text)
     except ValueError as error:
-        raise BuildError(f"CXX={text}: {error}") from None
+        raise UserError(f"CXX={text}: {error}") from None
     if shutil.which(compiler[0]) is None:
-        raise BuildError(f"no {compiler[0]} to build them with (apt-get install g++)")
+        raise UserError(f"no {compiler[0]} to build them with (apt-get install g++)")
     return compiler
 
 
@@ -162,7 +157,7 @@ def _compile(compiler, path):
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason"]
-        raise BuildError(f"{' '.join(compiler)} fails: {lines[0]}")
+        raise UserError(f"{' '.join(compiler)} fails: {lines[0]}")
 
 
 @mx.optimizer.register

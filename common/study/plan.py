@@ -55,51 +55,41 @@ def check_room(folder: Folder, left: Sequence[Run], size_of: Callable[[str], int
         )
 
 
-class Times:
-    """How long runs take here, by the logs of a variant's runs, else by training a few batches."""
-
-    def __init__(self, folder: Folder, records: Dict[str, Records], runs: Sequence[Run]):
-        self._folder, self._counts = folder, {name: len(r) for name, r in records.items()}
-        self._speeds: Dict[str, float] = {}
-        for variant in dict.fromkeys(run.variant for run in runs):
-            own = [run for run in runs if run.variant == variant]
-            told = [epoch["img_per_s"] for run in own for epoch in self._epochs(run)]
-            if not told:
-                print(f"timing {variant}", flush=True)
-                told = [self._speed(variant)]
-            self._speeds[variant] = told[-1]
-
-    def of(self, run: Run) -> float:
-        """Seconds that a run takes from its beginning."""
-        settings = self._folder.study.settings(run.variant, run.is_trial)
-        images = (settings.num_examples or self._counts["train"]) * settings.num_epochs
-        scored = self._counts["holdout"]
-        if not run.is_trial:
-            scored = self._counts["test"] + scored * settings.num_epochs
-        return (images + scored * _SCORED) / self._speeds[run.variant] + _START
-
-    def _speed(self, variant):
-        study = self._folder.study
-        settings = study.settings(variant)
-        flags = [*study.flags, *study.variants[variant], "--data-train", study.records["train"]]
-        return speed(flags, variant, self._counts["train"], settings.batch_size, settings.lr)
-
-    def _epochs(self, run):
-        path = log_path(self._folder.prefix(run))
-        return read_history(path).epochs.values() if os.path.exists(path) else ()
-
-
-def describe(folder: Folder, runs: Sequence[Run], times: Times) -> str:
-    """The runs, a line each, and what those that are left take together."""
+def describe(folder: Folder, runs: Sequence[Run], records: Dict[str, Records]) -> str:
+    """The runs, a line each, and what those that are left take together, here."""
+    counts = {name: len(found) for name, found in records.items()}
+    speeds = {variant: _speed(folder, variant, runs, counts) for variant in folder.study.variants}
     width = max(len(run.name) for run in runs)
     lines: List[str] = []
     left, ended = 0.0, 0
     for run in runs:
         result = folder.result(run)
         ended += result is not None
-        seconds = times.of(run)
+        seconds = _seconds(folder.study, run, counts, speeds[run.variant])
         left += 0 if result else seconds
         state = "ended: its loss diverged" if result and "diverged" in result else "finished"
         lines.append(f"{run.name:{width}}  {state if result else 'about ' + duration(seconds)}")
     lines.append(f"{len(runs)} runs, {ended} ended; the others take about {duration(left)} here")
     return "\n".join(lines)
+
+
+def _speed(folder, variant, runs, counts):
+    """Images a second, by the logs of the variant's runs, else by training a few batches."""
+    logs = [log_path(folder.prefix(run)) for run in runs if run.variant == variant]
+    epochs = [e for log in filter(os.path.exists, logs) for e in read_history(log).epochs.values()]
+    if epochs:
+        return epochs[-1]["img_per_s"]
+    print(f"timing {variant}", flush=True)
+    study, settings = folder.study, folder.study.settings(variant)
+    flags = [*study.flags, *study.variants[variant], "--data-train", study.records["train"]]
+    return speed(flags, variant, counts["train"], settings.batch_size, settings.lr)
+
+
+def _seconds(study, run, counts, img_per_s):
+    """How long a run takes from its beginning."""
+    settings = study.settings(run.variant, run.is_trial)
+    images = (settings.num_examples or counts["train"]) * settings.num_epochs
+    scored = counts["holdout"]
+    if not run.is_trial:
+        scored = counts["test"] + scored * settings.num_epochs
+    return (images + scored * _SCORED) / img_per_s + _START

@@ -119,15 +119,11 @@ def _row(name: str, figures: dict) -> Dict[str, object]:
         row["lr"] = f"{figures['lr']:g}"
     if row["seeds"]:
         for column in ("top-1", "spread", "difference", "loss"):
-            row[column] = _rounded(figures.get(column))
-        row["train top-1"] = _rounded(figures["train"]["top-1"])
-        row["train loss"] = _rounded(figures["train"]["loss"])
+            if column in figures:
+                row[column] = round(figures[column], 4)
+        row.update({f"train {name}": round(value, 4) for name, value in figures["train"].items()})
         row["seconds"], row["img/s"] = round(figures["seconds"]), round(figures["img_per_s"])
     return row
-
-
-def _rounded(value: Optional[float]) -> object:
-    return "" if value is None else round(value, 4)
 
 
 def table(results: dict, error: Optional[float] = None) -> str:

@@ -45,16 +45,12 @@ _STATES: Dict[int, mx.nd.NDArray] = {}
 class Rate:
     """The learning rate of a push: a run's rate over the workers, whose pushes make one update."""
 
-    def __init__(
-        self, schedule: Optional[mx.lr_scheduler.LRScheduler], constant: float, workers: int
-    ):
-        self._schedule, self._constant, self._workers = schedule, constant, workers
+    def __init__(self, schedule: mx.lr_scheduler.LRScheduler, workers: int):
+        self._schedule, self._workers = schedule, workers
 
     def __call__(self, pushes: int) -> float:
         """The rate of a push, counted from 1."""
-        update = -(-pushes // self._workers)
-        rate = self._schedule(update) if self._schedule else self._constant
-        return rate / self._workers
+        return self._schedule(-(-pushes // self._workers)) / self._workers
 
 
 class Server(mx.optimizer.Optimizer):
@@ -200,7 +196,7 @@ class AsynchronousCluster(Cluster):
         optimizer.idx2name = {number: names[index] for index, number in self._weights}
         # A worker's gradient is the mean over its part of the batch.
         optimizer.rescale_grad *= workers
-        optimizer.lr_scheduler = Rate(optimizer.lr_scheduler, optimizer.lr, workers)
+        optimizer.lr_scheduler = Rate(optimizer.lr_scheduler, workers)
         optimizer.num_update *= workers
         optimizer.begin_num_update = optimizer.num_update
         optimizer._all_index_update_counts = {0: {}}

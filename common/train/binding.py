@@ -1,10 +1,8 @@
 """A ``mx.mod.Module`` that is ready to train."""
 
 import argparse
-import contextlib
 import dataclasses
-import os
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -17,7 +15,7 @@ from common.runtime.mxnet import mx
 
 from . import finetune
 from .cluster import DISTRIBUTED
-from .initializers import initializer
+from .initializers import INITIALIZERS
 from .module_state import restore_optimizer
 from .resume import Resumed
 from .schedule import LearningRate
@@ -123,7 +121,11 @@ def _bound(symbol, contexts, shape, settings, pretrained, std):
     labels = [name for name in ("softmax_label", WEIGHT) if name in symbol.list_arguments()]
     where = {"context": contexts, "group2ctxs": groups}
     module = mx.mod.Module(symbol, names, labels, fixed_param_names=frozen, **where)
-    with _unshared_memory() if groups else contextlib.nullcontext():
+    # With groups no two arrays may have the same memory, one after the other: MXNet copies from
+    # device to device without forgetting the MKL-DNN layout of the array that was there before. On
+    # the CPU outputs would be wrong, or the process would crash.
+    unshared = {"NNVM_EXEC_MATCH_RANGE": "0"} if groups else {}
+    with mx.test_utils.environment(unshared):
         module.bind(inputs, [(name, shape[:1]) for name in labels])
     return module
 
@@ -135,30 +137,12 @@ def _plain_module(symbol, shape):
     return module
 
 
-@contextlib.contextmanager
-def _unshared_memory() -> Iterator[None]:
-    """Let no two arrays of what is bound have the same memory, one after the other.
-
-    MXNet copies from device to device without forgetting the MKL-DNN layout of the array that was
-    in that memory before. On the CPU outputs would be wrong, or the process would crash.
-    """
-    name = "NNVM_EXEC_MATCH_RANGE"
-    before = os.environ.get(name)
-    os.environ[name] = "0"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
-
-
 def _init_params(module, name, resumed, pretrained):
     if resumed:
         module.init_params(arg_params=resumed.arg_params, aux_params=resumed.aux_params)
         return
     given = pretrained.params if pretrained else None
-    module.init_params(initializer(name), given, given, allow_missing=True)
+    module.init_params(INITIALIZERS[name], given, given, allow_missing=True)
     if not pretrained or not pretrained.rows:
         return
     # Rows of classes that the source knows, in an output layer that is new otherwise.

@@ -34,15 +34,6 @@ _BINS = 64
 _MISTAKES = 12  # pictures
 
 
-def add_args(group: Any) -> None:
-    """Add the flag."""
-    group.add_argument(
-        "--tensorboard",
-        metavar="DIR",
-        help="write events for TensorBoard there: curves, histograms, pictures, arguments",
-    )
-
-
 def check_args(args: argparse.Namespace) -> None:
     """Raise UserError if --tensorboard's events cannot be written; only reads."""
     folder = args.tensorboard

@@ -18,7 +18,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from typing import Iterator, Mapping, Optional, Tuple
+from typing import Any, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -31,65 +31,46 @@ from .module_state import optimizer_state, weights
 from .resume import State
 from .schedule import Length
 
-_REPORTED = ("reported", "best", "validated", "validation")  # what validation tells of a state
 
+@dataclasses.dataclass
+class Checkpoints:
+    """The checkpoints of one run."""
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointSettings:
-    """Where a run's checkpoints go, how many are kept, and what their records tell of the run."""
-
+    symbol: mx.sym.Symbol  # the plain network, which they hold
+    length: Length
     prefix: Optional[str] = None  # None to write none
     save_period: int = 1  # in epochs
     save_minutes: Optional[float] = None  # also save in the middle of an epoch, this often
     keep: Optional[int] = None  # how many of the newest stay, besides the best one; None: all
     args: Mapping = dataclasses.field(default_factory=dict)  # the run's
     fingerprint: Optional[str] = None  # of the training records; None for synthetic images
+    frozen: Tuple[dict, dict] = ({}, {})  # (arg_params, aux_params) that the trained module lacks
+    place: Optional[Tuple[str, int]] = None  # prefix and number that hold the current state
+    saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
     @classmethod
     def from_args(
-        cls, args: argparse.Namespace, fingerprint: Optional[str]
-    ) -> "CheckpointSettings":
-        """From the parsed flags."""
+        cls, args: argparse.Namespace, symbol: mx.sym.Symbol, length: Length, **more: Any
+    ) -> "Checkpoints":
+        """From the parsed flags; ``more``: the fields from ``fingerprint`` on."""
         minutes, keep = args.save_minutes, args.keep
-        return cls(args.model_prefix, args.save_period, minutes, keep, vars(args), fingerprint)
-
-
-class Checkpoints:
-    """The checkpoints of one run.
-
-    ``place`` is the prefix and number where the current state is saved, None if it is not.
-    """
-
-    def __init__(
-        self,
-        symbol: mx.sym.Symbol,
-        length: Length,
-        settings: CheckpointSettings,
-        place: Optional[Tuple[str, int]] = None,
-        frozen: Tuple[dict, dict] = ({}, {}),
-    ):
-        """``symbol``: the plain network, which checkpoints hold; ``place``: as resumed from.
-
-        ``frozen``: (arg_params, aux_params) that the module which is trained does not have.
-        """
-        self.place, self._frozen = place, frozen
-        self._symbol, self._length, self._settings = symbol, length, settings
-        self._saved_at = time.monotonic()
+        settings = args.model_prefix, args.save_period, minutes, keep, vars(args)
+        return cls(symbol, length, *settings, **more)
 
     @property
     def are_kept(self) -> bool:
         """Whether any are written."""
-        return self._settings.prefix is not None
+        return self.prefix is not None
 
     @property
     def of_epoch(self) -> bool:
         """Whether the current state is saved under the number of an epoch."""
-        return self.place is not None and self.place[0] == self._settings.prefix
+        return self.place is not None and self.place[0] == self.prefix
 
     def is_due(self) -> bool:
         """Whether it is time to save in the middle of an epoch."""
-        minutes = self._settings.save_minutes
-        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        minutes = self.save_minutes
+        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
 
     def save(
         self,
@@ -110,19 +91,19 @@ class Checkpoints:
         """
         if not self.are_kept:
             return None
-        self._saved_at = time.monotonic()
-        network = [{**kept, **own} for kept, own in zip(self._frozen, weights(module))]
+        self.saved_at = time.monotonic()
+        network = [{**kept, **own} for kept, own in zip(self.frozen, weights(module))]
         if not all(map(are_finite, network)):
             raise UserError(
                 f"batch {state.batches} of the run: weights are not finite; likely cause:"
-                f" {cause_of_overflow(self._settings.args)}; --resume continues from before"
+                f" {cause_of_overflow(self.args)}; --resume continues from before"
             )
         place = self._place(state, epoch, last)
         date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-        record = {"args": self._settings.args, "data": self._settings.fingerprint, "date": date}
+        record = {"args": self.args, "data": self.fingerprint, "date": date}
         with _writing(must):
             store.save(
-                *place, self._symbol, *network, optimizer_state(module), **record, **vars(state)
+                *place, self.symbol, *network, optimizer_state(module), **record, **vars(state)
             )
             self.place = place
             self.delete_needless(state)
@@ -130,28 +111,27 @@ class Checkpoints:
 
     def _place(self, state, epoch, last):
         """The prefix and number of the current state."""
-        if epoch and (epoch % self._settings.save_period == 0 or last):
-            return self._settings.prefix, epoch
-        return store.partial(self._settings.prefix), state.batches
+        if epoch and (epoch % self.save_period == 0 or last):
+            return self.prefix, epoch
+        return store.partial(self.prefix), state.batches
 
     def report(self, state: State, must: bool) -> None:
         """Write to the record how the epoch was validated, and which is the best so far."""
         if self.place:
             with _writing(must):
-                known = {name: getattr(state, name) for name in _REPORTED}
-                store.update_record(*self.place, **known)
+                store.update_record(*self.place, **vars(state))
                 self.delete_needless(state)
 
     def delete_needless(self, state: State) -> None:
         """Delete the checkpoints that the one at ``place`` makes needless."""
         prefix, number = self.place
-        partial = store.partial(self._settings.prefix)
+        partial = store.partial(self.prefix)
         store.remove(partial, keep=(number,) if prefix == partial else ())
-        if self._settings.keep:
-            epochs, _ = self._length.position(state.batches)
-            saved = [n for n in store.numbers(self._settings.prefix) if n <= epochs]
+        if self.keep:
+            epochs, _ = self.length.position(state.batches)
+            saved = [n for n in store.numbers(self.prefix) if n <= epochs]
             best = [state.best["epoch"]] if state.best else []
-            store.remove(self._settings.prefix, keep=saved[-self._settings.keep :] + best)
+            store.remove(self.prefix, keep=saved[-self.keep :] + best)
 
 
 @contextlib.contextmanager

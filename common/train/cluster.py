@@ -202,14 +202,6 @@ class Cluster:
 
     def update(self, module: mx.mod.Module) -> None:
         """Update the weights in a module by the gradients in it, and those of all workers."""
-        self.reduce(module)
-        module.update()
-
-    def renew(self, module: mx.mod.Module) -> None:
-        """Take notice that the learning rate of the module's optimizer is another."""
-
-    def reduce(self, module: mx.mod.Module) -> None:
-        """Replace the gradients in a module by their sums over its devices and all workers."""
         group = module._exec_group
         for index, (name, arrays) in enumerate(zip(group.param_names, group.grad_arrays)):
             if self._kv is None or arrays[0] is None:
@@ -221,6 +213,10 @@ class Cluster:
             if self._in_order:
                 for array, *terms in zip(arrays, *parts.values()):
                     mx.nd.add_n(*terms, out=array)
+        module.update()
+
+    def renew(self, module: mx.mod.Module) -> None:
+        """Take notice that the learning rate of the module's optimizer is another."""
 
     def _parts(self, name, arrays):
         """What to send for a gradient: by key, an array a device.

@@ -61,84 +61,73 @@ def cut(symbol: mx.sym.Symbol, frozen: Sequence[str]) -> Tuple[str, mx.sym.Symbo
     return last.name, graph.symbol()
 
 
-class Whole(NamedTuple):
-    """A network that is trained on images, with the attributes of :class:`FeatureCache`."""
+class Part(NamedTuple):
+    """What a run's module trains: the network, or with --cache-features the tail behind the cut."""
 
-    symbol: mx.sym.Symbol
-    shape: Tuple[int, ...]
-    batches: Callable[[int], Iterator[mx.io.DataBatch]]
-    evaluator: Optional[Evaluator]
-    frozen: Tuple[dict, dict] = ({}, {})
+    symbol: mx.sym.Symbol  # its ``data`` are images, or features (N, ...)
+    shape: Tuple[int, ...]  # of an image, or of its features
+    batches: Callable[[int], Iterator[mx.io.DataBatch]]  # the run's from that number on, endless
+    evaluator: Optional[Evaluator]  # scores its weights on the validation images; None without
+    frozen: Tuple[dict, dict] = ({}, {})  # (arg_params, aux_params) in front of the cut
 
 
-class FeatureCache:
-    """The features of a run's images, and the tail that is trained on them.
+def cached(
+    symbol: mx.sym.Symbol,
+    weights: Mapping[str, mx.nd.NDArray],
+    frozen: Sequence[str],
+    contexts: List[mx.Context],
+    data: TrainingData,
+    views: int,
+    validation: Optional[Evaluator],
+) -> Part:
+    """Read all images and run the frozen part; UserError if its features exceed the memory.
 
-    Attributes:
-        symbol: the tail; its ``data`` are features (N, ...).
-        shape: of an image's features.
-        evaluator: scores weights of the tail on the validation images; None without those.
-        frozen: (arg_params, aux_params) in front of the cut.
+    Args:
+        symbol: the plain network.
+        weights: all frozen ones, auxiliary states among them.
+        frozen: names of the weights that are not trained.
+        data: its batches are float32.
+        views: augmented views of each training image.
+        validation: what would score the whole network.
     """
+    layer, tail = cut(symbol, frozen)
+    part, _, _ = network.up_to((symbol, {}, {}), layer)
+    names = part.list_arguments(), part.list_auxiliary_states()
+    params = [{n: weights[n] for n in group if n != "data"} for group in names]
+    shape = part.infer_shape(data=(1, *data.preparation.image_shape))[1][0][1:]
+    count, held_out = views * data.images, len(validation.records) if validation else 0
+    _check_memory(views, count + held_out, shape)
 
-    def __init__(
-        self,
-        symbol: mx.sym.Symbol,
-        weights: Mapping[str, mx.nd.NDArray],
-        frozen: Sequence[str],
-        contexts: List[mx.Context],
-        data: TrainingData,
-        views: int,
-        validation: Optional[Evaluator] = None,
-    ):
-        """Read all images and run the frozen part; UserError if its features exceed the memory.
+    make = functools.partial(_features, (part, *params), contexts, shape)
+    images = pipeline.training_iterator(data, contexts[0])
+    taken = pipeline.take(images, data.name, -(-count // data.batch_shape[0]))
+    kept = make(f"{layer} of {views} views", taken, count)
+    images.stop()
+    if validation:
+        taken = (batch for batch, _ in validation.batches(min(validation.batch_size, held_out)))
+        features = make(f"{layer} of validation", taken, held_out)
+        validation = TailEvaluator(**{**vars(validation), "symbol": tail}, kept=features)
+    batches = functools.partial(_batches, kept, data, views)
+    return Part(tail, shape, batches, validation, (params[0], params[1]))
 
-        Args:
-            symbol: the plain network.
-            weights: all frozen ones, auxiliary states among them.
-            frozen: names of the weights that are not trained.
-            data: its batches are float32.
-            views: augmented views of each training image.
-            validation: what would score the whole network.
-        """
-        layer, self.symbol = cut(symbol, frozen)
-        part, _, _ = network.up_to((symbol, {}, {}), layer)
-        names = part.list_arguments(), part.list_auxiliary_states()
-        args, states = ({n: weights[n] for n in group if n != "data"} for group in names)
-        self.frozen = args, states
-        self.evaluator: Optional[Evaluator] = None
-        self.shape = part.infer_shape(data=(1, *data.preparation.image_shape))[1][0][1:]
-        self._data, self._views, count = data, views, views * data.images
-        _check_memory(views, count + (len(validation.records) if validation else 0), self.shape)
 
-        make = functools.partial(_features, (part, args, states), contexts, self.shape)
-        batches = pipeline.training_iterator(data, contexts[0])
-        taken = pipeline.take(batches, data.name, -(-count // data.batch_shape[0]))
-        self._kept = make(f"{layer} of {views} views", taken, count)
-        batches.stop()
-        if validation:
-            title, count = f"{layer} of validation", len(validation.records)
-            taken = (batch for batch, _ in validation.batches(min(validation.batch_size, count)))
-            whole = {**vars(validation), "symbol": self.symbol}
-            self.evaluator = TailEvaluator(**whole, kept=make(title, taken, count))
+def _batches(kept, data, views, first):
+    """Those of the run from batch ``first`` on, without end."""
+    size = data.batch_shape[0]
+    rows = _rows(data, views, first * size)
+    while True:
+        yield _batch(*kept, list(itertools.islice(rows, size)))
 
-    def batches(self, first: int) -> Iterator[mx.io.DataBatch]:
-        """Those of the run from batch ``first`` on, without end."""
-        size = self._data.batch_shape[0]
-        rows = self._rows(first * size)
-        while True:
-            yield _batch(*self._kept, list(itertools.islice(rows, size)))
 
-    def _rows(self, first):
-        """Which rows of the features the run sees, from its image ``first`` on, without end."""
-        images, seed = self._data.images, self._data.augmentation.epoch_seed
-        start, seen = divmod(first, images)
-        for epoch in itertools.count(start):
-            order = np.arange(images)
-            if epoch >= self._views:
-                np.random.RandomState(seed(epoch)).shuffle(order)
-            yield from epoch % self._views * images + order[seen:]
-            seen = 0
+def _rows(data, views, first):
+    """Which rows of the features the run sees, from its image ``first`` on, without end."""
+    start, seen = divmod(first, data.images)
+    for epoch in itertools.count(start):
+        order = np.arange(data.images)
+        if epoch >= views:
+            np.random.RandomState(data.augmentation.epoch_seed(epoch)).shuffle(order)
+        yield from epoch % views * data.images + order[seen:]
+        seen = 0
 
 
 @dataclasses.dataclass(frozen=True)

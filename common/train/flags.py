@@ -8,7 +8,7 @@ from common.runtime import devices
 
 from . import board, cluster, finetune
 from .binding import OPTIMIZERS
-from .initializers import NAMES as INITIALIZERS
+from .initializers import INITIALIZERS
 
 _LARGEST_SEED = 2**32 - 1  # numpy's generators take no larger one
 
@@ -79,7 +79,7 @@ def _add_optimizer_args(group):
     add("--optimizer", choices=OPTIMIZERS)
     add("--mom", type=number(least=0, below=1), help="momentum, of sgd and nag")
     add("--wd", type=number(least=0), help="weight decay; biases have none")
-    add("--initializer", choices=INITIALIZERS)
+    add("--initializer", choices=list(INITIALIZERS))
     add(
         "--seed",
         type=number(int, least=0, most=_LARGEST_SEED),
@@ -158,7 +158,11 @@ def _add_output_args(group):
     add("--overwrite", action="store_true", help="delete an earlier run's checkpoints")
     add("--disp-batches", type=cli.positive_int, default=20, help="batches between lines")
     add("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
-    board.add_args(group)
+    add(
+        "--tensorboard",
+        metavar="DIR",
+        help="write events for TensorBoard there: curves, histograms, pictures, arguments",
+    )
 
 
 def check_train_args(args: argparse.Namespace) -> None:

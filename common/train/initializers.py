@@ -26,25 +26,18 @@ class _ByName(mx.init.Initializer):
 
 
 # MXNet's remark in its own example holds: AlexNet does not learn from Xavier's scale at lr 0.01.
-_INITIALIZERS = {
-    "normal": lambda: mx.init.Normal(0.01),
-    "xavier": lambda: mx.init.Xavier(),
-    "msra": lambda: mx.init.MSRAPrelu(),
-    "orthogonal": lambda: mx.init.Orthogonal(),
-    "uniform": lambda: mx.init.Uniform(),
+INITIALIZERS = {
+    "normal": mx.init.Normal(0.01),
+    "xavier": mx.init.Xavier(),
+    "msra": mx.init.MSRAPrelu(),
+    "orthogonal": mx.init.Orthogonal(),
+    "uniform": mx.init.Uniform(),
     # Krizhevsky et al. 2012, section 5: N(0, .01); biases 1 in conv2, 4, 5 and the hidden FC.
-    "paper": lambda: _ByName(1.0),
+    "paper": _ByName(1.0),
     # Its source, layers/layers-145.cfg: the same, but .03 in conv3, conv4 and conv5.
-    "source": lambda: _ByName(1.0, r"conv[345]_weight", 0.03),
+    "source": _ByName(1.0, r"conv[345]_weight", 0.03),
     # Caffe's bvlc_reference_caffenet: the paper's biases, hidden FC .005.
-    "caffenet": lambda: _ByName(1.0, r"fc[12]_weight", 0.005),
+    "caffenet": _ByName(1.0, r"fc[12]_weight", 0.005),
     # Its bvlc_alexnet: biases .1 in the same layers ("1 gave a flat loss"), hidden FC .005.
-    "caffe": lambda: _ByName(0.1, r"fc[12]_weight", 0.005),
+    "caffe": _ByName(0.1, r"fc[12]_weight", 0.005),
 }
-
-NAMES = list(_INITIALIZERS)
-
-
-def initializer(name: str) -> mx.init.Initializer:
-    """The initializer of that name, one of :data:`NAMES`."""
-    return _INITIALIZERS[name]()

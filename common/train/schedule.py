@@ -53,11 +53,8 @@ class LearningRate:
         rate = scaled_rate(args)
         return cls(rate, args.lr_schedule, steps, args.lr_factor, warmup, args.lr_patience)
 
-    def scheduler(self, length: Length) -> Optional[mx.lr_scheduler.LRScheduler]:
-        """MXNet's scheduler for a run of this length; None if the rate is constant.
-
-        UserError if two steps fall on the same update.
-        """
+    def scheduler(self, length: Length) -> mx.lr_scheduler.LRScheduler:
+        """MXNet's scheduler for a run of this length; UserError if two steps fall on one update."""
         updates = length.batches(length.num_epochs)
         an_epoch = updates / length.num_epochs
         # An update must be left after the warm-up: MXNet divides by their number.
@@ -75,8 +72,6 @@ class LearningRate:
                 f"--lr-step-epochs: two steps fall on the same of {an_epoch:g} updates an epoch;"
                 " leave one of them out"
             )
-        if not steps and not warmup:
-            return None
         return mx.lr_scheduler.MultiFactorScheduler(steps or [updates], self.factor, **options)
 
 

@@ -16,7 +16,7 @@ from common.cli import UserError
 from common.graph.precision import cast
 from common.io.log import RunLog
 from common.train import binding, loop, module_state
-from common.train.checkpoints import Checkpoints, CheckpointSettings
+from common.train.checkpoints import Checkpoints
 from common.train.cluster import Cluster
 from common.train.resume import State
 from common.train.schedule import Length
@@ -115,7 +115,7 @@ def test_float16_without_a_gpu_is_refused():
 def run_of(module, **settings):
     """A run of ``module`` that keeps no checkpoint."""
     length = Length(images=8, batch_size=8, num_epochs=9)
-    checkpoints = Checkpoints(module.symbol, length, CheckpointSettings())
+    checkpoints = Checkpoints(module.symbol, length)
     looping = loop.LoopSettings(top_k=1, check_gradients=True, **settings)
     data = SimpleNamespace(records=None, class_weights=None, num_classes=2)
     return loop.Run(module, data, length, looping, checkpoints, RunLog(), State(), Cluster())

@@ -140,13 +140,8 @@ def test_what_cuda_says_when_it_fails_is_one_line(machine, monkeypatch):
     assert refusal([0]) == "--gpus 0: CUDA fails: CUDA: unknown error"
 
 
-def settings(batch_size, network="alexnet", optimizer="sgd"):
-    return {
-        "batch_size": batch_size,
-        "image_shape": symbols.IMAGE_SHAPES[network],
-        "optimizer": optimizer,
-        "dtype": "float32",
-    }
+def settings(batch_size, network="alexnet"):
+    return (batch_size, *symbols.IMAGE_SHAPES[network]), "sgd", "float32", 1
 
 
 @pytest.mark.parametrize("network", ["alexnet", "alexnet2012"])
@@ -161,7 +156,7 @@ def test_the_memory_foretold_is_what_mxnet_allocates(network, batch_size):
     numbers += 2 * sum(array.size for array in executor.grad_arrays if array is not None)
     allocated = int(pool.split()[1]) * 2**20 + 4 * numbers
 
-    fixed, image = devices.training_memory(symbol, shape, "sgd")
+    fixed, image = devices.training_memory(symbol, shape, "sgd", "float32", 1)
     assert 1 / 1.3 < (fixed + image * batch_size) / allocated < 1.3
 
 
@@ -170,29 +165,30 @@ def test_the_largest_batch_that_fits_is_named_and_fits(machine, count):
     machine(["Tesla T4"] * count, free=4 * GIB)
     symbol, contexts = symbols.get_symbol("alexnet"), [mx.gpu(i) for i in range(count)]
     with pytest.raises(UserError) as caught:
-        devices.check_memory(symbol, contexts, **settings(2000))
+        devices.check_memory(symbol, contexts, *settings(2000))
     largest = int(str(caught.value).split()[-1])
     assert 100 * count < largest < 400 * count
-    devices.check_memory(symbol, contexts, **settings(largest))
+    devices.check_memory(symbol, contexts, *settings(largest))
     with pytest.raises(UserError, match=r"1 \(Tesla T4\)|0 \(Tesla T4\) has 4.0 free"):
-        devices.check_memory(symbol, contexts, **settings(largest + count))
+        devices.check_memory(symbol, contexts, *settings(largest + count))
 
 
 def test_a_card_that_is_full_is_told_from_a_batch_that_is_large(machine):
     machine(["Tesla T4"], free=GIB)
     with pytest.raises(UserError, match="not even one image fits"):
-        devices.check_memory(symbols.get_symbol("alexnet"), [mx.gpu(0)], **settings(1))
+        devices.check_memory(symbols.get_symbol("alexnet"), [mx.gpu(0)], *settings(1))
 
 
 def test_an_optimizer_with_more_states_leaves_less_memory():
     symbol, shape = symbols.get_symbol("alexnet"), (3, 227, 227)
-    sgd, adam = (devices.training_memory(symbol, shape, name)[0] for name in ("sgd", "adam"))
+    how = "float32", 1
+    sgd, adam = (devices.training_memory(symbol, shape, name, *how)[0] for name in ("sgd", "adam"))
     assert adam == sgd * 4 / 3
 
 
 def test_the_memory_of_cpus_is_not_asked_for(machine):
     machine([], error=12)
-    devices.check_memory(symbols.get_symbol("lenet"), [mx.cpu()], **settings(10**9, "lenet"))
+    devices.check_memory(symbols.get_symbol("lenet"), [mx.cpu()], *settings(10**9, "lenet"))
 
 
 @pytest.mark.parametrize("count", [1, 2])

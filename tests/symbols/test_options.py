@@ -26,7 +26,7 @@ import symbols
 from common.io import cpus
 from common.page.models import Models
 from common.train import loop
-from common.train.initializers import initializer
+from common.train.initializers import INITIALIZERS
 from symbols import alexnet, layers
 
 ALEXNET = ["--dataset", "cifar10", "--batch-size", 16, "--deterministic", "--lr", 0.01]
@@ -208,7 +208,7 @@ def test_batch_norm_and_prelu_start_as_their_papers_have_them():
     module = mx.mod.Module(symbol)
     module.bind([("data", (1, 3, 67, 67))], [("softmax_label", (1,))])
     for name in ("paper", "msra"):
-        module.init_params(initializer(name), force_init=True)
+        module.init_params(INITIALIZERS[name], force_init=True)
         weights, states = module.get_params()
         starts = {"gamma": 1, "beta": 0, "mean": 0, "var": 1, "slope": 0.25}
         found = {**weights, **states}
@@ -223,7 +223,7 @@ def test_the_sources_weights_start_as_its_file_has_them():
     symbol = symbols.get_symbol("alexnet145", 3)
     module = mx.mod.Module(symbol)
     module.bind([("data", (1, 3, 67, 67))], [("softmax_label", (1,))])
-    module.init_params(initializer("source"))
+    module.init_params(INITIALIZERS["source"])
     weights = {name: value.asnumpy() for name, value in module.get_params()[0].items()}
     for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc1", "fc2", "fc3"):
         std = 0.03 if layer in ("conv3", "conv4", "conv5") else 0.01

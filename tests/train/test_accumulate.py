@@ -189,5 +189,5 @@ def test_the_sum_counts_in_the_memory_of_gpus():
         for name, size in zip(symbol.list_arguments(), symbol.infer_shape(data=(1, *shape))[0])
         if name not in ("data", "softmax_label")
     )
-    one, several = (devices.training_memory(symbol, shape, "sgd", 4, n) for n in (1, 4))
+    one, several = (devices.training_memory(symbol, shape, "sgd", "float32", n) for n in (1, 4))
     assert several[0] - one[0] == 4 * weights and several[1] == one[1]

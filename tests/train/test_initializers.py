@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import symbols
-from common.train.initializers import initializer
+from common.train.initializers import INITIALIZERS
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ def test_biases_and_deviations_are_those_of_the_source(name, ones, hidden):
     biases, deviations = {}, {}
     for parameter in symbols.get_symbol("alexnet").list_arguments()[1:-1]:
         array = mx.nd.full((40, 50), 9)
-        initializer(name)(mx.init.InitDesc(parameter), array)
+        INITIALIZERS[name](mx.init.InitDesc(parameter), array)
         layer, _, kind = parameter.partition("_")
         values = array.asnumpy()
         if kind == "bias":

@@ -15,7 +15,7 @@ from common.train.schedule import LearningRate, Length
 def test_a_warm_up_that_rounds_to_the_whole_run_leaves_an_update(schedule, batches, warmup):
     length = Length(images=batches * 16, batch_size=16, num_epochs=1)
     scheduler = LearningRate(0.1, schedule, warmup_epochs=warmup).scheduler(length)
-    rates = [scheduler(update) if scheduler else 0.1 for update in range(1, batches + 1)]
+    rates = [scheduler(update) for update in range(1, batches + 1)]
     assert all(math.isfinite(rate) and 0 <= rate <= 0.1 for rate in rates)
 
 
