@@ -35,7 +35,9 @@ _EPOCHS, _MOST_EPOCHS = 30, 150  # a larger side has to leave time for the first
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line; ``start``: prefix and number of --from; ``asked``: what plan.json keeps."""
+    """The command line; ``start``: prefix and number of --from; ``plan``: the path of plan.json;
+    ``asked``: what that keeps.
+    """
     parser = cli.ArgumentParser(__doc__)
     add = parser.add_argument
     add("photos", metavar="PHOTOS", help="holds a folder for each class")
@@ -53,6 +55,7 @@ def parse_args() -> argparse.Namespace:
     if os.path.join(os.path.realpath(args.out), "").startswith(inside):
         raise UserError(f"--out {args.out}: is inside {args.photos}, where nothing is changed")
     check_is_local(args.out, "--out")
+    args.plan = os.path.join(args.out, "plan.json")
     args.asked = {"photos": os.path.realpath(args.photos), "minutes": args.minutes}
     args.asked["from"] = args.start and list(args.start)
     return args
@@ -129,7 +132,7 @@ def read_plan(args: argparse.Namespace) -> dict:
     UserError if the folder holds anything but what the same flags have begun.
     """
     try:
-        plan = read_json(_plan_path(args), f"delete {args.out} and start again")
+        plan = read_json(args.plan, f"delete {args.out} and start again")
     except FileNotFoundError:
         names = os.listdir(args.out) if os.path.isdir(args.out) else []
         if not all(name.startswith(_BEFORE_PLAN) for name in names):
@@ -141,16 +144,6 @@ def read_plan(args: argparse.Namespace) -> dict:
             said = f"was begun with {name} {before}, not {value}; give that, or another --out"
             raise UserError(f"--out {args.out}: {said}")
     return plan
-
-
-def write_plan(args: argparse.Namespace, **plan: object) -> dict:
-    """Write FOLDER/plan.json, and return what it says."""
-    save_json(_plan_path(args), plan)
-    return plan
-
-
-def _plan_path(args):
-    return os.path.join(args.out, "plan.json")
 
 
 def training(
@@ -204,11 +197,12 @@ def main() -> None:
         plan = read_plan(args)
         if not plan:
             do(packing(args), stop)
-            plan = write_plan(args, asked=args.asked)
+            plan = {"asked": args.asked}
+            save_json(args.plan, plan)
         images = trained_on(args)
         if "training" not in plan:
-            chosen = choose(measure(args, images), images, 60 * args.minutes)
-            plan = write_plan(args, **plan, training=chosen)
+            plan["training"] = choose(measure(args, images), images, 60 * args.minutes)
+            save_json(args.plan, plan)
         side, epochs = plan["training"]
         if epochs < _EPOCHS:
             print(f"{epochs} epochs in --minutes {args.minutes:g} here: give more for a better one")

@@ -14,7 +14,7 @@ import time
 
 from common import cli
 from common.checkpoint import store
-from common.checkpoint.config import versions
+from common.checkpoint.config import config_path, versions
 from common.cli import UserError
 from common.draw import style
 from common.evaluate import calibration, confusion, network
@@ -86,13 +86,13 @@ def as_text(scores: confusion.Confusion) -> str:
 
 def calibrate(args: argparse.Namespace, config: dict, answers: calibration.Answers) -> dict:
     """The calibration error, without and with the temperature, which is fitted if wanted."""
-    said, labels = answers.probabilities, answers.labels
+    said, labels = answers.all()
     temperature = calibration.temperature(config, args.load_epoch)
     if args.fit_temperature:
         temperature = calibration.fit_temperature(said, labels)
         kept = {"epoch": args.load_epoch, "temperature": temperature}
         kept.update(data_val=args.data_val, images=answers.count)
-        calibration.keep_temperature(args.model_prefix, config, **kept)
+        files.save_json(config_path(args.model_prefix), {**config, "calibration": kept})
     after = calibration.calibration_error(calibration.scaled(said, temperature), labels)
     return {
         "temperature": temperature,

@@ -15,6 +15,7 @@ import os
 from typing import Any, List, Tuple
 
 import numpy as np
+from tqdm import tqdm
 
 import symbols
 from common import cli
@@ -30,10 +31,7 @@ from common.evaluate.network import activations, check_finite, class_names, firs
 from common.input import pipeline
 from common.input.preparation import images_at
 from common.io import cpus
-from common.io.log import Progress, RunLog
 from common.runtime.mxnet import mx
-
-_PERIOD = 2  # batches between two lines of progress
 
 
 def parse_args() -> argparse.Namespace:
@@ -147,9 +145,8 @@ def maps(args: argparse.Namespace) -> Any:
 
 
 def _guess(classifier, image) -> str:
-    probabilities = next(classifier.outputs([image]))
-    best = int(probabilities.argmax())
-    return f"{classifier.classes[best]}: {probabilities[best]:.0%}"
+    best = classifier.guesses(next(classifier.outputs([image])), 1)[0]
+    return f"{best.name}: {best.probability:.0%}"
 
 
 def where(args: argparse.Namespace) -> Any:
@@ -162,13 +159,8 @@ def where(args: argparse.Namespace) -> Any:
         )
     image = classifier.prepare(args.image)
     plan = occlusion.plan(image)
-    answers = []
-    with Progress(RunLog(), "hiding parts", len(plan.corners) + 1, _PERIOD) as progress:
-        for i, answer in enumerate(classifier.outputs(plan.hidden()), 1):
-            answers.append(answer)
-            if i % args.batch_size == 0:
-                progress.update(args.batch_size)
-    whole, *hidden = answers
+    parts = tqdm(plan.hidden(), "hiding parts", len(plan.corners) + 1, leave=False, disable=None)
+    whole, *hidden = classifier.outputs(parts)
     name = args.class_name or classifier.classes[int(whole.argmax())]
     number = classifier.classes.index(name)
     heat = plan.heat(whole[number] - np.array(hidden)[:, number])
@@ -182,9 +174,7 @@ def near(args: argparse.Namespace) -> Any:
     images = [classifier.prepare(path) for path in args.images]
     features = list(classifier.outputs(images, args.layer))  # the layer's name is checked by it
     records = _records(args, args.data_train)
-    source = nearest.Source(args.model_prefix, args.load_epoch, args.layer, records)
-    path = args.index or nearest.default_path(args.model_prefix, args.load_epoch, args.layer)
-    index = nearest.open_index(path, source, classifier)
+    index = nearest.open_index(args.index, classifier, args.layer, records)
     rows = []
     for name, image, row in zip(args.images, images, features):
         found = nearest.nearest(index, row, args.count)

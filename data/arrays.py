@@ -1,6 +1,9 @@
 """Image sets that fit in memory, made into record files: what cifar10.py and mnist.py share."""
 
+import gzip
 import os
+import tarfile
+import zlib
 from typing import Callable, Dict, Sequence, Tuple
 
 import numpy as np
@@ -81,6 +84,22 @@ def _is_whole(out, split, counts, classes):
         return False
     print(f"{path}: already made and whole; kept (--overwrite makes it again)")
     return True
+
+
+def members(path: str, remedy: str) -> Dict[str, bytes]:
+    """Every file of a tar archive, {name without its folders: content}.
+
+    UserError, which ends with ``remedy``, if it is none, cut or damaged.
+    """
+    try:
+        with tarfile.open(path) as archive:
+            return {
+                os.path.basename(member.name): archive.extractfile(member).read()
+                for member in archive
+                if member.isfile()
+            }
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error):
+        raise UserError(f"{path}: is no whole tar archive; {remedy}")
 
 
 def split_off(split: Split, count: int, classes: int) -> Tuple[Split, Split]:

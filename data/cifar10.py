@@ -10,13 +10,10 @@ train.rec, to choose settings on. The choice depends on nothing else.
 """
 
 import argparse
-import gzip
 import io
 import json
 import os
 import pickle
-import tarfile
-import zlib
 from typing import Optional, Sequence
 
 import numpy as np
@@ -81,7 +78,7 @@ def read(path: str) -> dict:
     Each is images (N, 32, 32, 3) BGR uint8 and labels (N,) int, in the data set's order. UserError
     if that is no archive, cut, damaged, or lacks a member.
     """
-    members = _members(path)
+    members = arrays.members(path, REMEDY)
     reader = next((_READERS[name] for name in _READERS if name in members), None)
     if reader is None:
         raise UserError(f"{path}: has no CIFAR-10 batches in it; {REMEDY}")
@@ -92,19 +89,6 @@ def read(path: str) -> dict:
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError) as error:
         cause = f"holds something else than CIFAR-10's batches ({error})"
     raise UserError(f"{path}: {cause}; {REMEDY}")
-
-
-def _members(path):
-    """Every file of the archive: {name without its folders: content}."""
-    try:
-        with tarfile.open(path) as archive:
-            return {
-                os.path.basename(member.name): archive.extractfile(member).read()
-                for member in archive
-                if member.isfile()
-            }
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error):
-        raise UserError(f"{path}: is no whole tar archive; {REMEDY}")
 
 
 def _read_pickles(members, split):

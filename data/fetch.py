@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -65,10 +66,6 @@ def _npm_pack(package, folder, remedy):
 
 def _reason(done):
     """The line of npm's many that says what went wrong."""
-    lines = [
-        line.replace("npm ERR!", "npm error").partition("npm error")[2].strip()
-        for line in done.stderr.splitlines()
-    ]
-    lines = [line for line in lines if line]
+    lines = re.findall(r"npm (?:error|ERR!) +(\S.*)", done.stderr)
     telling = [line for line in lines if "reason:" in line] + lines
     return telling[0] if telling else f"ended with exit code {done.returncode} and no archive"

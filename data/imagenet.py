@@ -17,18 +17,16 @@ One training image is a PNG and some 22 are CMYK in spite of their names: they a
 
 import contextlib
 import glob
-import gzip
 import os
 import shutil
 import tarfile
-import zlib
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from common.cli import ArgumentParser, UserError, run
 from common.io.files import check_is_local
 from common.io.lock import lock
+from data import arrays, pack, parts
 from data import imagenet_folders as folders
-from data import pack, parts
 from data.imagenet_folders import PARTIAL, Job
 
 MD5 = {  # as image-net.org and torchvision give them
@@ -147,9 +145,9 @@ def _make_parts(job, workspace, args):
     if done:
         print(f"{job.split}: continuing; {len(done)} parts already exist", flush=True)
     total = None if args.allow_partial else job.images - sum(map(len, done.values()))
-    parts.write(folder, job.items(done), job.parts, job.split, total, **pack.options(args))
+    parts.write(folder, job.items(done), job.split, total, **pack.options(args))
     done = parts.find(folder)
-    return [done[name] for name in job.parts.values()]
+    return [done[name] for name in job.parts]
 
 
 def train_tar(path: str, wnids: List[str], allow_partial: bool) -> Job:
@@ -169,28 +167,28 @@ def train_tar(path: str, wnids: List[str], allow_partial: bool) -> Job:
             outer = stack.enter_context(tarfile.open(path, "r:"))
             archive = stack.enter_context(_tar(title, outer.extractfile(tars[label]), remedy))
             for image in _files(archive):
-                yield os.path.basename(image.name), label, archive.extractfile(image).read()
+                yield os.path.basename(image.name), archive.extractfile(image).read()
             if not archive.getmembers():
                 raise UserError(f"{title}: is empty; {remedy}")
 
-    named = {label: f"{wnids[label]}-{member.size}" for label, member in tars.items()}
+    named = {f"{wnids[label]}-{member.size}": label for label, member in tars.items()}
     return folders.training(path, remedy, named, of_class)
 
 
 def val_tar(path: str, labels: Dict[str, int]) -> Job:
     """ILSVRC2012_img_val.tar: flat; every VAL_PART images are a part."""
     remedy, size = _REMEDIES["val"], os.path.getsize(path)
-    named: Dict[int, str] = {}
+    named: Dict[str, None] = {}  # an ordered set
 
     def items(done):
         with open(path, "rb") as file, _tar(path, file, remedy) as archive:
             for i, member in enumerate(_files(archive)):
-                name, number = os.path.basename(member.name), i // folders.VAL_PART
+                name, part = os.path.basename(member.name), f"{i // folders.VAL_PART:02d}-{size}"
                 if name not in labels:
                     raise UserError(f"{path}: the development kit has no label for {name}")
-                named[number] = f"{number:02d}-{size}"
-                if named[number] not in done:
-                    yield name, number, archive.extractfile(member).read()
+                named[part] = None
+                if part not in done:
+                    yield name, part, archive.extractfile(member).read()
 
     count = folders.VAL_IMAGES
     return Job("val", count, path, remedy, named, items, lambda _, image: labels[image])
@@ -238,15 +236,10 @@ def val_labels(text: str, path: str, table: List[Class]) -> Dict[str, int]:
 
 def devkit_text(path: str) -> str:
     """The validation ground truth in the development kit, ILSVRC2012_devkit_t12.tar.gz."""
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if os.path.basename(member.name) == _GROUND_TRUTH:
-                    return archive.extractfile(member).read().decode()
-        cause = f"has no {_GROUND_TRUTH} in it"
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error):
-        cause = "is no whole tar archive"
-    raise UserError(f"{path}: {cause}; get it again")
+    files = arrays.members(path, "get it again")
+    if _GROUND_TRUTH not in files:
+        raise UserError(f"{path}: has no {_GROUND_TRUTH} in it; get it again")
+    return files[_GROUND_TRUTH].decode()
 
 
 if __name__ == "__main__":

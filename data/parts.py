@@ -1,6 +1,6 @@
 """A packing job of hours that may be killed at any time: parts that appear only when whole.
 
-The job is cut into numbered parts. A part's encoded images lie one after another in ``NAME.bin``;
+The job is cut into parts. A part's encoded images lie one after another in ``NAME.bin``;
 ``NAME.txt`` has a line for every image the part was made of: ``bytes<TAB>image name``, or, for one
 that cannot be read, ``0<TAB>image name<TAB>cause``. Run again, the job makes the missing parts
 only. The end is :func:`join`, which copies the images into one record file.
@@ -57,23 +57,15 @@ def _read(folder, name):
     return Part(name, f"{path}.bin", [image for _, image in good], offsets, bad)
 
 
-def write(
-    folder: str,
-    items: Iterable,
-    names: Dict[int, str],
-    title: str,
-    total: Optional[int],
-    **encoding: Any,
-) -> None:
+def write(folder: str, items: Iterable, title: str, total: Optional[int], **encoding: Any) -> None:
     """Encode ``items`` into parts in ``folder``; ``encoding`` is for :func:`data.pack.encode_all`.
 
-    Each is (image name, part number, bytes); the images of a part come one after another. In
-    ``names``, part number -> NAME, they may be filled in while ``items`` is read.
+    Each is (image name, part's NAME, bytes); the images of a part come one after another.
     """
     with contextlib.closing(pack.encode_all(items, **encoding)) as encoded:
         results = progress(encoded, title, total)
-        for number, images in itertools.groupby(results, key=lambda result: result[1]):
-            path = os.path.join(folder, names[number])
+        for name, images in itertools.groupby(results, key=lambda result: result[1]):
+            path = os.path.join(folder, name)
             with atomic(f"{path}.bin", f"{path}.txt") as (binary, index):  # renames .bin last
                 _write_part(binary, index, images)
 

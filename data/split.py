@@ -13,7 +13,7 @@ always differed in 6 bits or fewer, and one lightened by a fifth in 95%; of 1,50
 import collections
 import hashlib
 import random
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -104,21 +104,13 @@ def _groups(paths, found) -> List[List[str]]:
     """The paths of a class, those joined by a chain of alike ones together."""
     readable = [path for path in paths if found[path]]
     hashes = np.array([found[path].hash for path in readable], np.uint64)
-    group = np.arange(len(paths))
-    for i, near in _near(hashes):
-        joined = np.unique(group[near])
-        group[np.isin(group, joined)] = group[i]
+    group = np.arange(len(readable))
+    for i in range(len(hashes)):
+        differing = (hashes[i + 1 :] ^ hashes[i]).view(np.uint8).reshape(-1, 8)
+        near = i + 1 + np.flatnonzero(_ONES[differing].sum(axis=1) <= _ALIKE)  # later ones
+        group[np.isin(group, group[near])] = group[i]
     members = collections.defaultdict(list)
     for path, number in zip(readable, group.tolist()):
         members[number].append(path)
     alone = [[path] for path in paths if not found[path]]
     return sorted([*members.values(), *alone])
-
-
-def _near(hashes) -> Iterator[Tuple[int, np.ndarray]]:
-    """Each row with the later ones that are alike, if there are any."""
-    for i in range(len(hashes)):
-        differing = (hashes[i + 1 :] ^ hashes[i]).view(np.uint8).reshape(-1, 8)
-        near = np.flatnonzero(_ONES[differing].sum(axis=1) <= _ALIKE)
-        if len(near):
-            yield i, near + i + 1

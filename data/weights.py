@@ -32,61 +32,46 @@ class Weights(NamedTuple):
 # torchvision: models/alexnet.py has address and accuracy; the name ends in the checksum's first
 # digits. gluon: MXNet 1.9.1's gluon/model_zoo/model_store.py. bvlc_*: Caffe's
 # models/*/readme.md; sizes and checksums are those of OpenVINO's open_model_zoo.
+_TORCHVISION = File(
+    "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "sha256:7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    244408911,
+)
+_GLUON = File(
+    f"{_ZOO}/alexnet-44335d1f.zip",
+    "sha1:44335d1f0046b328243b32a26a4fbd62d9057b45",
+    member="alexnet-44335d1f.params",
+)
+_BVLC_ALEXNET = (
+    File(
+        "http://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
+        "sha256:4bff209a9837298157915ef50a4831a59636a6ca1a6b8ebacd990c3a5f3053e0",
+        243862414,
+    ),
+    File(
+        f"{_BVLC}/models/bvlc_alexnet/deploy.prototxt",
+        "sha256:b564ba76416b4ac1e062c6621cbd80d9c19304ba152d9d791c75870f3182c4fa",
+        3629,
+    ),
+)
+_BVLC_CAFFENET = (
+    File(
+        "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
+        "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
+        243862418,
+    ),
+    File(
+        f"{_BVLC}/models/bvlc_reference_caffenet/deploy.prototxt",
+        "sha256:922248a4d2f6aac1cc8e7e5dbd996cc2ecd3356480d67c198f6cf96b12311a04",
+        2878,
+    ),
+)
+_FREE = "for unrestricted use"
 KNOWN: Dict[str, Weights] = {
-    "torchvision": Weights(
-        (
-            File(
-                "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-                "sha256:7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-                244408911,
-            ),
-        ),
-        "torchvision's, BSD-3-Clause",
-        "56.522% / 79.066%",
-    ),
-    "gluon": Weights(
-        (
-            File(
-                f"{_ZOO}/alexnet-44335d1f.zip",
-                "sha1:44335d1f0046b328243b32a26a4fbd62d9057b45",
-                member="alexnet-44335d1f.params",
-            ),
-        ),
-        "MXNet's, Apache-2.0",
-        "54.92% / 78.03%",
-    ),
-    "bvlc_alexnet": Weights(
-        (
-            File(
-                "http://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
-                "sha256:4bff209a9837298157915ef50a4831a59636a6ca1a6b8ebacd990c3a5f3053e0",
-                243862414,
-            ),
-            File(
-                f"{_BVLC}/models/bvlc_alexnet/deploy.prototxt",
-                "sha256:b564ba76416b4ac1e062c6621cbd80d9c19304ba152d9d791c75870f3182c4fa",
-                3629,
-            ),
-        ),
-        "for unrestricted use",
-        "57.1% / 80.2%",
-    ),
-    "bvlc_reference_caffenet": Weights(
-        (
-            File(
-                "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
-                "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
-                243862418,
-            ),
-            File(
-                f"{_BVLC}/models/bvlc_reference_caffenet/deploy.prototxt",
-                "sha256:922248a4d2f6aac1cc8e7e5dbd996cc2ecd3356480d67c198f6cf96b12311a04",
-                2878,
-            ),
-        ),
-        "for unrestricted use",
-        "57.4% / 80.4%",
-    ),
+    "torchvision": Weights((_TORCHVISION,), "torchvision's, BSD-3-Clause", "56.522% / 79.066%"),
+    "gluon": Weights((_GLUON,), "MXNet's, Apache-2.0", "54.92% / 78.03%"),
+    "bvlc_alexnet": Weights(_BVLC_ALEXNET, _FREE, "57.1% / 80.2%"),
+    "bvlc_reference_caffenet": Weights(_BVLC_CAFFENET, _FREE, "57.4% / 80.4%"),
 }
 
 
@@ -96,7 +81,7 @@ def main(argv: Optional[Sequence[str]] = None, known: Dict[str, Weights] = KNOWN
     UserError if they cannot be had, are others, or there is a checkpoint already.
     """
     args = _parse_args(argv, known)
-    if args.list or args.name is None:
+    if args.name is None:
         print("\n".join(line for name in known for line in _described(name, known[name])))
         return 0
     weights, prefix = known[args.name], args.out_prefix or f"checkpoints/{args.name}"
@@ -134,7 +119,6 @@ def _parse_args(argv, known) -> argparse.Namespace:
     parser = ArgumentParser(__doc__)
     add = parser.add_argument
     add("name", nargs="?", choices=list(known), help="default: list the weights that there are")
-    add("--list", action="store_true", help="list them")
     at_hand = "the files (or Gluon's .zip) at hand: nothing is downloaded"
     add("--source", nargs="+", metavar="FILE", help=at_hand)
     add("--root", default="datasets/weights", help="folder where downloaded files stay")

@@ -149,16 +149,14 @@ def test_what_the_network_sees_can_be_shown_again(made):
     assert same == pytest.approx(prepared, abs=0.011)  # half a grey level, in units of the std
 
 
-def open_index(made, path):
+def open_index(made):
     classifier = Classifier(made.prefix, 1, batch_size=8)
     records = show.pipeline.checked_records(made.records, 3)
-    source = nearest.Source(made.prefix, 1, "f6", records)
-    return classifier, nearest.open_index(path, source, classifier)
+    return classifier, nearest.open_index(None, classifier, "f6", records)
 
 
 def test_the_nearest_picture_is_the_picture_itself(made):
-    path = nearest.default_path(made.prefix, 1, "f6")
-    classifier, index = open_index(made, path)
+    classifier, index = open_index(made)
     assert index.shape == (20, 84)
     row = next(classifier.outputs([classifier.prepare(made.picture)], "f6"))
     found = nearest.nearest(index, row, 5)

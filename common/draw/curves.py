@@ -1,5 +1,6 @@
 """Curves of training runs, several of one kind as their mean and range."""
 
+import itertools
 from typing import Any, List, NamedTuple, Sequence
 
 import numpy as np
@@ -34,11 +35,13 @@ def curves(panels: Sequence[Panel], xlabel: str, note: str = "") -> Any:
     """A matplotlib figure: the panels side by side, one legend above, ``note`` below."""
     figure = new_figure(4.6 * max(len(panels), 1.2), 3.8)
     labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
+    colours = dict(zip(labels, itertools.cycle(COLOURS)))
     for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0]):
         for curve in panel.curves:
-            _draw(axes, curve, COLOURS[labels.index(curve.label) % len(COLOURS)])
+            _draw(axes, curve, colours[curve.label])
         _finish(axes, panel, xlabel)
-    handles = _handles(figure, labels)
+    empty = figure.axes[0].plot  # short lines for the legend, drawn nowhere else
+    handles = [empty([], [], color=colour, linewidth=3)[0] for colour in colours.values()]
     columns = max(1, min(4, int(_NAMES * len(panels) / (5 + max(map(len, labels))))))
     blank = [" "] * len(labels)  # matplotlib before 3.10 leaves out a label that begins with _
     legend = figure.legend(handles, blank, loc="outside upper left", ncols=columns, frameon=False)
@@ -71,12 +74,3 @@ def _finish(axes, panel, xlabel):
     axes.xaxis.get_major_locator().set_params(integer=True)
     if panel.percent:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-
-
-def _handles(figure, labels):
-    """Short lines for the legend, drawn nowhere else."""
-    axes = figure.axes[0]
-    return [
-        axes.plot([], [], color=COLOURS[i % len(COLOURS)], linewidth=3)[0]
-        for i in range(len(labels))
-    ]

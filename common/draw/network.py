@@ -64,12 +64,10 @@ def volumes(symbol: mx.sym.Symbol, image_shape: Tuple[int, int, int]) -> List[Vo
     found = [Volume("image", tuple(image_shape), [], False)]
     for node in graph.nodes:
         shape = shapes.get(f"{node.name}_output", (1,))[1:]
-        if node.op in _WEIGHTED:
+        if node.op in ("Convolution", "FullyConnected"):
             halves = node.attrs.get("num_group", "1") != "1"
-            if node.op == "FullyConnected":
-                found.append(Volume(node.name, shape, ["fully connected"], halves))
-            else:
-                found.append(Volume(node.name, shape, _kernels(node), halves))
+            lines = _kernels(node) if node.op == "Convolution" else ["fully connected"]
+            found.append(Volume(node.name, shape, lines, halves))
         elif node.op in _TOLD:
             told = _TOLD[node.op](node, shape)
             if told[0] not in found[-1].lines:  # each column's operator is told once
@@ -96,7 +94,6 @@ def _pair(text):
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
-_WEIGHTED = ("Convolution", "FullyConnected")
 _ACTIVATIONS = {"relu": "ReLU", "softrelu": "soft ReLU"}
 _TOLD: Dict[str, Callable[[Node, Tuple[int, ...]], List[str]]] = {  # operator -> lines
     "Activation": lambda node, _: [_ACTIVATIONS.get(*[node.attrs["act_type"]] * 2)],

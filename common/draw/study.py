@@ -51,10 +51,6 @@ def _draw_variant(axes, y, figures, colour):
     axes.plot([figures["top-1"]] * 2, [y - 0.25, y + 0.25], color=colour, linewidth=2.5)
     points = [run["top-1"] for run in runs]
     axes.plot(points, [y] * len(points), "o", color=colour, markersize=4)
-    axes.text(
-        1.02,
-        y,
-        f"{figures['top-1']:.2%}",
-        transform=axes.get_yaxis_transform(),
-        va="center_baseline",
-    )
+    at_the_right = axes.get_yaxis_transform()
+    text = f"{figures['top-1']:.2%}"
+    axes.text(1.02, y, text, transform=at_the_right, va="center_baseline")

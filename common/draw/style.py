@@ -100,8 +100,7 @@ def show_pixels(axes: Any, pixels: Any, title: str = "", size: float = 9) -> Non
 
 def rgb(colour: str) -> Tuple[int, int, int]:
     """'#0072b2' -> (0, 114, 178)"""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return red, green, blue
+    return tuple(bytes.fromhex(colour[1:]))
 
 
 def fitting(names: Sequence[str], length: int) -> Sequence[str]:

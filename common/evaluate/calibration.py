@@ -5,13 +5,12 @@ right in 70%. A temperature, one number for a network, divides the logits before
 order of the classes stays.
 """
 
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import numpy as np
 
 from common.checkpoint import config
 from common.cli import UserError
-from common.io.files import save_json
 
 from .confusion import Confusion
 
@@ -66,15 +65,9 @@ class Answers(Confusion):
         self._said.append(probabilities)
         self._labels.append(labels.astype(int))
 
-    @property
-    def probabilities(self) -> np.ndarray:
-        """Of all images, (N, classes)."""
-        return np.concatenate(self._said)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Of all images, (N,) int."""
-        return np.concatenate(self._labels)
+    def all(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Probabilities and labels of all images: (N, classes), and (N,) int."""
+        return np.concatenate(self._said), np.concatenate(self._labels)
 
 
 def temperature(record: dict, epoch: int) -> Optional[float]:
@@ -93,11 +86,6 @@ def needed_temperature(prefix: str, epoch: int) -> float:
             " --data-val X.rec does it, with images that it was not trained on"
         )
     return found
-
-
-def keep_temperature(prefix: str, record: dict, **kept: object) -> None:
-    """Write what is known of a fitted temperature into the config at ``prefix``, ``record``."""
-    save_json(config.config_path(prefix), {**record, "calibration": kept})
 
 
 def describe(figures: dict, fitted: bool) -> str:

@@ -24,10 +24,9 @@ MAX_PIXELS = 200_000_000  # of a picture: what the largest cameras of telephones
 # forward pass, whoever asked for it. It is held while the process forks, so that no child finds it
 # locked by a thread that the child does not have.
 _mxnet = threading.Lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_mxnet.acquire, after_in_parent=_mxnet.release, after_in_child=_mxnet.release
-    )
+os.register_at_fork(
+    before=_mxnet.acquire, after_in_parent=_mxnet.release, after_in_child=_mxnet.release
+)
 
 
 class Guess(NamedTuple):
@@ -63,13 +62,13 @@ class Classifier:
     ):
         """Load ``PREFIX-symbol.json``, ``PREFIX-NNNN.params`` and ``PREFIX-config.json``.
 
-        UserError if one of them is missing or damaged. Attributes: ``classes``, names in the order
-        of the network's output; ``preparation``, what is done to a picture; ``network``, (symbol,
-        arg_params, aux_params). ``batch_size`` pictures run together, over all devices; a lone one
-        runs by itself. A file of more than ``max_pixels`` is refused, before it is decoded if
-        possible.
+        UserError if one of them is missing or damaged. Attributes: ``checkpoint``, (prefix, epoch);
+        ``classes``, names in the order of the network's output; ``preparation``, what is done to a
+        picture; ``network``, (symbol, arg_params, aux_params). ``batch_size`` pictures run
+        together, over all devices; a lone one runs by itself. A file of more than ``max_pixels`` is
+        refused, before it is decoded if possible.
         """
-        self._contexts = contexts or [mx.cpu()]
+        self.checkpoint, self._contexts = (prefix, epoch), contexts or [mx.cpu()]
         with _mxnet:
             config, self.network = network.load(prefix, epoch, self._contexts)
         self.classes = network.class_names(config)
@@ -139,7 +138,7 @@ class Classifier:
             raise UserError(f"top {top}: has to be at least 1")
         check_listed(pictures)
         rows = self._rows(pictures, rgb, None, changes)
-        return (one if isinstance(one, UserError) else self._guesses(one, top) for one in rows)
+        return (one if isinstance(one, UserError) else self.guesses(one, top) for one in rows)
 
     def features(
         self,
@@ -202,17 +201,15 @@ class Classifier:
         """The future of :meth:`_prepare` of one picture."""
         try:
             picture = take(picture, name, rgb, self._max_pixels)
-        except UserError as error:
-            picture = error
-        except MemoryError:
-            picture = UserError(f"{name}: there is not enough memory for it")
+        except (UserError, MemoryError) as error:
+            picture = error  # what _prepare raises in its turn
         return threads.submit(self._prepare, picture, name, changes)
 
     def _prepare(self, picture, name, changes):
         """(C, H, W) float32 for the network, or the UserError that says why there is none."""
         try:
-            if isinstance(picture, UserError):
-                return picture
+            if isinstance(picture, Exception):
+                raise picture
             if isinstance(picture, str):
                 picture, name = read_file(picture), picture
             if isinstance(picture, bytes):
@@ -241,6 +238,7 @@ class Classifier:
             said = network.outputs(self._modules[size, layer], mx.nd.array(filled))
             return said.asnumpy()[: len(images)]
 
-    def _guesses(self, probabilities, top):
+    def guesses(self, probabilities: np.ndarray, top: int) -> List[Guess]:
+        """The ``top`` likeliest classes of one output of the network, likeliest first."""
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [Guess(self.classes[i], float(probabilities[i])) for i in best]

@@ -81,16 +81,12 @@ def table(confusion: Confusion) -> str:
 
 def write(confusion: Confusion, path: str) -> None:
     """Write the matrix to ``path``: a table if it ends in .csv, else a picture, PNG or SVG."""
-    if path.lower().endswith(".csv"):
-        with atomic(path) as temporary:
-            _write_csv(confusion, temporary)
-    else:
+    if not path.lower().endswith(".csv"):
         style.write(draw(confusion.matrix, confusion.classes), path)
-
-
-def _write_csv(confusion, path):
+        return
     # With a byte order mark, or spreadsheets on Windows take UTF-8 for the system's own encoding.
-    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+    form = {"newline": "", "encoding": "utf-8-sig"}
+    with atomic(path) as temporary, open(temporary, "w", **form) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["true class / first guess", *confusion.classes])
         for name, counts in zip(confusion.classes, confusion.matrix.tolist()):

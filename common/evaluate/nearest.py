@@ -8,7 +8,7 @@ which says of which checkpoint, records and preparation they are.
 import dataclasses
 import json
 import os
-from typing import List, NamedTuple, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -29,26 +29,18 @@ _ROWS = 1024  # of the index that are compared at a time
 _PERIOD = 20  # batches between two lines of progress
 
 
-class Source(NamedTuple):
-    """What an index is made from."""
-
-    prefix: str
-    epoch: int
-    layer: str
-    records: Records
-
-    def identity(self, classifier: Classifier) -> dict:
-        """What has to be the same for an index to be used, as JSON gives it back."""
-        identity = {
-            "params": sha256(store.params_path(self.prefix, self.epoch)),
-            "symbol": sha256(f"{self.prefix}-symbol.json"),
-            "layer": self.layer,
-            "records": records_fingerprint(self.records.path),
-            "checksums": _checksums(self.records.path),
-            "images": len(self.records),
-            "preparation": dataclasses.asdict(classifier.preparation),
-        }
-        return json.loads(json.dumps(identity))
+def _identity(classifier, layer, records):
+    """What has to be the same for an index to be used, as JSON gives it back."""
+    identity = {
+        "params": sha256(store.params_path(*classifier.checkpoint)),
+        "symbol": sha256(f"{classifier.checkpoint[0]}-symbol.json"),
+        "layer": layer,
+        "records": records_fingerprint(records.path),
+        "checksums": _checksums(records.path),
+        "images": len(records),
+        "preparation": dataclasses.asdict(classifier.preparation),
+    }
+    return json.loads(json.dumps(identity))
 
 
 def _checksums(path):
@@ -57,27 +49,25 @@ def _checksums(path):
     return [sha256(sums if os.path.exists(sums) else file) for sums, file in files]
 
 
-def default_path(prefix: str, epoch: int, layer: str) -> str:
-    """Where the index of a checkpoint is, unless the user says otherwise."""
-    return f"{prefix}-{epoch:04d}-{layer}-index.npy"
-
-
-def open_index(path: str, source: Source, classifier: Classifier) -> np.ndarray:
+def open_index(
+    path: Optional[str], classifier: Classifier, layer: str, records: Records
+) -> np.ndarray:
     """The features of all pictures, (images, features) float16, read from ``path`` as needed.
 
-    They are computed and written there if there is no such file. UserError if the index is damaged,
-    or of another checkpoint or other records.
+    They are computed and written there, by default beside the checkpoint, if there is no such file.
+    UserError if the index is damaged, or of another checkpoint or other records.
     """
-    record, identity = f"{os.path.splitext(path)[0]}.json", source.identity(classifier)
+    prefix, epoch = classifier.checkpoint
+    path = path or f"{prefix}-{epoch:04d}-{layer}-index.npy"
+    record, identity = f"{os.path.splitext(path)[0]}.json", _identity(classifier, layer, records)
     if not os.path.exists(record) and not os.path.exists(path):
-        _build(path, record, identity, source, classifier)
+        _build(path, record, identity, classifier, layer, records)
     remedy = f"delete {path} and {record}, then it is made anew, or give another --index"
     try:
         found = read_json(record, remedy)
     except FileNotFoundError:
         raise UserError(f"{record}: not found beside {path}; {remedy}")
-    whole = os.path.isfile(path) and found.pop("features", None) == sha256(path)
-    if not whole:
+    if not os.path.isfile(path) or found.pop("features", None) != sha256(path):
         raise UserError(f"{path}: is missing or damaged; {remedy}")
     if found != identity:
         other = ", ".join(key for key in identity if found.get(key) != identity[key])
@@ -85,24 +75,22 @@ def open_index(path: str, source: Source, classifier: Classifier) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def _build(path, record, identity, source, classifier):
-    count = len(source.records)
+def _build(path, record, identity, classifier, layer, records):
     with atomic(record, path) as (record_file, features_file):
         with open(features_file, "wb") as file:
-            for i, rows in enumerate(_features(source, classifier)):
+            for i, rows in enumerate(_features(classifier, layer, records)):
                 if i == 0:
                     shape = {"descr": "<f2", "fortran_order": False}
-                    shape["shape"] = (count, rows.shape[1])
+                    shape["shape"] = (len(records), rows.shape[1])
                     np.lib.format.write_array_header_1_0(file, shape)
                 file.write(rows.tobytes())
         write_json(record_file, {**identity, "features": sha256(features_file)})
 
 
-def _features(source, classifier):
+def _features(classifier, layer, records):
     """(batch, features) float16 of all pictures, in order."""
-    records, layer, size = source.records, source.layer, classifier.batch_size
-    preparation, threads = classifier.preparation, cpus.available()
-    batches = pipeline.evaluation_batches(records, preparation, size, threads)
+    reading = classifier.preparation, classifier.batch_size, cpus.available()
+    batches = pipeline.evaluation_batches(records, *reading)
     with Progress(RunLog(), f"indexing {layer}", len(records), _PERIOD) as progress:
         for batch, count in batches:
             images = batch.data[0].asnumpy()[:count]

@@ -14,18 +14,16 @@ def card(prefix: str, epoch: int) -> List[Tuple[str, str]]:
 
     What they do not say is left out. A damaged record is told in its place.
     """
+    rows = []
     try:
         config = load_config(prefix)
         rows = _network(config)
-    except UserError as error:
-        return [("Record", str(error))]
-    try:
         record = store.load_record(prefix, epoch)
     except UserError as error:
         return [*rows, ("Record", str(error))]
     args = record.get("args") or config["args"]
     texts = {
-        "Data": _data(args, config),
+        "Data": _data(args),
         "Accuracy": _accuracy(record, epoch),
         "Trained": _training(args, epoch),
         "Date": record.get("date"),
@@ -41,11 +39,9 @@ def _network(config):
     return [("Network", kind + (", int8" if "int8" in config else ""))]
 
 
-def _data(args, config) -> Optional[str]:
-    count = args.get("num_classes")
+def _data(args):
     known = [args.get("dataset"), os.path.basename(args.get("data_train") or "")]
-    named = ", ".join(part for part in known if part)
-    return f"{named}, {count} classes" if named else f"{count} classes"
+    return ", ".join(filter(None, [*known, f"{args.get('num_classes')} classes"]))
 
 
 def _accuracy(record, epoch) -> Optional[str]:

@@ -1,11 +1,10 @@
 """The networks that the page shows, and what they make of a picture; one thread runs them all."""
 
 import base64
-import collections
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -37,7 +36,7 @@ class Models:
         """
         self.prefixes = prefixes
         self._first = list(epochs)
-        self._loaded: Dict[tuple, Tuple[Classifier, list]] = collections.OrderedDict()
+        self._loaded: Dict[tuple, Tuple[Classifier, list]] = {}
         self._worker = ThreadPoolExecutor(1, "MXNet")
         for side, epoch in enumerate(epochs):
             self.submit(self._classifier, side, epoch).result()
@@ -85,10 +84,8 @@ class Models:
         """
         classifier, first = self._classifier(side, epoch)
         image = classifier.prepare(picture)
-        probabilities = next(classifier.outputs([image]))
-        best = np.argsort(-probabilities, kind="stable")[:_TOP].tolist()
         answer: Dict[str, Any] = {
-            "guesses": [[classifier.classes[i], float(probabilities[i])] for i in best],
+            "guesses": classifier.guesses(next(classifier.outputs([image])), _TOP),
             "crop": _png(classifier.preparation.shown(image)),
             "maps": None,
         }
@@ -99,39 +96,27 @@ class Models:
             answer["layer"] = f"{name}: {min(count, _MAPS)} of {count} maps of {height}×{width}"
         return answer
 
-    def plan(self, side: int, epoch: int, picture: bytes) -> "Where":
-        """Which region of the picture decides, to be computed step by step.
+    def where(self, side: int, epoch: int, picture: bytes) -> Iterator[dict]:
+        """Which region of the picture decides; each ``next`` belongs into MXNet's thread.
 
-        UserError as of :meth:`classify`.
+        It gives how many images are done, before each batch and at the end; then the map as a
+        picture, the class that it is of, and the largest change, 0 to 1. UserError as of
+        :meth:`classify`, at the first.
         """
-        return Where(self._classifier(side, epoch)[0], picture)
-
-
-class Where:
-    """An occlusion map under way; all its methods belong into MXNet's thread."""
-
-    def __init__(self, classifier: Classifier, picture: bytes):
-        self._classifier = classifier
-        self._plan = occlusion.plan(classifier.prepare(picture))
-        self._answers: Iterator[np.ndarray] = classifier.outputs(self._plan.hidden())
-        self._said: List[np.ndarray] = []
-        self.images = len(self._plan.corners) + 1  # that the network is asked for
-
-    def step(self) -> Optional[int]:
-        """Run one batch; how many images are done, or None if all were already."""
-        before = len(self._said)
-        self._said += itertools.islice(self._answers, _BATCH)
-        return len(self._said) if len(self._said) > before else None
-
-    def result(self) -> dict:
-        """The map as a picture, the class that it is of, and the largest change, 0 to 1."""
-        whole, *hidden = self._said
+        classifier, _ = self._classifier(side, epoch)
+        plan = occlusion.plan(classifier.prepare(picture))
+        answers, said = classifier.outputs(plan.hidden()), []
+        images = len(plan.corners) + 1  # that the network is asked for
+        yield {"done": 0, "images": images}
+        while len(said) < images:
+            said += itertools.islice(answers, _BATCH)
+            yield {"done": len(said), "images": images}
+        whole, *hidden = said
         best = int(whole.argmax())
-        heat = self._plan.heat(whole[best] - np.array(hidden)[:, best])
-        shown = self._classifier.preparation.shown(self._plan.image)
-        return {
-            "map": _png(tiles.heat_over(shown, heat)),
-            "name": self._classifier.classes[best],
+        heat = plan.heat(whole[best] - np.array(hidden)[:, best])
+        yield {
+            "map": _png(tiles.heat_over(classifier.preparation.shown(plan.image), heat)),
+            "name": classifier.classes[best],
             "most": float(np.abs(heat).max()),
         }
 

@@ -19,6 +19,8 @@ try:
     import uvicorn
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
+    from starlette.datastructures import MutableHeaders
+    from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response, StreamingResponse
     from starlette.routing import Route
@@ -34,14 +36,6 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".jpg": "image/jpeg"}
 
 
-class _Refused(Exception):
-    """A request that is not answered: an HTTP status and words."""
-
-    def __init__(self, status: int, words: str):
-        super().__init__(words)
-        self.status = status
-
-
 class _Slots:
     """So many may be inside at once; one more is refused. Of the event loop's thread alone."""
 
@@ -50,7 +44,7 @@ class _Slots:
 
     def __enter__(self):
         if not self._free:
-            raise _Refused(503, f"busy: {self._what}; try again in a moment")
+            raise HTTPException(503, f"busy: {self._what}; try again in a moment")
         self._free -= 1
 
     def __exit__(self, *_error):
@@ -60,8 +54,8 @@ class _Slots:
 class Page:
     """What each address answers."""
 
-    def __init__(self, models: Models, seconds: float = _SECONDS):
-        self._models, self._seconds = models, seconds
+    def __init__(self, models: Models):
+        self._models = models
         self._files = dict(_files())
         self._pictures = _Slots(_PICTURES, "other pictures are being looked at")
         self._maps = _Slots(1, "another map is being computed")
@@ -71,7 +65,7 @@ class Page:
         """The page itself, and what belongs to it."""
         name = request.path_params["name"] or "page.html"
         if name not in self._files:
-            raise _Refused(404, "there is nothing at this address")
+            raise HTTPException(404, "there is nothing at this address")
         return Response(self._files[name], media_type=_TYPES[os.path.splitext(name)[1]])
 
     async def models(self, _request: Request) -> Response:
@@ -94,50 +88,51 @@ class Page:
         with self._map_requests:
             place, picture = self._place(request), await self._body(request)
             with self._maps:  # if one is under way, it is said with a status
-                plan = await self._run(self._models.plan, *place, picture)
-        return StreamingResponse(self._steps(plan), media_type="application/x-ndjson")
+                steps = self._models.where(*place, picture)
+                first = await self._run(next, steps)
+        return StreamingResponse(self._steps(first, steps), media_type="application/x-ndjson")
 
-    async def _steps(self, plan) -> AsyncIterator[str]:
+    async def _steps(self, said, steps) -> AsyncIterator[str]:
         """Pictures are looked at between two steps. A browser that leaves ends it."""
         try:
             with self._maps:
-                done = 0
-                while done is not None:
-                    yield json.dumps({"done": done, "images": plan.images}) + "\n"
-                    done = await self._run(plan.step)
-                result = await self._run(plan.result)
-            yield json.dumps(result) + "\n"  # the next map need not wait until it has arrived
-        except _Refused as cause:
-            yield json.dumps({"error": str(cause)}) + "\n"
+                while "map" not in said:
+                    yield json.dumps(said) + "\n"
+                    said = await self._run(next, steps)
+            yield json.dumps(said) + "\n"  # the next map need not wait until it has arrived
+        except HTTPException as cause:
+            yield json.dumps({"error": cause.detail}) + "\n"
 
     def _place(self, request) -> Tuple[int, int]:
         """(side, epoch) of a checkpoint that is there."""
         try:
             side, epoch = (int(request.query_params[name]) for name in ("side", "epoch"))
         except (KeyError, ValueError):
-            raise _Refused(400, "side and epoch have to say which checkpoint")
+            raise HTTPException(400, "side and epoch have to say which checkpoint")
         if not self._models.has(side, epoch):
-            raise _Refused(404, f"there is no checkpoint of epoch {epoch}; load the page again")
+            raise HTTPException(
+                404, f"there is no checkpoint of epoch {epoch}; load the page again"
+            )
         return side, epoch
 
     async def _body(self, request) -> bytes:
         """The upload."""
         try:
-            return await asyncio.wait_for(_read(request), self._seconds)
+            return await asyncio.wait_for(_read(request), _SECONDS)
         except asyncio.TimeoutError:
-            raise _Refused(408, f"the picture took more than {self._seconds:g} s to arrive")
+            raise HTTPException(408, f"the picture took more than {_SECONDS:g} s to arrive")
         except ClientDisconnect:
-            raise _Refused(400, "the picture did not arrive whole")
+            raise HTTPException(400, "the picture did not arrive whole")
 
     async def _run(self, work: Callable, *args) -> Any:
         """What ``work(*args)`` returns in MXNet's thread."""
         future = asyncio.wrap_future(self._models.submit(work, *args))
         try:
-            return await asyncio.wait_for(future, self._seconds)
+            return await asyncio.wait_for(future, _SECONDS)
         except asyncio.TimeoutError:
-            raise _Refused(503, f"busy: no answer within {self._seconds:g} s; try again")
+            raise HTTPException(503, f"busy: no answer within {_SECONDS:g} s; try again")
         except UserError as error:
-            raise _Refused(422, str(error).replace("picture: ", "", 1))
+            raise HTTPException(422, str(error).replace("picture: ", "", 1))
 
 
 async def _read(request):
@@ -146,7 +141,7 @@ async def _read(request):
     async for part in request.stream():
         body += part
         if max(declared, len(body)) > MAX_BYTES:
-            raise _Refused(413, f"has more than {MAX_BYTES / 1e6:g} MB, which are the most")
+            raise HTTPException(413, f"has more than {MAX_BYTES / 1e6:g} MB, which are the most")
     return bytes(body)
 
 
@@ -159,41 +154,34 @@ def _files():
                     yield folder + name, file.read()
 
 
-def application(models: Models, own_name: str, seconds: float = _SECONDS) -> Callable:
-    """The ASGI application, bound to the host that the user calls ``own_name``.
-
-    A picture may take so many seconds to arrive, and again to be answered.
-    """
-    page = Page(models, seconds)
+def application(models: Models, own_name: str) -> Callable:
+    """The ASGI application, bound to the host that the user calls ``own_name``."""
+    page = Page(models)
     routes = [
         Route("/models", page.models),
         Route("/classify", page.classify, methods=["POST"]),
         Route("/where", page.where, methods=["POST"]),
         Route("/{name:path}", page.file),
     ]
-    app = Starlette(routes=routes, exception_handlers={_Refused: _refuse})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
 
     async def guarded(scope: Dict, receive: Callable, send: Callable) -> None:
         async def with_headers(message):
             if message["type"] == "http.response.start":
-                own = [(name.lower().encode(), text.encode()) for name, text in HEADERS.items()]
-                message["headers"] = [*message["headers"], *own]
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        if scope["type"] == "http":
-            request = Request(scope)
-            cause = fault(request.method, request.headers, own_name)
-            if cause:
-                await JSONResponse({"error": cause}, 403)(scope, receive, with_headers)
-                return
-        await app(scope, receive, with_headers)
+        request = Request(scope)
+        cause = fault(request.method, request.headers, own_name)
+        answer = JSONResponse({"error": cause}, 403) if cause else app
+        await answer(scope, receive, with_headers)
 
     return guarded
 
 
 async def _refuse(_request, cause):
-    headers = {"Retry-After": "1"} if cause.status == 503 else None
-    return JSONResponse({"error": str(cause)}, cause.status, headers)
+    headers = {"Retry-After": "1"} if cause.status_code == 503 else cause.headers
+    return JSONResponse({"error": cause.detail}, cause.status_code, headers)
 
 
 class _Protocol(H11Protocol):
@@ -233,11 +221,9 @@ def server(app: Callable) -> uvicorn.Server:
             ws="none",
             lifespan="off",
             log_level="warning",
-            access_log=False,
             server_header=False,
             proxy_headers=False,
             limit_concurrency=_CONNECTIONS,
-            timeout_keep_alive=5,
             timeout_graceful_shutdown=3,
         )
     )

@@ -305,7 +305,6 @@ def test_without_a_network_the_line_has_the_address_and_source(tmp_path):
 def test_the_list_names_every_file_with_its_licence_and_accuracy():
     listed = run_script("-m", "data.weights")
     assert listed.returncode == 0 and listed.stderr == ""
-    assert listed.stdout == run_script("-m", "data.weights", "--list").stdout
     for name, one in weights.KNOWN.items():
         for word in (name, one.licence, one.accuracy, *(file.address for file in one.files)):
             assert word in listed.stdout

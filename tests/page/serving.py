@@ -14,11 +14,11 @@ BYTES = {"Content-Type": "application/octet-stream"}
 
 
 @contextlib.contextmanager
-def serving(prefixes, epochs, seconds=20.0):
+def serving(prefixes, epochs):
     """(models, port) of a server that answers until the block ends."""
     models = Models(prefixes, epochs)
     with app.bind("127.0.0.1", 0) as listening:
-        running = server.server(server.application(models, "127.0.0.1", seconds))
+        running = server.server(server.application(models, "127.0.0.1"))
         running.install_signal_handlers = lambda: None  # of older uvicorn
         thread = threading.Thread(target=running.run, args=([listening],), daemon=True)
         thread.start()

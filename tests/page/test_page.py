@@ -102,8 +102,9 @@ def test_the_map_comes_in_steps_and_is_of_the_likeliest_class(page):
 
 
 def test_one_map_is_computed_at_a_time_and_a_browser_that_leaves_ends_it(page, monkeypatch):
-    step = page_models.Where.step
-    monkeypatch.setattr(page_models.Where, "step", lambda self: time.sleep(0.1) or step(self))
+    occlusion, hidden = page_models.occlusion.Occlusion, page_models.occlusion.Occlusion.hidden
+    slow = lambda self: (time.sleep(0.01) or part for part in hidden(self))  # noqa: E731
+    monkeypatch.setattr(occlusion, "hidden", slow)
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", page)) as leaving:
         leaving.request("POST", WHERE, PICTURE, {"Content-Type": "application/octet-stream"})
         leaving.getresponse().readline()
@@ -194,8 +195,9 @@ def test_the_page_names_no_other_host():
             assert not re.search(r"https?:|[\"'(]//|@import", text.read()), name
 
 
-def test_a_server_that_is_busy_says_so_and_recovers(made):
-    with serving([made.prefix], [1], seconds=1.0) as (models, port):
+def test_a_server_that_is_busy_says_so_and_recovers(made, monkeypatch):
+    monkeypatch.setattr(server, "_SECONDS", 1.0)
+    with serving([made.prefix], [1]) as (models, port):
         free = threading.Event()
         models.submit(free.wait)
         with ThreadPoolExecutor(20) as clients:
@@ -208,8 +210,9 @@ def test_a_server_that_is_busy_says_so_and_recovers(made):
         assert ask(port, CLASSIFY, PICTURE)[0] == 200
 
 
-def test_a_picture_that_does_not_arrive_is_not_waited_for(made):
-    with serving([made.prefix], [1], seconds=0.3) as (_, port):
+def test_a_picture_that_does_not_arrive_is_not_waited_for(made, monkeypatch):
+    monkeypatch.setattr(server, "_SECONDS", 0.3)
+    with serving([made.prefix], [1]) as (_, port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.putrequest("POST", CLASSIFY)
         connection.putheader("Content-Type", "application/octet-stream")
