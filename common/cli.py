@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import sys
-from typing import Callable, Counter, Iterator, List, NoReturn, Optional, Tuple
+from typing import Any, Callable, Counter, Iterator, List, NoReturn, Optional, Tuple
 
 from common import streams
 from common.version import VERSION
@@ -176,9 +176,15 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
     """
     streams.install()
     try:
-        code = _exit_code(main)
+        try:
+            code: Any = main()
+        except SystemExit as leaving:  # --help, and wrong flags
+            code = leaving.code
         sys.stdout.flush()
-        sys.exit(code or (OUTPUT_LOST if _said_lost() else 0))
+        lost = streams.lost()
+        if lost:  # stderr may be the better one
+            print(f"{_program()}: output was lost: {lost}", file=sys.stderr)
+        sys.exit(code or (OUTPUT_LOST if lost else 0))
     except UserError as error:
         message = str(error)
     except BrokenPipeError:  # the reader of our output (head, less) has gone
@@ -192,18 +198,3 @@ def run(main: Callable[[], Optional[int]]) -> NoReturn:
         print(file=sys.stderr)
         sys.exit(130)
     refuse(message)
-
-
-def _exit_code(main):
-    try:
-        return main()
-    except SystemExit as leaving:  # --help, and wrong flags
-        return leaving.code
-
-
-def _said_lost():
-    """Whether output was lost; if so, it is said on stderr, which may be the better one."""
-    lost = streams.lost()
-    if lost:
-        print(f"{_program()}: output was lost: {lost}", file=sys.stderr)
-    return lost

@@ -24,15 +24,13 @@ class Stream:
 
     def __init__(self, inner: Optional[TextIO], ends_on_broken_pipe: bool = False):
         self.lost: Optional[str] = None
-        self._inner = inner or io.TextIOWrapper(io.BytesIO())
-        self._dropped = inner is None
+        self._inner = inner or open(os.devnull, "w")  # noqa: SIM115  as long as the process lives
         self._ends = ends_on_broken_pipe
 
     def write(self, text: str) -> int:
         """Write ``text``, or drop it; its length."""
         with self._forgiving():
-            if not self._dropped:
-                self._inner.write(text)
+            self._inner.write(text)
         return len(text)
 
     def flush(self) -> None:

@@ -25,7 +25,7 @@ from common.io import cpus
 from common.io.limits import is_limit, limit_reached
 from common.records import picture
 from common.records.checksums import checksums_path, payload_fault, read_checksums
-from common.records.classes import is_class, read_class_names
+from common.records.class_names import is_class, read_class_names
 from common.records.format import read_image, read_payload
 from common.records.index import index_path, read_index
 from common.records.walk import open_records, walk_records

@@ -6,7 +6,7 @@ import unicodedata
 from typing import Dict, List, Tuple
 
 from common.cli import UserError
-from common.records.classes import is_class
+from common.records.class_names import is_class
 
 _LIMIT = 1000000  # classes
 

@@ -38,48 +38,39 @@ def array_names(path: str) -> List[str]:
     ValueError, KeyError or struct.error.
     """
     with open(path, "rb") as file:
-        reader = _Reader(path, file)
-        magic, _, count = reader.take("3Q")
+        magic, _, count = _take(file, "3Q")
         for _ in range(count):
-            reader.skip_array()
-        (names,) = reader.take("Q")
-        found = [reader.name() for _ in range(names)]
+            _skip_array(file)
+        (names,) = _take(file, "Q")
+        found = [file.read(_checked(file, *_take(file, "Q"))) for _ in range(names)]
         if magic != _LIST or names != count or file.read(1):
             raise ValueError(f"{path}: is not a file of named arrays")
     return [name.decode() for name in found]
 
 
-class _Reader:
-    """Reads a file of arrays as far as it is needed to know that it is whole."""
+def _take(file, layout):
+    return struct.unpack("<" + layout, file.read(struct.calcsize("<" + layout)))
 
-    def __init__(self, path, file):
-        self._path, self._file, self._size = path, file, os.path.getsize(path)
 
-    def take(self, layout):
-        return struct.unpack("<" + layout, self._file.read(struct.calcsize("<" + layout)))
+def _checked(file, length):
+    """``length``, if the file has so many bytes left."""
+    if not 0 <= length <= os.path.getsize(file.name) - file.tell():
+        raise ValueError(f"{file.name}: a length in it is wrong")
+    return length
 
-    def name(self):
-        (length,) = self.take("Q")
-        self._check(length)
-        return self._file.read(length)
 
-    def skip_array(self):
-        (first,) = self.take("I")
-        if first in _ARRAYS:
-            storage, rank = self.take("2i")
-        else:
-            storage, rank = 0, self.take("i")[0] if first == _ARRAYS_0_10 else first
-        if storage != 0 or not 0 < rank <= _MAX_RANK:
-            raise ValueError(f"{self._path}: holds something else than dense arrays")
-        shape = self.take(f"{rank}{'I' if first == rank else 'q'}")
-        _, _, kind = self.take("3i")
-        length = math.prod(shape) * _SIZES[kind] if min(shape) > 0 else -1
-        self._check(length)
-        self._file.seek(length, os.SEEK_CUR)
-
-    def _check(self, length):
-        if not 0 <= length <= self._size - self._file.tell():
-            raise ValueError(f"{self._path}: a length in it is wrong")
+def _skip_array(file):
+    (first,) = _take(file, "I")
+    if first in _ARRAYS:
+        storage, rank = _take(file, "2i")
+    else:
+        storage, rank = 0, _take(file, "i")[0] if first == _ARRAYS_0_10 else first
+    if storage != 0 or not 0 < rank <= _MAX_RANK:
+        raise ValueError(f"{file.name}: holds something else than dense arrays")
+    shape = _take(file, f"{rank}{'I' if first == rank else 'q'}")
+    _, _, kind = _take(file, "3i")
+    length = math.prod(shape) * _SIZES[kind] if min(shape) > 0 else -1
+    file.seek(_checked(file, length), os.SEEK_CUR)
 
 
 def as_float32(arrays: Dict[str, mx.nd.NDArray]) -> Dict[str, mx.nd.NDArray]:

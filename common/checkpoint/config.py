@@ -3,7 +3,6 @@
 It holds the training arguments, among them the preparation of images, and the class names.
 """
 
-import contextlib
 import platform
 import re
 from typing import List, Optional
@@ -72,13 +71,3 @@ def load_config(prefix: str) -> dict:
     if not {"args", "classes"} <= config.keys():
         raise UserError(f"{path}: lacks args or classes; copy it again from where it was trained")
     return config
-
-
-def image_shape(prefix: str) -> Optional[List[int]]:
-    """The config's (channels, height, width); None without a config that says it.
-
-    A config that is damaged is told where it is needed.
-    """
-    with contextlib.suppress(UserError, KeyError, TypeError):
-        return load_config(prefix)["args"]["image_shape"]
-    return None

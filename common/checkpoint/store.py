@@ -17,17 +17,18 @@ the newest state between two epochs' checkpoints. Nothing is a pickle, so that l
 """
 
 import argparse
+import contextlib
 import os
 import re
 import struct
 from typing import List, Optional, Sequence, Tuple
 
 from common.cli import UserError
-from common.io.files import TEMPORARY, atomic, delete, read_json, sha256, write_json
+from common.io.files import TEMPORARY, atomic, delete, read_json, save_json, sha256, write_json
 from common.runtime.mxnet import mx
 
 from .arrays import as_float32, check_arrays, save_arrays
-from .config import check_prefix, config_path, image_shape, versions
+from .config import check_prefix, config_path, load_config, versions
 from .fit import check_graph, check_weights
 
 _FORMAT = 1
@@ -160,7 +161,8 @@ def save(
         files = dict(zip(paths, files))
         _write_files(files, symbol, arg_params, aux_params, optimizer)
         checksums = {role: sha256(path) for role, path in files.items()}
-        _write_record(record_file, {**record, "files": checksums})
+        entries = {**record, "files": checksums, "format": _FORMAT, "versions": versions()}
+        write_json(record_file, entries)
     return paths["params"]
 
 
@@ -176,13 +178,7 @@ def _write_files(files, symbol, arg_params, aux_params, optimizer):
 
 def update_record(prefix: str, number: int, **changes) -> None:
     """Change entries of a checkpoint's record."""
-    record = load_record(prefix, number)
-    with atomic(record_path(prefix, number)) as temporary:
-        _write_record(temporary, {**record, **changes})
-
-
-def _write_record(path, record):
-    write_json(path, {**record, "format": _FORMAT, "versions": versions()})
+    save_json(record_path(prefix, number), {**load_record(prefix, number), **changes})
 
 
 def load_record(prefix: str, number: int) -> dict:
@@ -262,8 +258,10 @@ def load(prefix: str, number: int, verified: bool = False) -> Tuple[mx.sym.Symbo
                 " need a build with MKL-DNN"
             )
         raise UserError(f"{prefix}: the checkpoint of epoch {number} is damaged; take another one")
-    both = {**weights[0], **weights[1]}
-    check_weights(params_path(prefix, number), symbol, both, image_shape(prefix))
+    both, shape = {**weights[0], **weights[1]}, None
+    with contextlib.suppress(UserError, KeyError, TypeError):  # damage is told where it is needed
+        shape = load_config(prefix)["args"]["image_shape"]
+    check_weights(params_path(prefix, number), symbol, both, shape)
     return (symbol, *map(as_float32, weights))
 
 

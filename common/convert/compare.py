@@ -10,7 +10,7 @@ from common.checkpoint import store
 from common.cli import UserError
 from common.graph.graph import Graph
 from common.input import pipeline
-from common.input.preparation import Preparation, sample_images
+from common.input.preparation import Preparation, read_file, sample_images
 from common.io.opencv import cv2
 from common.records.identity import record_files
 from common.runtime.mxnet import mx
@@ -78,7 +78,8 @@ def real_images(args: argparse.Namespace, config: dict) -> np.ndarray:
     trained = config["args"]
     preparation = Preparation.from_args(trained)
     if args.images:
-        return np.stack([preparation.load(path) for path in args.images[:_IMAGES]])
+        pictures = (preparation.decode(read_file(path), path) for path in args.images[:_IMAGES])
+        return np.stack([preparation.apply(picture) for picture in pictures])
     path = args.data_val or trained.get("data_val")
     if not args.data_val and not all(map(os.path.isfile, record_files(path or ""))):
         raise UserError(

@@ -85,8 +85,6 @@ class Augmentation:
     """How training images are varied, and the seed of all that is drawn at random."""
 
     seed: int  # of the order of images, crops, mirrors and lighting
-    random_crop: bool  # crop at a random place, else at the centre
-    random_mirror: bool  # mirror half of the images
     pca_noise: float  # standard deviation of the weights of the PCA lighting; 0 for none
     options: Mapping[str, Any]  # ImageRecordIter's keyword arguments for these and all other flags
 
@@ -95,9 +93,7 @@ class Augmentation:
         """From the parsed flags of :func:`add_args` and --seed."""
         values = {entry.argument: _value(args, entry.flag) for entry in _TABLE if entry.argument}
         options = {name: value for name, value in values.items() if value is not None}
-        return cls(
-            args.seed, bool(args.random_crop), bool(args.random_mirror), args.pca_noise, options
-        )
+        return cls(args.seed, args.pca_noise, options)
 
     def epoch_seed(self, epoch: int, part: int = 0) -> int:
         """The seed of the order of an epoch, or of a part of it: different for each --seed."""
@@ -126,9 +122,9 @@ class Augmentation:
         place equally likely.
         """
         rng = np.random.RandomState([self.seed, epoch, batch, 1])  # not the one of `lighting`
-        corners = rng.randint(margins + 1) if self.random_crop else margins // 2
-        mirrored = rng.randint(2, size=len(margins)).astype(bool) & self.random_mirror
-        return corners, mirrored
+        corners = rng.randint(margins + 1) if self.options["rand_crop"] else margins // 2
+        mirrored = rng.randint(2, size=len(margins)) & self.options["rand_mirror"]
+        return corners, mirrored.astype(bool)
 
 
 def active(args: argparse.Namespace) -> Set[str]:

@@ -49,7 +49,6 @@ def read(data: TrainingData, gpu: Optional[int], epoch: int) -> Iterator[prefetc
 
     UserError if DALI cannot read the file or prepare an image, or one is smaller than the crop.
     """
-    mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
     count, path = len(data.records), data.records.path
     if native.load():
         # Threads that crop and normalise. That takes a fifth of the time of decoding, which DALI's
@@ -65,7 +64,7 @@ def read(data: TrainingData, gpu: Optional[int], epoch: int) -> Iterator[prefetc
             labels = np.asarray(labels.as_tensor()).ravel()[:rows]
             lighting = data.augmentation.lighting(data.batch_shape[:2], epoch, number)
             crops = _crops(data, epoch, number, images)
-            yield prefetch.Chunk(labels, crops, lighting[:rows] - mean, std)
+            yield prefetch.Chunk(labels, crops, lighting[:rows])
     except RuntimeError as error:
         text = str(error).rpartition("encountered:")[2]
         cause = next(filter(str.strip, text.splitlines()), "no reason given")

@@ -63,3 +63,18 @@ def lighting(data: TrainingData, epoch: int, positions: np.ndarray) -> np.ndarra
         drawn = data.augmentation.lighting((size, channels), epoch, int(number))
         light[rows] = drawn[positions[rows] % size]
     return light
+
+
+def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """``--draw balanced``: the numbers of ``count`` records in random order, each class equally
+    often, give or take one. A class's record comes again only after all others of that class.
+    """
+    rng = np.random.RandomState(seed)
+    classes = rng.permutation(np.unique(labels))
+    drawn = []
+    for place, label in enumerate(classes):
+        own = np.flatnonzero(labels == label)
+        wanted = count // len(classes) + (place < count % len(classes))
+        rounds = [rng.permutation(own) for _ in range(-(-wanted // len(own)))]
+        drawn.extend(np.concatenate(rounds)[:wanted] if rounds else [])
+    return rng.permutation(np.array(drawn, np.int64))

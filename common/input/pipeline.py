@@ -15,13 +15,13 @@ import numpy as np
 
 from common.cli import UserError
 from common.io.log import Progress, RunLog
-from common.records.classes import is_class
+from common.records.class_names import is_class
 from common.records.identity import check_command, record_files
 from common.records.scan import Records, index_of, scan_records
 from common.runtime import native
 from common.runtime.mxnet import mx
 
-from . import balanced, copies, dali, order, prefetch
+from . import copies, dali, order, prefetch
 from .preparation import Preparation
 from .training_data import TrainingData
 
@@ -89,7 +89,7 @@ def training_iterator(data: TrainingData, context: mx.Context, first: int = 0) -
         read = functools.partial(_read, data)
     native.load()  # before two threads can do it at once
     buffers = prefetch.Buffers(data.batch_shape, context, data.dtype)
-    return prefetch.Ahead(prefetch.batches(read, images, data.batch_shape[0], buffers, first))
+    return prefetch.Ahead(prefetch.batches(read, images, data.preparation, buffers, first))
 
 
 def _read(data, epoch):
@@ -98,22 +98,20 @@ def _read(data, epoch):
     With ctx="cpu" it decodes with every core, but reads nothing ahead and writes each batch to the
     same memory. Each epoch has a new iterator; otherwise its order would depend on earlier epochs.
     """
-    mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
     records, number, size = data.records, itertools.count(), data.batch_size
     parts = [(None, len(records))]
     if data.balanced:
         seed = data.augmentation.epoch_seed(epoch)
-        parts = copies.files(records, balanced.draw(records.labels, data.images, seed), size)
+        parts = copies.files(records, order.balanced(records.labels, data.images, seed), size)
     for part, (files, count) in enumerate(parts):
         seed = data.augmentation.epoch_seed(epoch, part)
         for labels, images in _decoded(data, seed, files, count):
             light = data.augmentation.lighting(data.batch_shape[:2], epoch, next(number))
-            yield prefetch.Chunk(labels, images, light - mean, std)
+            yield prefetch.Chunk(labels, images, light)
 
 
 def _read_share(data, first, _):
     """A worker's part of each batch from batch ``first`` on, without end, as `_read` has images."""
-    mean, std = np.float32(data.preparation.mean), np.float32(data.preparation.std)
     size = data.batch_shape[0]
     for epoch in itertools.count(first * data.batch_size // data.images):
         own = data.share.positions(epoch, data.images, data.batch_size)
@@ -125,7 +123,7 @@ def _read_share(data, first, _):
             for labels, images in _decoded(data, seed, files, count, shuffle=False):
                 at, own = np.split(own, [len(labels)])
                 light = order.lighting(data, epoch, at)
-                yield prefetch.Chunk(labels, images, light - mean, std)
+                yield prefetch.Chunk(labels, images, light)
 
 
 def _decoded(data, seed, files, count, shuffle=True):
@@ -193,10 +191,9 @@ def synthetic(data: TrainingData, context: mx.Context) -> Iterator[mx.io.DataBat
     rng, size = np.random.RandomState(0), data.batch_shape[0]
     images = rng.randint(0, 256, data.batch_shape, np.uint8)
     labels = rng.randint(0, data.num_classes, size).astype(np.float32)
-    shift = np.tile(-np.float32(data.preparation.mean), (size, 1))
-    chunk = prefetch.Chunk(labels, images, shift, np.float32(data.preparation.std))
+    chunk = prefetch.Chunk(labels, images, np.zeros(data.batch_shape[:2], np.float32))
     buffers = prefetch.Buffers(data.batch_shape, context, data.dtype)
-    batches = prefetch.batches(lambda epoch: [chunk], size, size, buffers, first=0)
+    batches = prefetch.batches(lambda _: [chunk], size, data.preparation, buffers, first=0)
     return itertools.repeat(next(batches))
 
 

@@ -94,10 +94,6 @@ class Preparation:
         size = max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6))
         return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
-    def load(self, path: str) -> np.ndarray:
-        """Read and prepare a picture file: (C, H, W) float32; UserError if it cannot be read."""
-        return self.apply(self.decode(read_file(path), path))
-
 
 def read_file(path: str) -> bytes:
     """The bytes of a file; UserError if it cannot be read."""

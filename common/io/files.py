@@ -59,7 +59,11 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
         for path in paths:
             temporary.append(_new_temporary(path))
         yield temporary[0] if len(paths) == 1 else temporary
-        _publish(temporary, paths, instead_of)
+        for path in temporary:
+            _flush(path)
+        delete(*instead_of)
+        for path, target in reversed(list(zip(temporary, paths))):
+            os.replace(path, target)
     except OSError as error:
         if is_limit(error):
             raise UserError(f"{paths[0]}: cannot be written: {limit_reached(error)}")
@@ -70,15 +74,6 @@ def atomic(*paths: str, instead_of: Sequence[str] = ()) -> Iterator[Any]:
         delete(*temporary)
     for folder in {os.path.dirname(os.path.abspath(path)) for path in paths}:
         _flush_folder(folder)
-
-
-def _publish(temporary, paths, instead_of):
-    """Flush the temporary files and give them their names."""
-    for path in temporary:
-        _flush(path)
-    delete(*instead_of)
-    for path, target in reversed(list(zip(temporary, paths))):
-        os.replace(path, target)
 
 
 def delete(*paths: str) -> None:
@@ -120,7 +115,7 @@ def digest(path: str, algorithm: str) -> str:
 def write_json(path: str, entries: dict) -> None:
     """Write ``entries`` as a JSON file that holds its own checksum, in the entry ``sha256``."""
     with open(path, "w", encoding="utf-8") as file:
-        json.dump({**entries, "sha256": checksum_of(entries)}, file, indent=1)
+        json.dump({**entries, "sha256": _checksum(entries)}, file, indent=1)
         file.write("\n")
 
 
@@ -141,15 +136,13 @@ def read_json(path: str, remedy: str, unsigned: bool = False) -> dict:
         checksum = entries.pop("sha256", None)
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise UserError(f"{path}: is damaged (it is not a JSON object); {remedy}")
-    if checksum != checksum_of(entries) and not (unsigned and checksum is None):
+    if checksum != _checksum(entries) and not (unsigned and checksum is None):
         raise UserError(f"{path}: is damaged (its checksum is wrong); {remedy}")
     return entries
 
 
-def checksum_of(entries: dict) -> str:
-    """SHA-256, in hex, of what a JSON file holds, without the entry ``sha256``."""
-    rest = {name: value for name, value in entries.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def _checksum(entries):
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _flush(path):

@@ -43,16 +43,15 @@ def read_history(path: str) -> History:
 
 def _events(path: str) -> Iterator[dict]:
     with open(path, encoding="utf-8", errors="replace") as file:
-        lines: List[str] = file.readlines()
-    for i, line in enumerate(lines):
-        try:
-            event = json.loads(line)
-            event["event"]
-        except (ValueError, LookupError, TypeError):
-            if i == len(lines) - 1 and not line.endswith("\n"):
-                return
-            raise UserError(f"{path}: line {i + 1} is not an event of a training run's log")
-        yield event
+        for number, line in enumerate(file, 1):
+            try:
+                event = json.loads(line)
+                event["event"]
+            except (ValueError, LookupError, TypeError):
+                if not line.endswith("\n"):  # the last one
+                    return
+                raise UserError(f"{path}: line {number} is not an event of a training run's log")
+            yield event
 
 
 def windows(history: History, name: str) -> List[Tuple[float, float, int]]:

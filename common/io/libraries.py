@@ -3,10 +3,6 @@
 Slim containers lack some of them. A missing one becomes one line with its remedy.
 """
 
-import ctypes
-import sys
-from typing import Iterable, Optional
-
 PACKAGES = {
     "libgomp.so.1": "libgomp1",
     "libquadmath.so.0": "libquadmath0",
@@ -21,16 +17,6 @@ PACKAGES = {
     "libstdc++.so.6": "libstdc++6",
     "libz.so.1": "zlib1g",
 }
-
-
-def missing(names: Iterable[str]) -> Optional[str]:
-    """The first of the libraries that cannot be loaded; None if all can, or outside Linux."""
-    for name in names if sys.platform == "linux" else ():
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            return name
-    return None
 
 
 def remedy(cause: str, otherwise: str) -> str:

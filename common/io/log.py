@@ -26,8 +26,9 @@ class RunLog:
     def __init__(self, path: Optional[str] = None, append: bool = False):
         # Line-buffered, so that a killed run loses no line. It stays open for the whole run.
         self._file = open(path, "a" if append else "w", buffering=1) if path else None  # noqa: SIM115
-        if path and append:
-            _drop_cut_line(path)
+        if path and append:  # what a kill or a full disk has left of a last line goes
+            with open(path, "rb") as file:
+                os.truncate(path, file.read().rfind(b"\n") + 1)
         self._start = time.monotonic()
         self._told = False  # of lost output
 
@@ -57,13 +58,6 @@ class RunLog:
         if lost and not self._told:
             self._told = True
             self.event("output", lost=lost)
-
-
-def _drop_cut_line(path):
-    """Remove what a kill or a full disk has left of a last line."""
-    with open(path, "rb") as file:
-        content = file.read()
-    os.truncate(path, content.rfind(b"\n") + 1)
 
 
 class Progress(contextlib.AbstractContextManager):

@@ -18,14 +18,6 @@ class Stop:
 
     The loop sets ``unsaved`` once a batch has changed the weights, and clears it when they are
     saved. While it is false, there is nothing to save and the first signal ends the process.
-
-    >>> with Stop(print) as stop:
-    ...     for batch in batches:
-    ...         stop.unsaved = True
-    ...         train(batch)
-    ...         if stop.requested:
-    ...             save()
-    ...             stop.leave()
     """
 
     def __init__(self, say: Callable[[str], None]):

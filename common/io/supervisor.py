@@ -50,10 +50,10 @@ class Failure(NamedTuple):
 
 
 class _Process:
-    """A task that runs; its output goes to a log file, and to the terminal if it is shown."""
+    """A task that runs; its output goes to a log file, and worker 0's to the terminal."""
 
-    def __init__(self, task: Task, path: str, shown: bool):
-        self.task, self.path, self.shown = task, path, shown
+    def __init__(self, task: Task, path: str):
+        self.task, self.path = task, path
         self._log = open(path, "ab")  # noqa: SIM115  open for the process's whole life
         options = as_child(**task.environment)
         # A session of its own: Ctrl-C reaches the launcher alone, and killpg all that it starts.
@@ -96,7 +96,7 @@ class _Process:
         self._log.flush()
         if line.strip():
             self.last.append(line)
-        if self.shown:
+        if self.task.name == "worker 0":
             print(f"[{self.task.name}] {line}", flush=True)
 
     def stopped_for(self) -> float:
@@ -164,8 +164,7 @@ class Job:
         try:
             with selectors.DefaultSelector() as selector:
                 for task in self._tasks:
-                    path = os.path.join(self._folder, task.log)
-                    process = _Process(task, path, shown=task.name == "worker 0")
+                    process = _Process(task, os.path.join(self._folder, task.log))
                     self._processes.append(process)
                     selector.register(process.output, selectors.EVENT_READ, process)
                 return self._watch(selector)

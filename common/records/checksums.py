@@ -1,9 +1,7 @@
 """A checksum for each record, in ``X-checksums.npy``: it shows damage that the records do not.
 
 A label that was changed to another class, or a damaged pixel, leaves a valid record. So a row for
-each record keeps its label and the CRC-32 of its payload. Training compares the labels, which
-costs next to nothing; ``python -m data.check`` reads every payload. ``numpy.load`` opens the file,
-MXNet ignores it, and records without one are read all the same.
+each record keeps its label and the CRC-32 of its payload; data/README.md says who compares them.
 """
 
 import os

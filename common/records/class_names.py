@@ -3,8 +3,11 @@
 import ast
 import collections
 import json
+import os
 import re
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Union
+
+import numpy as np
 
 from common.cli import UserError
 
@@ -104,14 +107,11 @@ def read_names(path: str, count: Optional[int] = None) -> List[str]:
     must be ``count`` names, but for a background class before them, which is left out. UserError if
     form or order are unclear, or a name is missing or stands twice.
     """
-    rows = _parse(_read(path)[0])
-    if count is not None and len(rows) - count not in (0, 1):
-        raise UserError(f"{path}: has {len(rows)} names, but the network has {count} classes")
-    names = [_name(path, row) for row in _in_order(path, rows)]
-    if count is not None and len(names) > count:
-        if names[0].lower() not in _BACKGROUND:
-            raise UserError(f"{path}: has {len(names)} names, but the network has {count} classes")
+    names = [_name(path, row) for row in _in_order(path, _parse(_read(path)[0]))]
+    if len(names) - 1 == count and names[0].lower() in _BACKGROUND:
         del names[0]
+    if count not in (None, len(names)):
+        raise UserError(f"{path}: has {len(names)} names, but the network has {count} classes")
     check_distinct(path, names)
     return names
 
@@ -164,3 +164,22 @@ def _name(path, row):
     if not name:
         raise UserError(f"{path}: a name is empty; write a class name a line")
     return name.replace("_", " ") if "wnid" in row else name
+
+
+def is_class(
+    labels: Union[float, np.ndarray], num_classes: Optional[int] = None
+) -> Union[bool, np.ndarray]:
+    """Whether a label, or each of an array of them, is a class number, 0 to ``num_classes`` - 1."""
+    limit = np.inf if num_classes is None else num_classes
+    return (labels >= 0) & (labels < limit) & (labels == np.floor(labels))
+
+
+def class_names_path(path: str) -> str:
+    """'X.rec' -> 'X-classes.txt'."""
+    return os.path.splitext(path)[0] + "-classes.txt"
+
+
+def read_class_names(path: str) -> Optional[List[str]]:
+    """The names in the ``-classes.txt`` of the record file ``path``; None if it has none."""
+    names = class_names_path(path)
+    return read_plain(names) if os.path.exists(names) else None

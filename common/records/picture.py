@@ -4,10 +4,6 @@ MXNet's ImageRecordIter fails on WebP and GIF, ignores the orientation that came
 and shows a damaged JPEG as a partly grey picture. So every picture is decoded here once.
 simplejpeg decodes JPEGs to the same pixels as OpenCV, and returns libjpeg's warnings of damage,
 which OpenCV prints. Everything here may be called by several threads at once.
-
-Packing and prediction share two rules. Transparent pixels are composited on white. Of a picture of
-16 bits a channel, the largest value tells how many bits are used (8, 10, 12, 14 or 16); the upper 8
-of them are kept.
 """
 
 import contextlib
@@ -162,7 +158,7 @@ def _imdecode(image, flags, any_depth):
 
 
 def _to_8_bits(picture, changes=None):
-    """Keep the upper 8 of the bits that a uint16 picture uses."""
+    """Keep the upper 8 of the bits that a uint16 picture uses: 8, 10, 12, 14 or 16."""
     if picture.dtype == np.uint8:
         return picture
     if changes is not None:
@@ -173,8 +169,11 @@ def _to_8_bits(picture, changes=None):
 
 def _decode_on_white(image, changes):
     """``image`` as BGR on white, or None if all of it is opaque."""
-    stored = _imdecode_stored(image)
-    if stored is None or stored.ndim < 3 or stored.shape[2] != 4:
+    try:
+        stored = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if stored is None or stored.shape[2:] != (4,) or stored.dtype not in (np.uint8, np.uint16):
         return None
     alpha = _to_8_bits(stored[..., 3])
     if alpha.min() == 255:
@@ -186,15 +185,6 @@ def _decode_on_white(image, changes):
     upright = _to_8_bits(_imdecode(image, cv2.IMREAD_COLOR, True))
     turns = (np.rot90(side, k) for side in (stored, stored[:, ::-1]) for k in range(4))
     return on_white(next((t for t in turns if np.array_equal(t[..., :3], upright)), stored))
-
-
-def _imdecode_stored(image):
-    """The picture with its alpha channel; None if there is none of 8 or 16 bits."""
-    try:
-        stored = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    return stored if stored is not None and stored.dtype in (np.uint8, np.uint16) else None
 
 
 def on_white(picture: np.ndarray) -> np.ndarray:

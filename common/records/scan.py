@@ -11,7 +11,7 @@ from common.cli import UserError
 
 from . import scan_cache
 from .checksums import compare_labels
-from .classes import read_class_names
+from .class_names import read_class_names
 from .identity import current_state, record_files
 from .index import index_path, read_index, write_index
 from .walk import HEAD, open_records, walk_records

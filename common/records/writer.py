@@ -5,10 +5,10 @@ import zlib
 from array import array
 from typing import BinaryIO, Iterator, List, Optional, Sequence
 
-from common.io.files import atomic, delete
+from common.io.files import atomic
 
 from .checksums import checksums_path, write_checksums
-from .classes import class_names_path
+from .class_names import class_names_path
 from .format import HEADER, encode_parts
 from .index import index_path
 
@@ -44,9 +44,8 @@ def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iter
     If the block raises, none of them appears and earlier files of those names stay.
     """
     paths = record_paths(prefix)
-    if classes is None:
-        paths.remove(class_names_path(f"{prefix}.rec"))
-    with atomic(*paths) as (rec_path, idx_path, checksums, *names):
+    old = [paths.pop()] if classes is None else []
+    with atomic(*paths, instead_of=old) as (rec_path, idx_path, checksums, *names):
         for path in names:
             with open(path, "w", encoding="utf-8") as file:
                 file.writelines(f"{name}\n" for name in classes or ())
@@ -55,8 +54,6 @@ def create_records(prefix: str, classes: Optional[Sequence[str]] = None) -> Iter
             yield writer
         with open(checksums, "wb") as file:
             write_checksums(file, writer.labels, writer.crcs)
-    if classes is None:
-        delete(class_names_path(f"{prefix}.rec"))
 
 
 def record_paths(prefix: str) -> List[str]:

@@ -5,6 +5,7 @@ keeps every environment variable that the user has set. prepare_mxnet.py mends t
 """
 
 import contextlib
+import ctypes
 import importlib
 import os
 import sys
@@ -51,10 +52,12 @@ def prepare() -> None:
     for talkative in ("SUBGRAPH_VERBOSE", "STORAGE_FALLBACK_LOG_VERBOSE", "CUDNN_LIB_CHECKING"):
         os.environ.setdefault(f"MXNET_{talkative}", "0")
     # After the settings above: GNU OpenMP reads them when it is loaded.
-    name = libraries.missing(["libgomp.so.1", "libquadmath.so.0"])
-    if name:
-        package = libraries.PACKAGES[name]
-        raise UserError(f"{name}: not found, and MXNet needs it; apt-get install {package}")
+    for name in ("libgomp.so.1", "libquadmath.so.0") if sys.platform == "linux" else ():
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            package = libraries.PACKAGES[name]
+            raise UserError(f"{name}: not found, and MXNet needs it; apt-get install {package}")
     if cuda.is_needed():
         # --gpus numbers GPUs as nvidia-smi does; CUDA's own order begins with the fastest.
         os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")

@@ -10,7 +10,7 @@ from mutations import mutate
 from record_files import COUNT, IMAGES, contents, edit, offsets, run, splice, write
 
 from common.cli import UserError
-from common.records.classes import read_class_names
+from common.records.class_names import read_class_names
 from common.records.format import MAGIC_BYTES as MAGIC
 from common.records.index import index_path
 from common.records.walk import open_records

@@ -9,7 +9,7 @@ import pytest
 from conftest import assert_refused, assert_same_arrays, before_batch, train, write_records
 
 from common.input import copies, pipeline
-from common.input.balanced import draw
+from common.input.order import balanced as draw
 from common.records.scan import scan_records
 from common.records.writer import create_records
 

@@ -36,7 +36,7 @@ def test_crops_are_numpys_slices(compiled, channels, monkeypatch):
 
 
 def test_crops_and_mirrors_are_the_seeds_and_in_the_middle_unless_asked_for():
-    augmentation = Augmentation(3, random_crop=True, random_mirror=True, pca_noise=0, options={})
+    augmentation = Augmentation(3, pca_noise=0, options={"rand_crop": 1, "rand_mirror": 1})
     spare = np.tile([[4, 0], [9, 7]], (500, 1))
     corners, mirrored = augmentation.crops(0, 0, spare)
     again, _ = augmentation.crops(0, 0, spare)
@@ -47,13 +47,13 @@ def test_crops_and_mirrors_are_the_seeds_and_in_the_middle_unless_asked_for():
     assert not any(np.array_equal(corners, other) for other, _ in others)
     assert [len(set(corners[0::2, 0])), len(set(corners[1::2, 1]))] == [5, 8]
     assert (corners[0::2, 1] == 0).all() and 400 < mirrored.sum() < 600
-    augmentation = Augmentation(3, random_crop=False, random_mirror=False, pca_noise=0, options={})
+    augmentation = Augmentation(3, pca_noise=0, options={"rand_crop": 0, "rand_mirror": 0})
     corners, mirrored = augmentation.crops(0, 0, spare)
     assert (corners == np.tile([[2, 0], [4, 3]], (500, 1))).all() and not mirrored.any()
 
 
 def test_crops_do_not_depend_on_the_lighting():
-    augmentation = Augmentation(3, random_crop=True, random_mirror=True, pca_noise=1, options={})
+    augmentation = Augmentation(3, pca_noise=1, options={"rand_crop": 1, "rand_mirror": 1})
     spare = np.full((1, 2), 2**32 - 1)  # corners that show all bits of what is drawn
     crops = [augmentation.crops(0, batch, spare)[0][0] for batch in range(300)]
     lighting = [augmentation.lighting((1, 3), 0, batch)[0] for batch in range(300)]

@@ -10,6 +10,7 @@ from test_pipeline import training_data
 
 import train_imagenet
 from common.input import pipeline, prefetch
+from common.input.preparation import Preparation
 from common.train import loop
 
 
@@ -32,7 +33,7 @@ class Reader:
         for numbers in self.chunks(epoch):
             images = np.stack([numbers, numbers + 1], axis=1)[:, None, None].astype(np.uint8)
             labels = numbers.astype(np.float32)
-            yield prefetch.Chunk(labels, images, labels[:, None], np.float32([0.5]))
+            yield prefetch.Chunk(labels, images, labels[:, None])
 
     def pixels(self, numbers):
         """What a batch holds of these images, (N, 2)."""
@@ -55,7 +56,8 @@ def test_a_cut_stream_has_every_image_exactly_once_an_epoch(seed):
     seen = []
     for first, count in interruptions(rng, batches):
         buffers = prefetch.Buffers((batch_size, 1, 1, 2), mx.cpu())
-        stream = prefetch.batches(reader.read, images, batch_size, buffers, first)
+        preparation = Preparation((1, 1, 2), None, (0,), (0.5,))
+        stream = prefetch.batches(reader.read, images, preparation, buffers, first)
         epoch, past = divmod(first * batch_size, images)
         ends = np.cumsum([len(chunk) for chunk in reader.chunks(epoch)])
         for _ in range(np.sum(ends <= past)):

@@ -12,7 +12,7 @@ from record_files import JPEG, PAYLOADS, read, rewrite, three_records
 
 from common.cli import UserError
 from common.records import scan, walk
-from common.records.classes import is_class
+from common.records.class_names import is_class
 from common.records.format import MAGIC_BYTES as MAGIC
 from common.records.format import read_image
 from common.records.identity import records_fingerprint

@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_refused, assert_same_arrays, bands, logged, train, write_records
 
 from common.checkpoint import store
+from common.io.files import save_json
 from common.runtime import native
 from common.train import binding, module_state
 from common.train.gradients import Gradients
@@ -173,7 +174,7 @@ def test_a_checkpoint_of_before_the_flag_is_of_one_batch_an_update(flags, tmp_pa
     assert train(*own, 1).returncode == 0
     record = store.load_record(prefix, 1)
     del record["args"]["accumulate"]
-    store._write_record(store.record_path(prefix, 1), record)
+    save_json(store.record_path(prefix, 1), record)
     assert_refused(train(*own, 2, "--resume", "--accumulate", 2), "trained with 1")
     result = train(*own, 2, "--resume")
     assert result.returncode == 0, result.stderr

@@ -10,6 +10,7 @@ from conftest import assert_refused, assert_same_arrays, before_batch, train
 
 from common.checkpoint import store
 from common.evaluate.evaluator import Evaluator
+from common.io.files import save_json
 from common.train.loop import Run
 from common.train.schedule import Plateau, epochs_since_best
 
@@ -168,7 +169,7 @@ def test_a_checkpoint_of_before_these_flags_goes_on(small, tmp_path):
     assert train(*flags, 1).returncode == 0
     record = store.load_record(prefix, 1)
     del record["validated"], record["args"]["lr_patience"], record["args"]["stop_patience"]
-    store._write_record(store.record_path(prefix, 1), record)
+    save_json(store.record_path(prefix, 1), record)
     result = train(*flags, 2, "--resume")
     assert result.returncode == 0, result.stderr
     assert "; changed: num_epochs 1 -> 2\n" in result.stdout
