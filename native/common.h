@@ -11,8 +11,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
-#include <new>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -97,10 +95,9 @@ bool read_relu(const Attributes& attrs) {
 }
 
 std::string text_of(const Shape& shape) {
-  std::ostringstream text;
-  text.imbue(std::locale::classic());
-  for (size_t i = 0; i < shape.size(); ++i) text << (i ? ", " : "(") << shape[i];
-  return text.str() + ")";
+  std::string text;
+  for (int64_t side : shape) text += (text.empty() ? "(" : ", ") + std::to_string(side);
+  return text + ")";
 }
 
 // The memory of an array, which must have this shape.
@@ -153,26 +150,21 @@ MXReturnValue compute(const Attributes& attrs, Tensors* in, Tensors* out, const 
 }
 
 MXReturnValue float32_only(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
-  for (int& type : *in) {
-    if (type != kFloat32 && type != kUnknownType) {
-      MX_ERROR_MSG << "this operator takes float32 only";
-      return MX_FAIL;
+  return reported([&] {
+    for (int& type : *in) {
+      if (type != kFloat32 && type != kUnknownType)
+        throw Refused("this operator takes float32 only");
+      type = kFloat32;
     }
-    type = kFloat32;
-  }
-  out->at(0) = kFloat32;
-  return MX_SUCCESS;
+    out->at(0) = kFloat32;
+  });
 }
 
-MXReturnValue one_to_one(const Attributes&, int* inputs, int* outputs) {
-  *inputs = *outputs = 1;
-  return MX_SUCCESS;
-}
-
-// Data, weight and bias; or weight, gradient and momentum.
-MXReturnValue three_to_one(const Attributes&, int* inputs, int* outputs) {
-  *inputs = 3;
-  *outputs = 1;
+// MXNet's callback for how many inputs and outputs an operator has.
+template <int inputs, int outputs>
+MXReturnValue counts(const Attributes&, int* in, int* out) {
+  *in = inputs;
+  *out = outputs;
   return MX_SUCCESS;
 }
 

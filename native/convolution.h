@@ -116,14 +116,14 @@ void convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
 }  // namespace
 
 REGISTER_OP(_alexnet_convolution)
-    .setParseAttrs(three_to_one)
+    .setParseAttrs(counts<3, 1>)
     .setInferType(float32_only)
     .setInferShape(infer_shape<convolution_shape>)
     .setForward(compute<convolution_forward>, "cpu")
     .setBackward(compute<convolution_backward>, "cpu");
 
 REGISTER_OP(_alexnet_keeping_convolution)
-    .setParseAttrs(three_to_one)
+    .setParseAttrs(counts<3, 1>)
     .setInferType(float32_only)
     .setInferShape(infer_shape<convolution_shape>)
     .setCreateOpState(keeping_convolution, "cpu");

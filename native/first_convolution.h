@@ -25,7 +25,7 @@ struct Planes {
 Planes planes_of(const Convolution& c, const float* x) {
   static thread_local std::vector<float> buffer;
   Window w;  // all of the image
-  w.top = w.left = 0;
+  w.top = 0;
   w.rows = c.out[0] + c.side - 1;
   w.columns = c.out[1] + c.side - 1;
   const int64_t plane = w.rows * w.columns, s = c.stride;
@@ -121,7 +121,7 @@ void first_convolution_backward(const Attributes& attrs, Tensors& in, Tensors& o
 }  // namespace
 
 REGISTER_OP(_alexnet_first_convolution)
-    .setParseAttrs(three_to_one)
+    .setParseAttrs(counts<3, 1>)
     .setInferType(float32_only)
     .setInferShape(infer_shape<convolution_shape>)
     .setForward(compute<first_convolution_forward>, "cpu")

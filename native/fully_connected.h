@@ -12,7 +12,6 @@
 #include "common.h"
 #include "parallel.h"
 #include "product.h"
-#include "view.h"
 
 namespace {
 
@@ -257,7 +256,7 @@ void fully_connected_backward(const Attributes& attrs, Tensors& in, Tensors& out
 }  // namespace
 
 REGISTER_OP(_alexnet_fully_connected)
-    .setParseAttrs(three_to_one)
+    .setParseAttrs(counts<3, 1>)
     .setInferType(float32_only)
     .setInferShape(infer_shape<fully_connected_shape>)
     .setForward(compute<fully_connected_forward>, "cpu")

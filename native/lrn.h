@@ -2,13 +2,7 @@
 // relu before it and max pooling after it are done in the same pass, a channel of an image at a
 // time, while that is in the cache: apart, the three move several times as much memory.
 //
-// MXNet's own forward pass is right, its gradient is not. Its MKL-DNN build keeps arrays between
-// layers in a blocked layout (16 channels side by side). LRN's backward function brings its input
-// into the plain layout, but reads the incoming gradient as if that were plain, too: wherever
-// another layer follows, the values belong to other positions. It also gives MKL-DNN a fresh
-// workspace in place of the one that the forward pass has filled (mkldnn_lrn-inl.h has an open
-// TODO, MXNET-846). In AlexNet the gradient of conv1 is off by 2 to 24%; LRN as the last layer is
-// right, so a test of the operator alone does not show it: tests/graph/test_gradients.py does.
+// MXNet's own forward pass is right, its gradient is not: common/graph/stock_lrn.py says why.
 #pragma once
 
 #include <algorithm>
@@ -238,7 +232,7 @@ void lrn_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
 }  // namespace
 
 REGISTER_OP(_alexnet_lrn)
-    .setParseAttrs(one_to_one)
+    .setParseAttrs(counts<1, 1>)
     .setInferType(float32_only)
     .setInferShape(infer_shape<lrn_shape>)
     .setForward(compute<lrn_forward>, "cpu")

@@ -68,12 +68,6 @@ float read_range(const Attributes& attrs) {
   return max;
 }
 
-// data, and the ends of its range
-MXReturnValue three_to_three(const Attributes&, int* inputs, int* outputs) {
-  *inputs = *outputs = 3;
-  return MX_SUCCESS;
-}
-
 MXReturnValue int8_lrn_type(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
   return reported([&] {
     if (in->at(0) != kUint8 && in->at(0) != kInt8 && in->at(0) != kUnknownType)
@@ -88,6 +82,7 @@ void int8_lrn_shape(const Attributes& attrs, std::vector<Shape>* in, std::vector
   in->at(1) = in->at(2) = out->at(1) = out->at(2) = {1};
 }
 
+// in: data, and the ends of its range; out: the same
 void int8_lrn_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
   const Lrn lrn = lrn_of(attrs, in[0].shape);
   const float low = *floats(in[1], {1}, "min"), high = *floats(in[2], {1}, "max");
@@ -105,7 +100,7 @@ void int8_lrn_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
 }  // namespace
 
 REGISTER_OP(_alexnet_int8_lrn)
-    .setParseAttrs(three_to_three)
+    .setParseAttrs(counts<3, 3>)
     .setInferType(int8_lrn_type)
     .setInferShape(infer_shape<int8_lrn_shape>)
     .setForward(compute<int8_lrn_forward>, "cpu");

@@ -136,7 +136,7 @@ void max_pool_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
 }  // namespace
 
 REGISTER_OP(_alexnet_max_pool)
-    .setParseAttrs(one_to_one)
+    .setParseAttrs(counts<1, 1>)
     .setInferType(float32_only)
     .setInferShape(infer_shape<max_pool_shape>)
     .setForward(compute<max_pool_forward>, "cpu")

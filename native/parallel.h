@@ -18,50 +18,29 @@
 
 namespace {
 
-// The first exception of several threads.
-class FirstFailure {
- public:
-  template <typename Work>
-  void guard(const Work& work) {
-    try {
-      work();
-    } catch (...) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (!failure_) failure_ = std::current_exception();
-    }
-  }
-  void rethrow() const {
-    if (failure_) std::rethrow_exception(failure_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::exception_ptr failure_;
-};
-
-// Calls work(thread, threads) on each thread, and throws what one of the calls has thrown.
-template <typename Work>
-void on_each_thread(const Work& work) {
-  FirstFailure failure;
-#ifdef _OPENMP
-#pragma omp parallel
-  failure.guard([&] { work(omp_get_thread_num(), omp_get_num_threads()); });
-#else
-  const int64_t threads = 3;
-  std::vector<std::thread> running;
-  for (int64_t thread = 0; thread < threads; ++thread)
-    running.emplace_back([&, thread] { failure.guard([&] { work(thread, threads); }); });
-  for (std::thread& thread : running) thread.join();
-#endif
-  failure.rethrow();
-}
-
-// Calls work(first, last) on each thread, for its share of [0, count).
+// Calls work(first, last) on each thread, for its share of [0, count), and throws what one of the
+// calls has thrown.
 template <typename Work>
 void split(int64_t count, const Work& work) {
-  on_each_thread([&](int64_t thread, int64_t threads) {
-    work(count * thread / threads, count * (thread + 1) / threads);
-  });
+  std::mutex mutex;
+  std::exception_ptr failure;  // the first
+  const auto run = [&](int64_t thread, int64_t threads) {
+    try {
+      work(count * thread / threads, count * (thread + 1) / threads);
+    } catch (...) {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (!failure) failure = std::current_exception();
+    }
+  };
+#ifdef _OPENMP
+#pragma omp parallel
+  run(omp_get_thread_num(), omp_get_num_threads());
+#else
+  std::vector<std::thread> running;
+  for (int64_t thread = 0; thread < 3; ++thread) running.emplace_back(run, thread, 3);
+  for (std::thread& thread : running) thread.join();
+#endif
+  if (failure) std::rethrow_exception(failure);
 }
 
 // Calls work(i) for each i in [0, count).

@@ -38,6 +38,7 @@ MXReturnValue sgd_mutates(const Attributes&, std::vector<int>* inputs) {
   return MX_SUCCESS;
 }
 
+// in: weight, gradient, momentum
 void sgd_forward(const Attributes& attrs, Tensors& in, Tensors&) {
   const Sgd sgd = {static_cast<float>(read_number(attrs, "lr", 0)),
                    static_cast<float>(read_number(attrs, "wd", 0)),
@@ -57,7 +58,7 @@ void sgd_forward(const Attributes& attrs, Tensors& in, Tensors&) {
 }  // namespace
 
 REGISTER_OP(_alexnet_sgd_mom)
-    .setParseAttrs(three_to_one)
+    .setParseAttrs(counts<3, 1>)
     .setInferType(float32_only)
     .setInferShape(infer_shape<sgd_shape>)
     .setMutateInputs(sgd_mutates)

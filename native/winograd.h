@@ -20,26 +20,14 @@ namespace {
 
 void transform_part(const Convolution& c, Step::Kind kind, const Part& part, const Window& w,
                     const PointMatrices& matrices, int64_t channel) {
-  Step step;
-  step.kind = kind;
-  step.side = c.side;
-  step.tiles = part.rows * c.tiles[1];
-  step.tiles_per_row = c.tiles[1];
-  step.map = w.elements;
-  step.values = matrices.values(part.first_tile, channel);
-  transform(step);
+  transform({kind, c.side, part.rows * c.tiles[1], c.tiles[1], w.elements,
+             matrices.values(part.first_tile, channel)});
 }
 
 // Between a kernel of 16 channels, its elements one after the other, and its values at the points.
 void transform_kernel(const Convolution& c, Step::Kind kind, float* kernel, float* values,
                       int64_t point_stride) {
-  Step step;
-  step.kind = kind;
-  step.side = c.side;
-  step.tiles = step.tiles_per_row = 1;
-  step.map = {kernel, c.side * kLanes, kLanes};
-  step.values = {values, 0, point_stride};
-  transform(step);
+  transform({kind, c.side, 1, 1, {kernel, c.side * kLanes, kLanes}, {values, 0, point_stride}});
 }
 
 // To points: x's maps of group g.

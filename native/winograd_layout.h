@@ -8,7 +8,6 @@
 
 #include "parallel.h"
 #include "product.h"
-#include "view.h"
 #include "winograd_transforms.h"
 
 namespace {
@@ -28,7 +27,6 @@ struct Convolution {
   int64_t side, kernel, stride;               // side: of the kernel with stride 1
   bool relu;
   int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
-  int64_t elements() const { return side * side; }               // of a kernel with stride 1
   int64_t weights() const { return filters * maps() * kernel * kernel; }  // of a group
   int64_t tile() const { return outputs_of_tile(static_cast<int>(side)); }
   // Where the array has a group's maps of an image, and a row of the output.
@@ -107,19 +105,16 @@ void multiply_at_points(const PointMatrices& a, int64_t rows, const PointPanels&
 // A window of 16 channels' maps with the channels innermost; it may reach beyond the maps. Rows and
 // columns of inputs are counted with the padding.
 struct Window {
-  int64_t top, left, rows, columns;
+  int64_t top, rows, columns;
   std::vector<float> buffer;
-  View elements;                                   // each of 16 channels
-  float* at(int64_t row, int64_t column) const {  // of the map
-    return elements.at(row - top, column - left);
-  }
+  View elements;  // each of 16 channels
+  float* at(int64_t row, int64_t column) const { return elements.at(row - top, column); }
 };
 
 // The calling thread's window, filled with zeros.
-Window& window(int64_t top, int64_t left, int64_t rows, int64_t columns) {
+Window& window(int64_t top, int64_t rows, int64_t columns) {
   static thread_local Window w;
   w.top = top;
-  w.left = left;
   w.rows = rows;
   w.columns = columns;
   w.elements = {aligned(&w.buffer, rows * columns * kLanes), columns * kLanes, kLanes};
@@ -192,12 +187,12 @@ void for_each_part(const std::vector<Part>& all, int64_t channels, const Work& w
 }
 
 Window& input_window(const Convolution& c, const Part& part) {
-  return window(part.top * c.tile(), 0, part.rows * c.tile() + c.side - 1,
+  return window(part.top * c.tile(), part.rows * c.tile() + c.side - 1,
                 c.tiles[1] * c.tile() + c.side - 1);
 }
 
 Window& output_window(const Convolution& c, const Part& part) {
-  return window(part.top * c.tile(), 0, part.rows * c.tile(), c.tiles[1] * c.tile());
+  return window(part.top * c.tile(), part.rows * c.tile(), c.tiles[1] * c.tile());
 }
 
 }  // namespace

@@ -23,7 +23,6 @@
 #include <cstdint>
 
 #include "product.h"
-#include "view.h"
 
 namespace {
 

@@ -32,11 +32,8 @@ _INT8_ONLY = ("min_calib_range", "max_calib_range", "enable_float_output")  # at
 
 def is_quantized(symbol: mx.sym.Symbol) -> bool:
     """Whether any layer of the network computes in int8."""
-    return _has_int8(Graph(symbol))
-
-
-def _has_int8(graph):
-    return any(node.attrs.get("quantized", "").lower() == "true" for node in graph.nodes)
+    nodes = Graph(symbol).nodes
+    return any(node.attrs.get("quantized", "").lower() == "true" for node in nodes)
 
 
 def needed(symbol: mx.sym.Symbol) -> bool:
@@ -47,9 +44,8 @@ def needed(symbol: mx.sym.Symbol) -> bool:
     """
     if os.environ.get(KEEP, "0") != "0" or cpus.has_int8():
         return False
-    graph = Graph(symbol)
-    ops = {node.op for node in graph.nodes if "subgraphs" not in node.other}
-    return _has_int8(graph) and not any(
+    ops = {node.op for node in Graph(symbol).nodes if "subgraphs" not in node.other}
+    return is_quantized(symbol) and not any(
         op.startswith(("_contrib_quantized_", "_sg_")) for op in ops - {*_FLOAT32}
     )
 

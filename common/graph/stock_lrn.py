@@ -3,9 +3,10 @@
 MXNet 1.9.1's CPU build computes LRN with MKL-DNN, which keeps maps in a blocked memory layout:
 eight or sixteen channels side by side. LRN's backward pass changes the layout of the layer's input
 to the plain one, but takes the incoming gradient as it is. Where another layer follows, that
-gradient is blocked, so it is read in the wrong order (mkldnn_lrn-inl.h has an open TODO on it,
-MXNET-846). The forward pass is right, and so is the gradient of an LRN with no layer after it. In
-AlexNet the gradient of conv1 is off by 1 to 24%; tests/graph/test_gradients.py shows it.
+gradient is blocked, so it is read in the wrong order; and MKL-DNN gets a fresh workspace, not that
+of the forward pass (mkldnn_lrn-inl.h has an open TODO on it, MXNET-846). The forward pass is right,
+and so is the gradient of an LRN with no layer after it. In AlexNet the gradient of conv1 is off by
+1 to 24%; tests/graph/test_gradients.py shows it.
 
 :func:`decompose_lrn` puts a few operators with right gradients in the place of each LRN. It needs
 no compiler; the C++ operator that common/graph/native_operators.py uses is faster. GPUs and builds
