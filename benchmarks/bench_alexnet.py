@@ -31,6 +31,7 @@ from common import cli
 CASES = [
     ("train", "alexnet", 32, 6, 2, "float32"),
     ("train", "alexnet", 128, 3, 1, "float32"),
+    ("train", "alexnet@67", 32, 45, 10, "float32"),  # the demo's, but for its 10 classes
     ("train", "alexnet2012", 128, 3, 1, "float32"),
     ("infer", "alexnet", 32, 12, 3, "float32"),
     ("infer", "alexnet", 1, 100, 10, "float32"),

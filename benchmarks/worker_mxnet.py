@@ -3,7 +3,7 @@
     python benchmarks/worker_mxnet.py train|infer ours|stock|int8 NETWORK BATCH STEPS WARMUP
     python benchmarks/worker_mxnet.py export X.onnx NETWORK BATCH     # for the peers
 
-"ours" runs as train_imagenet.py and score.py do; "stock" is the same symbol in a plain Module with
+NETWORK is such as alexnet, or alexnet@67 for pictures of 67 pixels. "ours" runs as train_imagenet.py and score.py do; "stock" is the same symbol in a plain Module with
 MXNet's own operators and optimizer; "int8" is the network that quantize.py makes, run as score.py
 does: in float32 on a CPU without VNNI. All start as many threads as there are cores.
 """
@@ -25,7 +25,8 @@ def main():
     """Export, or measure."""
     mode, variant, network, *numbers = sys.argv[1:]
     batch_size, *length = map(int, numbers)
-    shape = (batch_size, *symbols.designed_for(network))
+    network, _, side = network.partition("@")
+    shape = (batch_size, *((3, int(side), int(side)) if side else symbols.designed_for(network)))
     if mode == "export":
         export(variant, network, shape)
     else:

@@ -44,10 +44,13 @@ def one_weird_trick(num_classes=1000):
 
 
 def network(name):
-    """The graph of symbols/alexnet.py: one tower, or two groups in conv2, conv4 and conv5."""
+    """The graph of symbols/alexnet.py: one tower, or two groups in conv2, conv4 and conv5.
+
+    alexnet@67: for pictures of 67 pixels, as the demo's.
+    """
     if name == "alexnet_owt":
         return one_weird_trick()
-    groups = {"alexnet": 1, "alexnet2012": 2}[name]
+    groups = {"alexnet": 1, "alexnet@67": 1, "alexnet2012": 2}[name]
 
     def norm_and_pool():
         return [nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2), nn.MaxPool2d(3, 2)]
@@ -58,7 +61,7 @@ def network(name):
     for channels, out, split in ((256, 384, 1), (384, 384, groups), (384, 256, groups)):
         layers += [nn.Conv2d(channels, out, 3, padding=1, groups=split), nn.ReLU(inplace=True)]
     layers += [nn.MaxPool2d(3, 2), nn.Flatten()]
-    for features in (9216, 4096):
+    for features in (256 if name == "alexnet@67" else 9216, 4096):
         layers += [nn.Linear(features, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)]
     return nn.Sequential(*layers, nn.Linear(4096, 1000))
 
@@ -191,7 +194,7 @@ def main():
     mode, form, name, batch, steps, warmup, *source = sys.argv[1:]
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
-    side = 224 if name == "alexnet_owt" else 227
+    side = {"alexnet_owt": 224, "alexnet@67": 67}.get(name, 227)
     data = (np.random.default_rng(0).standard_normal((int(batch), 3, side, side)) * 60).astype("f4")
     with tempfile.TemporaryDirectory() as folder:
         step = prepare(mode, form, name, data, source, folder)

@@ -55,7 +55,7 @@ def _list(text, kind, example):
         if not all(map(math.isfinite, values)):
             raise ValueError(text)
         return values
-    except ValueError:
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of {example}")
 
 

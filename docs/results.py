@@ -48,6 +48,7 @@ _SCORES = ["center", "ten-crops", "int8"]
 _ROWS = [
     "train, alexnet, batch 32, float32",
     "train, alexnet, batch 128, float32",
+    "train, alexnet@67, batch 32, float32",
     "infer, alexnet, batch 32, float32",
     "infer, alexnet, batch 1, float32",
     "infer, alexnet, batch 32, int8",
@@ -62,6 +63,7 @@ _WORDS = {
         "the same in int8, centre crop",
         "training, batch 32, float32",
         "training, batch 128, float32",
+        "training at 67 px, as the demo's, batch 32, float32",
         "inference, batch 32, float32",
         "inference, batch 1, float32",
         "inference, batch 32, int8",
@@ -74,6 +76,7 @@ _WORDS = {
         "同一个检查点，int8，中心裁剪",
         "训练，批大小 32，float32",
         "训练，批大小 128，float32",
+        "67 像素的训练（同演示），批大小 32，float32",
         "推理，批大小 32，float32",
         "推理，批大小 1，float32",
         "推理，批大小 32，int8",

@@ -11,10 +11,18 @@ from typing import Any, Callable, Dict
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
-class Stop:
-    """In its context, the first of SIGNALS asks for a save, a second one ends the process.
+def handle(handler: Callable) -> Dict[int, Any]:
+    """Let ``handler`` have SIGNALS; the handlers that they had before.
 
     SIGHUP stays ignored where it is ignored already, as ``nohup`` has it.
+    """
+    hung_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    numbers = [number for number in SIGNALS if number != signal.SIGHUP or hung_up]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+class Stop:
+    """In its context, the first of SIGNALS asks for a save, a second one ends the process.
 
     The loop sets ``unsaved`` once a batch has changed the weights, and clears it when they are
     saved. While it is false, there is nothing to save and the first signal ends the process.
@@ -27,10 +35,7 @@ class Stop:
         self._earlier: Dict[int, Any] = {}
 
     def __enter__(self):
-        for number in SIGNALS:
-            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                continue
-            self._earlier[number] = signal.signal(number, self._handle)
+        self._earlier = handle(self._handle)
         return self
 
     def __exit__(self, *_error):

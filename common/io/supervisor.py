@@ -12,7 +12,7 @@ from typing import IO, Deque, Dict, List, NamedTuple, Optional, Sequence, cast
 from .children import as_child, is_stopped
 from .heartbeat import MARK
 from .leash import SILENCE, STOPPED
-from .signals import SIGNALS
+from .signals import handle
 
 _SHOWN = 5  # of a process's lines, when it has failed
 _REFUSED = 2  # the exit code for a mistake, which a restart does not mend
@@ -160,7 +160,7 @@ class Job:
         A signal such as SIGTERM is passed on to worker 0, which saves; the failure then has the
         exit code 128 + its number.
         """
-        earlier = {number: signal.signal(number, self._stop) for number in SIGNALS}
+        earlier = handle(self._stop)
         try:
             with selectors.DefaultSelector() as selector:
                 for task in self._tasks:

@@ -113,8 +113,8 @@ sys.exit(failure.code)
 """
 
 
-def launcher(folder):
-    command = [sys.executable, "-c", LAUNCHER, folder]
+def launcher(folder, *before):
+    command = [*before, sys.executable, "-c", LAUNCHER, folder]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list(folder.glob("*.log"))) == 3)
     wait_for(lambda: all(path.stat().st_size for path in folder.glob("*.log")))
@@ -128,6 +128,16 @@ def test_a_signal_to_the_launcher_lets_worker_0_save(tmp_path):
     assert process.wait(timeout=20) == 143
     assert "stopped by SIGTERM" in process.stderr.read()
     assert (tmp_path / "worker-0.log").read_text().endswith("saved\n")
+    assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
+
+
+def test_nohup_keeps_a_job_from_hanging_up(tmp_path):
+    process = launcher(tmp_path, "nohup")
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
     assert [pid for pid in pids(tmp_path) if is_alive(pid)] == []
 
 
