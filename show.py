@@ -159,8 +159,8 @@ def where(args: argparse.Namespace) -> Any:
         )
     image = classifier.prepare(args.image)
     plan = occlusion.plan(image)
-    parts = tqdm(plan.hidden(), "hiding parts", len(plan.corners) + 1, leave=False, disable=None)
-    whole, *hidden = classifier.outputs(parts)
+    answers, images = classifier.outputs(plan.hidden()), len(plan.corners) + 1
+    whole, *hidden = tqdm(answers, "hiding parts", images, leave=False, disable=None)
     name = args.class_name or classifier.classes[int(whole.argmax())]
     number = classifier.classes.index(name)
     heat = plan.heat(whole[number] - np.array(hidden)[:, number])

@@ -3,7 +3,7 @@
     python benchmarks/worker_mxnet.py train|infer ours|stock|int8 NETWORK BATCH STEPS WARMUP
     python benchmarks/worker_mxnet.py export X.onnx NETWORK BATCH     # for the peers
 
-NETWORK is such as alexnet, or alexnet@67 for pictures of 67 pixels. "ours" runs as
+NETWORK: alexnet, say; alexnet@67 takes pictures of 67 pixels. "ours" runs as
 train_imagenet.py and score.py do; "stock" is the same symbol in a plain Module with MXNet's own
 operators and optimizer; "int8" is the network that quantize.py makes, run as score.py
 does: in float32 on a CPU without VNNI. All start as many threads as there are cores.

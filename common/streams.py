@@ -24,7 +24,8 @@ class Stream:
 
     def __init__(self, inner: Optional[TextIO], ends_on_broken_pipe: bool = False):
         self.lost: Optional[str] = None
-        self._inner = inner or open(os.devnull, "w")  # noqa: SIM115  as long as the process lives
+        # It is open as long as the process lives, and takes any text.
+        self._inner = inner or open(os.devnull, "w", encoding="utf-8", errors=_ERRORS)  # noqa: SIM115
         self._ends = ends_on_broken_pipe
 
     def write(self, text: str) -> int:

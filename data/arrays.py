@@ -1,10 +1,13 @@
-"""Image sets that fit in memory, made into record files: what cifar10.py and mnist.py share."""
+"""Image sets that fit in memory, made into record files: what cifar10.py and mnist.py share.
+
+And a small tar archive's files, for imagenet.py, too.
+"""
 
 import gzip
 import os
 import tarfile
 import zlib
-from typing import Callable, Dict, Sequence, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -86,8 +89,8 @@ def _is_whole(out, split, counts, classes):
     return True
 
 
-def members(path: str, remedy: str) -> Dict[str, bytes]:
-    """Every file of a tar archive, {name without its folders: content}.
+def members(path: str, remedy: str, only: Optional[str] = None) -> Dict[str, bytes]:
+    """Every file of a tar archive, or ``only`` that one, {name without its folders: content}.
 
     UserError, which ends with ``remedy``, if it is none, cut or damaged.
     """
@@ -96,7 +99,7 @@ def members(path: str, remedy: str) -> Dict[str, bytes]:
             return {
                 os.path.basename(member.name): archive.extractfile(member).read()
                 for member in archive
-                if member.isfile()
+                if member.isfile() and only in (None, os.path.basename(member.name))
             }
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError(f"{path}: is no whole tar archive; {remedy}")

@@ -236,7 +236,7 @@ def val_labels(text: str, path: str, table: List[Class]) -> Dict[str, int]:
 
 def devkit_text(path: str) -> str:
     """The validation ground truth in the development kit, ILSVRC2012_devkit_t12.tar.gz."""
-    files = arrays.members(path, "get it again")
+    files = arrays.members(path, "get it again", only=_GROUND_TRUTH)
     if _GROUND_TRUTH not in files:
         raise UserError(f"{path}: has no {_GROUND_TRUTH} in it; get it again")
     return files[_GROUND_TRUTH].decode()

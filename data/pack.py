@@ -16,12 +16,12 @@ from common.io.limits import is_limit, limit_reached
 from common.records.picture import Unreadable, encode
 from data import workers as pool
 
-Item = Tuple[str, Any, Union[bytes, str]]  # name for the report, label, picture's bytes or path
+Item = Tuple[str, Any, Union[bytes, str]]  # name, label or part, picture's bytes or path
 
 
 def encode_all(
     items: Iterable[Item], workers: int, changes: Optional[List[str]] = None, **settings
-) -> Iterator[Tuple[str, int, Union[bytes, Unreadable]]]:
+) -> Iterator[Tuple[str, Any, Union[bytes, Unreadable]]]:
     """Yield (name, label, bytes or Unreadable) for each of ``items``, in order.
 
     ``items`` and ``workers`` are as :func:`data.workers.run` takes them, ``settings`` as

@@ -57,7 +57,7 @@ _ROWS = [
 _WORDS = {
     "README.md": [
         "| CIFAR-10, 10,000 test images | top-1 (95% interval) |",
-        "img/s at 227: ours / the best peer's: ratio",
+        "img/s, at 227 unless said: ours / the best peer's: ratio",
         "`make demo`, centre crop",
         "the same, ten crops",
         "the same in int8, centre crop",
@@ -70,7 +70,7 @@ _WORDS = {
     ],
     "README.zh-CN.md": [
         "| CIFAR-10，10,000 张测试图片 | top-1（95% 置信区间） |",
-        "227 像素，每秒图片数：本项目 / 最快的同类软件：比值",
+        "每秒图片数（未注明者为 227 像素）：本项目 / 最快的同类软件：比值",
         "`make demo`，中心裁剪",
         "同一个检查点，十个裁剪",
         "同一个检查点，int8，中心裁剪",

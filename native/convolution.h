@@ -1,7 +1,7 @@
-// _alexnet_convolution: a convolution of (N, C, H, W) arrays with a 3x3 or 5x5 kernel, or with one of
-// 3 or 5 times the stride, by Winograd's method, with a relu after it if asked for; and its
-// gradients. _alexnet_keeping_convolution: the same for inference, without gradients; it keeps what
-// it computes of the weights, which with few images takes longer than all else.
+// _alexnet_convolution: a convolution of (N, C, H, W) arrays with a 3x3 or 5x5 kernel, or with
+// one of 3 or 5 times the stride, by Winograd's method, with a relu after it if asked for; and
+// its gradients. _alexnet_keeping_convolution: the same for inference, without gradients; it
+// keeps what it computes of the weights, which with few images takes longer than all else.
 #pragma once
 
 #include <cstdint>
@@ -46,8 +46,8 @@ Convolution convolution_of(const Attributes& attrs, const Shape& x) {
     right = c.out[0] >= 1 && c.out[1] >= 1;
   }
   if (!right)
-    throw Refused("_alexnet_convolution takes (N, C, H, W), num_filter, and a kernel of 3x3 or 5x5 "
-                  "strides that fits it, not " + text_of(x));
+    throw Refused("a convolution of ours takes (N, C, H, W), num_filter, and a kernel of 3x3 or "
+                  "5x5 strides that fits it, not " + text_of(x));
   return c;
 }
 

@@ -1,8 +1,8 @@
-// _alexnet_first_convolution: a network's first convolution, with a stride, for training; a relu after
-// it if asked for. Its input gets no gradient: nothing reads one.
+// _alexnet_first_convolution: a network's first convolution, with a stride, for training; a relu
+// after it if asked for. Its input gets no gradient: nothing reads one.
 //
-// The outputs are plain sums: the rounding of Winograd's method would turn relus over, and with them
-// the whole network's gradients. The weights' gradients, which decide nothing, are Winograd's.
+// The outputs are plain sums: the rounding of Winograd's method would turn relus over, and with
+// them the whole network's gradients. The weights' gradients, which decide nothing, are Winograd's.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +29,8 @@ Planes planes_of(const Convolution& c, const float* x) {
   w.rows = c.out[0] + c.side - 1;
   w.columns = c.out[1] + c.side - 1;
   const int64_t plane = w.rows * w.columns, s = c.stride;
-  buffer.assign(c.channels * plane + c.side + 2 * best_kernel().width, 0.0f);  // the last panel's end
+  // The last panel reads beyond the last plane.
+  buffer.assign(c.channels * plane + c.side + 2 * best_kernel().width, 0.0f);
   for (int64_t first = 0; first < c.channels; first += kLanes)
     for_each_input_row(c, w, x, first,
                        [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
@@ -40,14 +41,16 @@ Planes planes_of(const Convolution& c, const float* x) {
   Planes planes = {buffer.data(), w.columns, {}};
   for (int64_t map = 0; map < c.maps(); ++map)
     for (int64_t i = 0; i < c.kernel; ++i)
-      for (int64_t j = 0; j < c.kernel; ++j)
-        planes.offsets.push_back(((map * s + i % s) * s + j % s) * plane + i / s * w.columns + j / s);
+      for (int64_t j = 0; j < c.kernel; ++j) {
+        const int64_t channel = (map * s + i % s) * s + j % s;
+        planes.offsets.push_back(channel * plane + i / s * w.columns + j / s);
+      }
   return planes;
 }
 
 // The outputs of all filters at `width` places from `place` on, counted with the planes' columns.
-void add_panel(const Convolution& c, const Kernel& kernel, const Planes& planes, int64_t place,
-               const float* w, float* panel, float* sums) {
+void sum_at(const Convolution& c, const Kernel& kernel, const Planes& planes, int64_t place,
+            const float* w, float* panel, float* sums) {
   const int64_t width = 2 * kernel.width, third = kernel.rows / 3;
   Tile tile = {};
   tile.depth = tile.a_row_stride = static_cast<int64_t>(planes.offsets.size());
@@ -78,7 +81,7 @@ void convolve_plainly(const Convolution& c, const float* x, const float* w, cons
   float* const panel = aligned(&buffers[0], planes.offsets.size() * width);
   float* const sums = aligned(&buffers[1], (c.filters + kernel.rows) * width);
   for (int64_t place = 0; place < c.out[0] * planes.columns; place += width) {
-    add_panel(c, kernel, planes, place, w, panel, sums);
+    sum_at(c, kernel, planes, place, w, panel, sums);
     for (int64_t i = 0; i < width;) {
       const int64_t row = (place + i) / planes.columns, column = (place + i) % planes.columns;
       const int64_t n = std::min(width - i, c.out[1] - column);
@@ -107,7 +110,7 @@ void first_convolution_forward(const Attributes& attrs, Tensors& in, Tensors& ou
   });
 }
 
-// in: y's gradient, x, w, bias, y; out: room for x's, the gradients of w and bias
+// in: y's gradient, x, w, bias, y; out: x's gradient, which is not written, and those of w and bias
 void first_convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
   const Shape shape = in[1].shape;
   const Convolution c = convolution_of(attrs, shape);

@@ -1,5 +1,5 @@
-// _alexnet_int8_lrn: dequantize, LRN, max pooling if asked for, and quantize_v2 in one pass. Between
-// MXNet's int8 layers the four move five arrays through memory, most of them float32.
+// _alexnet_int8_lrn: dequantize, LRN, max pooling if asked for, and quantize_v2 in one pass.
+// Between MXNet's int8 layers the four move five arrays through memory, most of them float32.
 //
 // As MXNet's MKL-DNN operators have it, an integer q of an array whose range is from `min` to `max`
 // means q r / n, with r the larger of their magnitudes, and n 255.5 for uint8 and 127.5 for int8.

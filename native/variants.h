@@ -2,8 +2,8 @@
 // baseline (SSE2), and all of them run the same variant.
 //
 // It is the best one that the processor has. The environment variable DNNL_MAX_CPU_ISA, which
-// limits MXNet's own convolutions, also limits ours: SSE41 and AVX choose the baseline, AVX2 and all
-// values that begin with AVX2 choose AVX2. It is read once, when the library is loaded.
+// limits MXNet's own convolutions, also limits ours: SSE41 and AVX choose the baseline, AVX2 and
+// all values that begin with AVX2 choose AVX2. It is read once, when the library is loaded.
 #pragma once
 
 #include <cstdlib>

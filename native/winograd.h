@@ -45,8 +45,8 @@ void transform_inputs(const Convolution& c, const std::vector<Part>& all, const 
   });
 }
 
-// To points: a group's weights, with a channel in each row and a filter in each column, or the other
-// way round, in `buffer`. known: it has them already.
+// To points: a group's weights, with a channel in each row and a filter in each column, or the
+// other way round, in `buffer`. known: it has them already.
 PointPanels transform_weights(const Convolution& c, const float* w, bool filters_in_rows,
                               std::vector<float>* buffer, bool known) {
   const int64_t rows = filters_in_rows ? c.filters : c.channels;
@@ -185,14 +185,13 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
 }
 
 // Of the products, the weights' gradients sum over all tiles, the inputs' over a group's filters.
-// dx: null, or for x's gradients, which need w.
+// dx may be null, if x's gradients are not wanted; w may then be null, too.
 void differentiate(const Convolution& c, const float* dy, const float* x, const float* w,
                    const float* y, float* dx, float* dw, float* dbias) {
   static thread_local std::vector<float> buffers[5];
   const int64_t most = c.together() * c.tiles_of_image(), width = panel_width();
   const PointMatrices inputs = point_matrices(&buffers[0], most, c.channels);
   const PointMatrices gradients = point_matrices(&buffers[1], most, c.filters);
-  const PointMatrices back = point_matrices(&buffers[2], most, c.channels);
   const PointMatrices sums = point_matrices(&buffers[3], padded(c.channels), c.filters);
   const PointPanels gradient_panels = {gradients.first.data, gradients.stride, width,
                                        gradients.first.row_stride, width};
@@ -200,8 +199,12 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   if (dx && c.stride > 1)  // no window may reach the last pixels
     std::fill_n(dx, c.input(c.images, 0), 0.0f);
   for (int64_t g = 0; g < c.groups; ++g) {
+    PointMatrices back = {};
     PointPanels weights = {};
-    if (dx) weights = transform_weights(c, w + g * c.weights(), true, &buffers[4], false);
+    if (dx) {
+      back = point_matrices(&buffers[2], most, c.channels);
+      weights = transform_weights(c, w + g * c.weights(), true, &buffers[4], false);
+    }
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const int64_t tiles = (last - image) * c.tiles_of_image();

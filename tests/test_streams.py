@@ -21,7 +21,7 @@ def main():
     log = RunLog({log!r})
     for number in range(3):
         log.say("said")
-        print("printed")
+        print("printed \\udcff")
         print("warned", file=sys.stderr)
     open({done!r}, "w").close()
 

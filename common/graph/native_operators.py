@@ -37,8 +37,8 @@ def use_native_operators(
     """Replace all that our C++ operators compute, which ``native.load`` must have loaded.
 
     ``symbol`` is any float32 graph, ``data`` the shape of the input of that name as one device sees
-    it; without ``input_gradient`` it may get a wrong one, or none. Bind with ``grad_req="write"``:
-    our operators do not add to gradients.
+    it. Without ``input_gradient`` its gradient may be wrong, or not computed. Bind with
+    ``grad_req="write"``: our operators do not add to gradients.
 
     - Convolutions and fully connected layers, as :func:`use_native_layers` does.
     - Each LRN; for inference only an LRN that follows our convolution: MXNet's LRN is fast on the
@@ -160,7 +160,7 @@ def use_native_layers(
     For training with fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also
     stays MXNet's if it has an unusual attribute, or if something else reads its weight or bias. One
     without bias gets a constant one of zeros. In training, a convolution with a larger stride stays
-    MXNet's, too, but for the one that reads ``data`` without ``input_gradient``.
+    MXNet's, too, unless it reads ``data`` and ``input_gradient`` is False.
     """
     if for_training and data[0] < MIN_IMAGES:
         return symbol
@@ -169,7 +169,8 @@ def use_native_layers(
     for node in graph.nodes:
         weights = [source.node for source in node.inputs[1:]]  # weight and bias
         known = [shapes.get(variable.name, ()) for variable in weights]
-        first = not input_gradient and bool(node.inputs) and node.inputs[0].node.name == "data"
+        source = node.inputs[0].node if node.inputs else node
+        first = not input_gradient and source.is_variable and source.name == "data"
         output = shapes.get(node.name + "_output", ())
         op = _native_layer(node, known, output, for_training, first)
         if not op or any(not one.is_variable or uses[one] > 1 for one in weights):

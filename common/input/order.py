@@ -1,6 +1,7 @@
-"""The order in which one process reads an epoch, for workers that read parts of it.
+"""The order of an epoch's images: as one process reads them, and with each class equally often.
 
-So n workers train the very batches that one process would, in the same light.
+Workers that read parts of an epoch ask for the former: so n of them train the very batches that one
+process would, in the same light.
 """
 
 from typing import Iterator

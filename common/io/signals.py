@@ -12,12 +12,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 def handle(handler: Callable) -> Dict[int, Any]:
-    """Let ``handler`` have SIGNALS; the handlers that they had before.
+    """Install ``handler`` for SIGNALS; their earlier handlers, by number.
 
     SIGHUP stays ignored where it is ignored already, as ``nohup`` has it.
     """
-    hung_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-    numbers = [number for number in SIGNALS if number != signal.SIGHUP or hung_up]
+    heeds_hangup = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    numbers = [number for number in SIGNALS if number != signal.SIGHUP or heeds_hangup]
     return {number: signal.signal(number, handler) for number in numbers}
 
 

@@ -78,7 +78,8 @@ def bind(
         symbol: the plain network.
         contexts: the devices; each batch is divided among them, or among pairs of them.
         shape: of a batch, (N, C, H, W).
-        scheduler: of the learning rate; None if it is constant.
+        scheduler: of the learning rate; None: it stays that of ``settings``, which servers of
+            dist_async do not take.
         resumed: a checkpoint, which gives all weights and the optimizer's state; UserError if that
             does not fit.
         pretrained: gives some of the weights, and says which are frozen. The others are random.

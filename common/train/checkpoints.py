@@ -32,7 +32,7 @@ from .resume import State
 from .schedule import Length
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Checkpoints:
     """The checkpoints of one run."""
 

@@ -66,7 +66,7 @@ class Part(NamedTuple):
 
     symbol: mx.sym.Symbol  # its ``data`` are images, or features (N, ...)
     shape: Tuple[int, ...]  # of an image, or of its features
-    batches: Callable[[int], Iterator[mx.io.DataBatch]]  # the run's from that number on, endless
+    batches: Callable[[int], Iterator[mx.io.DataBatch]]  # from that number on, without end
     evaluator: Optional[Evaluator]  # scores its weights on the validation images; None without
     frozen: Tuple[dict, dict] = ({}, {})  # (arg_params, aux_params) in front of the cut
 

@@ -115,7 +115,8 @@ sys.exit(failure.code)
 
 def launcher(folder, *before):
     command = [*before, sys.executable, "-c", LAUNCHER, folder]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
     wait_for(lambda: len(list(folder.glob("*.log"))) == 3)
     wait_for(lambda: all(path.stat().st_size for path in folder.glob("*.log")))
     wait_for(lambda: "ready" in (folder / "worker-0.log").read_text())
