@@ -37,6 +37,7 @@ def shell(command, *arguments, **environment):
         cwd=ROOT,
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=300,
     )
 

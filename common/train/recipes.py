@@ -151,7 +151,7 @@ RECIPES = {
         _IMAGENET_145,
     ),
     ("alexnet", "cifar10"): Recipe(
-        "2012's augmentation; the rest fitted to 12 minutes on 2 cores", "71% top-1", _CIFAR10
+        "2012's augmentation; the rest fitted to some 10 minutes on 2 cores", "71% top-1", _CIFAR10
     ),
     **{
         (network, "cifar10"): Recipe(_AS_ALEXNET, "about the same (not run)", _CIFAR10)
