@@ -43,14 +43,14 @@ def one_weird_trick(num_classes=1000):
     return net
 
 
-def network(name):
+def network(name, side=227):
     """The graph of symbols/alexnet.py: one tower, or two groups in conv2, conv4 and conv5.
 
-    alexnet@67: for pictures of 67 pixels, as the demo's.
+    side: of the pictures; alexnet_owt takes any.
     """
     if name == "alexnet_owt":
         return one_weird_trick()
-    groups = {"alexnet": 1, "alexnet@67": 1, "alexnet2012": 2}[name]
+    groups = {"alexnet": 1, "alexnet2012": 2}[name]
 
     def norm_and_pool():
         return [nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2), nn.MaxPool2d(3, 2)]
@@ -61,14 +61,17 @@ def network(name):
     for channels, out, split in ((256, 384, 1), (384, 384, groups), (384, 256, groups)):
         layers += [nn.Conv2d(channels, out, 3, padding=1, groups=split), nn.ReLU(inplace=True)]
     layers += [nn.MaxPool2d(3, 2), nn.Flatten()]
-    for features in (256 if name == "alexnet@67" else 9216, 4096):
+    side = (side - 11) // 4 + 1  # of conv1's maps; then of those behind each pooling
+    for _ in range(3):
+        side = (side - 3) // 2 + 1
+    for features in (256 * side * side, 4096):
         layers += [nn.Linear(features, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)]
     return nn.Sequential(*layers, nn.Linear(4096, 1000))
 
 
 def pytorch(mode, name, data, last=False, compiled=False, bf16=False):
     """PyTorch's step; ``last``: channels last; ``bf16``: by autocast, with float32 weights."""
-    model = network(name)
+    model = network(name, data.shape[2])
     data = torch.from_numpy(data)
     if last:
         model = model.to(memory_format=torch.channels_last)
@@ -106,7 +109,7 @@ def pytorch(mode, name, data, last=False, compiled=False, bf16=False):
 
 def onnx_of_torch(name, data, path):
     """Write the file that PyTorch's own exporter makes: its LRN is ten operators."""
-    model = nn.Sequential(network(name), nn.Softmax(dim=1)).eval()
+    model = nn.Sequential(network(name, data.shape[2]), nn.Softmax(dim=1)).eval()
     torch.onnx.export(model, torch.from_numpy(data), path, dynamo=False, input_names=["data"])
 
 
@@ -194,7 +197,8 @@ def main():
     mode, form, name, batch, steps, warmup, *source = sys.argv[1:]
     torch.manual_seed(0)
     torch.set_num_threads(THREADS)
-    side = {"alexnet_owt": 224, "alexnet@67": 67}.get(name, 227)
+    name, _, side = name.partition("@")
+    side = int(side or {"alexnet_owt": 224}.get(name, 227))
     data = (np.random.default_rng(0).standard_normal((int(batch), 3, side, side)) * 60).astype("f4")
     with tempfile.TemporaryDirectory() as folder:
         step = prepare(mode, form, name, data, source, folder)

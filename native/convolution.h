@@ -66,14 +66,21 @@ void convolution_shape(const Attributes& attrs, std::vector<Shape>* in, std::vec
   out->at(0) = output_shape(c);
 }
 
-// in: x, w, bias
-void convolve(const Attributes& attrs, Tensors& in, Tensors& out, KeptWeights* kept) {
+// Calls work(convolution, x, w, bias, y) with the arrays of a forward pass. in: x, w, bias
+template <typename Work>
+void with_arrays(const Attributes& attrs, Tensors& in, Tensors& out, const Work& work) {
   const Shape shape = in[0].shape;
   const Convolution c = convolution_of(attrs, shape);
   const float* const x = floats(in[0], shape, "the input");
   const float* const w = floats(in[1], weight_shape(c), "the weight");
   const float* const bias = floats(in[2], {c.groups * c.filters}, "the bias");
-  convolve(c, x, w, bias, floats(out[0], output_shape(c), "the output"), kept);
+  work(c, x, w, bias, floats(out[0], output_shape(c), "the output"));
+}
+
+void convolve(const Attributes& attrs, Tensors& in, Tensors& out, KeptWeights* kept) {
+  with_arrays(attrs, in, out,
+              [&](const Convolution& c, const float* x, const float* w, const float* bias,
+                  float* y) { convolve(c, x, w, bias, y, kept); });
 }
 
 void convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
@@ -99,7 +106,8 @@ MXReturnValue keeping_convolution(const Attributes& attrs, const MXContext&,
   return reported([&] { *op = CustomStatefulOp::create<KeepingConvolution>(attrs); });
 }
 
-// in: y's gradient, x, w, bias, y; out: the gradients of x, w and bias
+// in: y's gradient, x, w, bias, y; out: the gradients of x, if it is wanted, of w and of bias
+template <bool of_input>
 void convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
   const Shape shape = in[1].shape;
   const Convolution c = convolution_of(attrs, shape);
@@ -107,7 +115,7 @@ void convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
   const float* const x = floats(in[1], shape, "the input");
   const float* const w = floats(in[2], weight_shape(c), "the weight");
   const float* const y = floats(in[4], output_shape(c), "the output");
-  float* const dx = floats(out[0], shape, "the input's gradient");
+  float* const dx = of_input ? floats(out[0], shape, "the input's gradient") : nullptr;
   float* const dw = floats(out[1], weight_shape(c), "the weight's gradient");
   float* const dbias = floats(out[2], {c.groups * c.filters}, "the bias's gradient");
   differentiate(c, dy, x, w, y, dx, dw, dbias);
@@ -120,7 +128,7 @@ REGISTER_OP(_alexnet_convolution)
     .setInferType(float32_only)
     .setInferShape(infer_shape<convolution_shape>)
     .setForward(compute<convolution_forward>, "cpu")
-    .setBackward(compute<convolution_backward>, "cpu");
+    .setBackward(compute<convolution_backward<true>>, "cpu");
 
 REGISTER_OP(_alexnet_keeping_convolution)
     .setParseAttrs(counts<3, 1>)

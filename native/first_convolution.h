@@ -14,43 +14,47 @@
 
 namespace {
 
-// An image's channels of stride 1, each a plane without gaps, and where in them a filter's weights
-// find the pixels of the first output; an output's pixels are `columns` a row further.
+// Channels of stride 1, each a plane without gaps, and where in them a filter's weights find the
+// pixels of the first output; an output's pixels are `columns` a row further.
 struct Planes {
-  const float* first;
-  int64_t columns;
+  int64_t rows, columns;
   std::vector<int64_t> offsets;
 };
 
-Planes planes_of(const Convolution& c, const float* x) {
-  static thread_local std::vector<float> buffer;
-  Window w;  // all of the image
-  w.top = 0;
-  w.rows = c.out[0] + c.side - 1;
-  w.columns = c.out[1] + c.side - 1;
-  const int64_t plane = w.rows * w.columns, s = c.stride;
-  // The last panel reads beyond the last plane.
-  buffer.assign(c.channels * plane + c.side + 2 * best_kernel().width, 0.0f);
-  for (int64_t first = 0; first < c.channels; first += kLanes)
-    for_each_input_row(c, w, x, first,
-                       [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
-                           int64_t stride) {
-                         float* to = &buffer[(first + l) * plane + row * w.columns + column];
-                         for (int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
-                       });
-  Planes planes = {buffer.data(), w.columns, {}};
+Planes planes_of(const Convolution& c) {
+  const int64_t rows = c.out[0] + c.side - 1, columns = c.out[1] + c.side - 1, s = c.stride;
+  Planes planes = {rows, columns, {}};
   for (int64_t map = 0; map < c.maps(); ++map)
     for (int64_t i = 0; i < c.kernel; ++i)
       for (int64_t j = 0; j < c.kernel; ++j) {
         const int64_t channel = (map * s + i % s) * s + j % s;
-        planes.offsets.push_back(channel * plane + i / s * w.columns + j / s);
+        planes.offsets.push_back((channel * rows + i / s) * columns + j / s);
       }
   return planes;
 }
 
+// An image as such planes, in the calling thread's memory.
+const float* fill(const Convolution& c, const Planes& planes, const float* x) {
+  static thread_local std::vector<float> buffer;
+  Window w;  // all of the image
+  w.top = 0;
+  w.rows = planes.rows;
+  w.columns = planes.columns;
+  // The last panel reads beyond the last plane.
+  buffer.assign(c.channels * w.rows * w.columns + c.side + 2 * best_kernel().width, 0.0f);
+  for (int64_t first = 0; first < c.channels; first += kLanes)
+    for_each_input_row(c, w, x, first,
+                       [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
+                           int64_t stride) {
+                         float* to = &buffer[((first + l) * w.rows + row) * w.columns + column];
+                         for (int64_t i = 0; i < n; ++i) to[i] = from[i * stride];
+                       });
+  return buffer.data();
+}
+
 // The outputs of all filters at `width` places from `place` on, counted with the planes' columns.
-void sum_at(const Convolution& c, const Kernel& kernel, const Planes& planes, int64_t place,
-            const float* w, float* panel, float* sums) {
+void sum_at(const Convolution& c, const Kernel& kernel, const Planes& planes, const float* image,
+            int64_t place, const float* w, float* panel, float* sums) {
   const int64_t width = 2 * kernel.width, third = kernel.rows / 3;
   Tile tile = {};
   tile.depth = tile.a_row_stride = static_cast<int64_t>(planes.offsets.size());
@@ -58,7 +62,7 @@ void sum_at(const Convolution& c, const Kernel& kernel, const Planes& planes, in
   tile.b = tile.next = panel;
   tile.b_row_stride = tile.c_row_stride = width;
   for (int64_t p = 0; p < tile.depth; ++p)
-    std::copy_n(planes.first + planes.offsets[p] + place, width, panel + p * width);
+    std::copy_n(image + planes.offsets[p] + place, width, panel + p * width);
   for (int64_t f = 0; f < c.filters; f += kernel.rows) {
     tile.a = w + f * tile.depth;
     tile.c = sums + f * width;
@@ -71,17 +75,17 @@ INLINED void add_bias(const float* sums, float bias, float least, int64_t n, flo
 }
 
 // y's maps of an image. w: with some rows behind the last filter's.
-void convolve_plainly(const Convolution& c, const float* x, const float* w, const float* bias,
-                      float* y) {
+void convolve_plainly(const Convolution& c, const Planes& planes, const float* x, const float* w,
+                      const float* bias, float* y) {
   static thread_local std::vector<float> buffers[2];
   const Kernel& kernel = best_kernel();
   const int64_t width = 2 * kernel.width, map = c.out[0] * c.out[1];
   const float least = c.relu ? 0 : -std::numeric_limits<float>::infinity();
-  const Planes planes = planes_of(c, x);
+  const float* const image = fill(c, planes, x);
   float* const panel = aligned(&buffers[0], planes.offsets.size() * width);
   float* const sums = aligned(&buffers[1], (c.filters + kernel.rows) * width);
   for (int64_t place = 0; place < c.out[0] * planes.columns; place += width) {
-    sum_at(c, kernel, planes, place, w, panel, sums);
+    sum_at(c, kernel, planes, image, place, w, panel, sums);
     for (int64_t i = 0; i < width;) {
       const int64_t row = (place + i) / planes.columns, column = (place + i) % planes.columns;
       const int64_t n = std::min(width - i, c.out[1] - column);
@@ -93,32 +97,18 @@ void convolve_plainly(const Convolution& c, const float* x, const float* w, cons
   }
 }
 
-// in: x, w, bias
 void first_convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
-  const Shape shape = in[0].shape;
-  const Convolution c = convolution_of(attrs, shape);
-  const float* const x = floats(in[0], shape, "the input");
-  const float* const w = floats(in[1], weight_shape(c), "the weight");
-  const float* const bias = floats(in[2], {c.groups * c.filters}, "the bias");
-  float* const y = floats(out[0], output_shape(c), "the output");
-  std::vector<float> weights(w, w + c.groups * c.weights());
-  weights.resize(weights.size() + best_kernel().rows * c.maps() * c.kernel * c.kernel);
-  parallel_for(c.images * c.groups, [&](int64_t task) {
-    const int64_t image = task / c.groups, g = task % c.groups;
-    convolve_plainly(c, x + c.input(image, g), &weights[g * c.weights()], bias + g * c.filters,
-                     y + c.output(image, g, 0, 0));
+  with_arrays(attrs, in, out, [](const Convolution& c, const float* x, const float* w,
+                                 const float* bias, float* y) {
+    const Planes planes = planes_of(c);
+    std::vector<float> weights(w, w + c.groups * c.weights());
+    weights.resize(weights.size() + best_kernel().rows * planes.offsets.size());
+    parallel_for(c.images * c.groups, [&](int64_t task) {
+      const int64_t image = task / c.groups, g = task % c.groups;
+      convolve_plainly(c, planes, x + c.input(image, g), &weights[g * c.weights()],
+                       bias + g * c.filters, y + c.output(image, g, 0, 0));
+    });
   });
-}
-
-// in: y's gradient, x, w, bias, y; out: x's gradient, which is not written, and those of w and bias
-void first_convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
-  const Shape shape = in[1].shape;
-  const Convolution c = convolution_of(attrs, shape);
-  differentiate(c, floats(in[0], output_shape(c), "the output's gradient"),
-                floats(in[1], shape, "the input"), nullptr,
-                floats(in[4], output_shape(c), "the output"), nullptr,
-                floats(out[1], weight_shape(c), "the weight's gradient"),
-                floats(out[2], {c.groups * c.filters}, "the bias's gradient"));
 }
 
 }  // namespace
@@ -128,4 +118,4 @@ REGISTER_OP(_alexnet_first_convolution)
     .setInferType(float32_only)
     .setInferShape(infer_shape<convolution_shape>)
     .setForward(compute<first_convolution_forward>, "cpu")
-    .setBackward(compute<first_convolution_backward>, "cpu");
+    .setBackward(compute<convolution_backward<false>>, "cpu");

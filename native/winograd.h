@@ -185,7 +185,7 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
 }
 
 // Of the products, the weights' gradients sum over all tiles, the inputs' over a group's filters.
-// dx may be null, if x's gradients are not wanted; w may then be null, too.
+// dx may be null, if x's gradients are not wanted.
 void differentiate(const Convolution& c, const float* dy, const float* x, const float* w,
                    const float* y, float* dx, float* dw, float* dbias) {
   static thread_local std::vector<float> buffers[5];

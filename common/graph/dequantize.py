@@ -42,12 +42,10 @@ def needed(symbol: mx.sym.Symbol) -> bool:
     It does without VNNI, whatever the batch size, so that answers do not depend on that. A network
     with an int8 operator that has no float32 form here stays as it is.
     """
-    if os.environ.get(KEEP, "0") != "0" or cpus.has_int8():
+    if os.environ.get(KEEP, "0") != "0" or cpus.has_int8() or not is_quantized(symbol):
         return False
     ops = {node.op for node in Graph(symbol).nodes if "subgraphs" not in node.other}
-    return is_quantized(symbol) and not any(
-        op.startswith(("_contrib_quantized_", "_sg_")) for op in ops - {*_FLOAT32}
-    )
+    return not any(op.startswith(("_contrib_quantized_", "_sg_")) for op in ops - {*_FLOAT32})
 
 
 def dequantized(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.Symbol, dict]:
