@@ -7,6 +7,7 @@
 
 #include <locale.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstdlib>
@@ -149,15 +150,21 @@ MXReturnValue compute(const Attributes& attrs, Tensors* in, Tensors* out, const 
   return reported([&] { work(attrs, *in, *out); });
 }
 
+// Inputs are to be of these types, the last of which counts for further ones, and the output is
+// float32.
+void infer_types(const std::vector<int>& types, std::vector<int>* in, std::vector<int>* out) {
+  for (size_t i = 0; i < in->size(); ++i) {
+    const int type = types[std::min(i, types.size() - 1)];
+    if (in->at(i) != type && in->at(i) != kUnknownType)
+      throw Refused(type == kFloat32 ? "this operator takes float32 only"
+                                     : "this operator's weights are of another type");
+    in->at(i) = type;
+  }
+  out->at(0) = kFloat32;
+}
+
 MXReturnValue float32_only(const Attributes&, std::vector<int>* in, std::vector<int>* out) {
-  return reported([&] {
-    for (int& type : *in) {
-      if (type != kFloat32 && type != kUnknownType)
-        throw Refused("this operator takes float32 only");
-      type = kFloat32;
-    }
-    out->at(0) = kFloat32;
-  });
+  return reported([&] { infer_types({kFloat32}, in, out); });
 }
 
 // MXNet's callback for how many inputs and outputs an operator has.

@@ -1,8 +1,6 @@
 // _alexnet_fully_connected: y = x w^T + bias of (N, ...) arrays, each image flattened, and its
-// gradients.
-//
-// All are matrix products. The weights are nearly all of the memory, and each of them is used only
-// N times: those that come next are prefetched while a tile is computed.
+// gradients. For inference `weights` may be bfloat16, or int8, which stand for themselves times
+// `scale`.
 #pragma once
 
 #include <algorithm>
@@ -10,159 +8,44 @@
 #include <vector>
 
 #include "common.h"
-#include "parallel.h"
-#include "product.h"
+#include "few_images.h"
+#include "matrix_product.h"
+#include "narrow_weights.h"
 
 namespace {
 
-enum Weights { kLeft, kRight, kNeither };
-
-struct Product {  // c = a b
-  View a, b, c;
-  int64_t rows, columns, depth;  // of c; depth: the length of the sums
-  bool add;                      // c += a b
-  Weights weights;               // which factor the weights are, if one
-  // The block of b that is to stay in the cache, without gaps.
-  int64_t block_depth, block_columns;
-};
-
-struct Block {
-  int64_t left, right, top, depth;  // columns and rows of b
-  int vectors;                      // the width of its panels
-  const float* panels;
-};
-
-// Rows [top, top + depth) and columns [first, first + width) of b without gaps, then zeros up to
-// `columns`.
-void pack_panel(const View& b, int64_t top, int64_t depth, int64_t first, int64_t width,
-                int64_t columns, float* to) {
-  if (width < columns) std::fill_n(to, depth * columns, 0.0f);
-  if (b.column_stride == 1) {
-    for (int64_t p = 0; p < depth; ++p) std::copy_n(b.at(top + p, first), width, to + p * columns);
-  } else {
-    for (int64_t i = 0; i < width; ++i)
-      for (int64_t p = 0; p < depth; ++p) to[p * columns + i] = *b.at(top + p, first + i);
-  }
-}
-
-// The part of a that a strip of tiles needs. Rows a power of two apart would share cache lines.
-void pack_strip(const View& a, int64_t row, int64_t height, int64_t top, int64_t depth,
-                const View& to) {
-  if (a.column_stride == 1) {
-    for (int64_t r = 0; r < height; ++r) std::copy_n(a.at(row + r, top), depth, to.at(r, 0));
-  } else {
-    for (int64_t p = 0; p < depth; ++p)
-      for (int64_t r = 0; r < height; ++r) *to.at(r, p) = *a.at(row + r, top + p);
-  }
-}
-
-// The weights that are read after the tile of c at (row, column): the strip that follows, or some
-// rows of the block of b that follows, a few for each tile. Without weights, `strip` again.
-View next_weights(const Kernel& kernel, const Product& product, const Block& block, int64_t row,
-                  int64_t column, const View& strip) {
-  if (product.weights == kLeft)
-    return product.a.from(std::min(row + kernel.rows, product.rows - 1), block.top);
-  if (product.weights == kNeither) return strip;
-  const int64_t columns = block.vectors * kernel.width;
-  const int64_t tiles = (block.right - block.left + columns - 1) / columns;
-  const int64_t fetched = row * tiles + (column - block.left) / columns * kernel.rows;
-  return fetched < block.depth
-             ? product.b.from(block.top + block.depth + fetched, block.left)
-             : strip;
-}
-
-// Copies, or adds, a tile at the edge of c from the buffer in which it was computed whole.
-void copy_edge(const View& edge, const View& c, int64_t height, int64_t width, bool add) {
-  for (int64_t i = 0; i < width; ++i)
-    for (int64_t r = 0; r < height; ++r)
-      *c.at(r, i) = *edge.at(r, i) + (add ? *c.at(r, i) : 0);
-}
-
-// What the block contributes to up to kernel.rows rows of c, from `row` on.
-void multiply_strip(const Kernel& kernel, const Product& product, const Block& block,
-                    int64_t row) {
-  static thread_local std::vector<float> buffers[2];
-  const View& c = product.c;
-  const int64_t third = kernel.rows / 3, columns = block.vectors * kernel.width;
-  const int64_t height = std::min(kernel.rows, product.rows - row);
-  const bool add = product.add || block.top > 0;
-  const int64_t strip_stride = block.depth + kLine;
-  const View strip = {aligned(&buffers[0], kernel.rows * strip_stride), strip_stride, 1};
-  const View edge = {aligned(&buffers[1], kernel.rows * columns), columns, 1};
-  pack_strip(product.a, row, height, block.top, block.depth, strip);
-  Tile tile;
-  tile.a = strip.data;
-  tile.a_row_stride = strip_stride;
-  tile.a_column_stride = 1;
-  tile.b_row_stride = columns;
-  tile.depth = block.depth;
-  for (int64_t j = block.left; j < block.right; j += columns) {
-    const int64_t width = std::min(columns, block.right - j);
-    const bool whole = c.column_stride == 1 && width == columns && height % third == 0;
-    const View next = next_weights(kernel, product, block, row, j, strip);
-    tile.b = block.panels + (j - block.left) * block.depth;
-    tile.c = whole ? c.at(row, j) : edge.data;
-    tile.c_row_stride = whole ? c.row_stride : columns;
-    tile.add = whole && add;
-    tile.next = next.data;
-    tile.next_row_stride = next.row_stride;
-    kernel.multiply_tile(tile, (height + third - 1) / third, block.vectors);
-    if (!whole) copy_edge(edge, c.from(row, j), height, width, add);
-  }
-}
-
-void multiply_on_this_thread(const Kernel& kernel, const Product& product) {
-  static thread_local std::vector<float> buffer;
-  Block block;
-  block.vectors = product.columns > kernel.width ? 2 : 1;
-  const int64_t columns = block.vectors * kernel.width;
-  float* const panels = aligned(&buffer, product.block_depth * (product.block_columns + columns));
-  block.panels = panels;
-  for (block.left = 0; block.left < product.columns; block.left += product.block_columns) {
-    block.right = std::min(product.columns, block.left + product.block_columns);
-    for (block.top = 0; block.top < product.depth; block.top += product.block_depth) {
-      block.depth = std::min(product.block_depth, product.depth - block.top);
-      for (int64_t j = block.left; j < block.right; j += columns)
-        pack_panel(product.b, block.top, block.depth, j, std::min(columns, block.right - j),
-                   columns, panels + (j - block.left) * block.depth);
-      for (int64_t i = 0; i < product.rows; i += kernel.rows)
-        multiply_strip(kernel, product, block, i);
-    }
-  }
-}
-
-// Each thread computes some rows of c, or some columns where the weights are b.
-void multiply_matrices(const Product& product) {
-  const Kernel& kernel = best_kernel();
-  const bool by_columns = product.weights == kRight;
-  const int64_t unit = by_columns ? 2 * kernel.width : kernel.rows;
-  const int64_t length = by_columns ? product.columns : product.rows;
-  split((length + unit - 1) / unit, [&](int64_t first, int64_t last) {
-    const int64_t start = first * unit, end = std::min(length, last * unit);
-    if (start >= end) return;
-    Product part = product;
-    if (by_columns) {
-      part.columns = end - start;
-      part.b = product.b.from(0, start);
-      part.c = product.c.from(0, start);
-    } else {
-      part.rows = end - start;
-      part.a = product.a.from(start, 0);
-      part.c = product.c.from(start, 0);
-    }
-    multiply_on_this_thread(kernel, part);
-  });
+// `count` of a row of narrow weights, from `column` on. a: of their words.
+template <typename Weights>
+void widen_row(const View& a, int64_t row, int64_t column, int64_t count, float* to) {
+  const float* const words = a.at(row, column / Weights::kOfWord);
+  with_vector<Widen<Weights>>(reinterpret_cast<const int32_t*>(words), count, to);
 }
 
 struct Layer {
   int64_t images, inputs, outputs;
-  Shape weight() const { return {outputs, inputs}; }
+  int weights_of_word;
   Shape output() const { return {images, outputs}; }
+  Shape weight() const {  // an array of int32 holds pairs of bfloat16
+    return {outputs, weights_of_word == Bfloat16Weights::kOfWord ? inputs / 2 : inputs};
+  }
+  int weight_type() const {
+    if (weights_of_word == Bfloat16Weights::kOfWord) return kInt32;
+    return weights_of_word == ByteWeights::kOfWord ? kInt8 : kFloat32;
+  }
 };
+
+int read_weights_of_word(const Attributes& attrs) {
+  const std::string type = has(attrs, "weights") ? attrs.at("weights") : "float32";
+  if (type == "float32") return FloatWeights::kOfWord;
+  if (type == "bfloat16") return Bfloat16Weights::kOfWord;
+  if (type != "int8") refuse_value(attrs, "weights");
+  return ByteWeights::kOfWord;
+}
 
 Layer layer_of(const Attributes& attrs, const Shape& x) {
   Layer layer;
   layer.outputs = read_integer(attrs, "num_hidden", 0, 0);
+  layer.weights_of_word = read_weights_of_word(attrs);
   if (layer.outputs < 1 || x.size() < 2)
     throw Refused("_alexnet_fully_connected needs num_hidden of at least 1, and (N, ...) data");
   layer.images = x[0];
@@ -172,6 +55,9 @@ Layer layer_of(const Attributes& attrs, const Shape& x) {
     if (layer.inputs > kLargest)
       throw Refused("_alexnet_fully_connected: an image of " + text_of(x) + " has too many values");
   }
+  if (layer.weights_of_word > 1 && layer.inputs % kUnit != 0)
+    throw Refused("_alexnet_fully_connected: narrow weights need images of a multiple of " +
+                  std::to_string(kUnit) + " values, not of " + text_of(x));
   return layer;
 }
 
@@ -183,17 +69,22 @@ void fully_connected_shape(const Attributes& attrs, std::vector<Shape>* in,
   out->at(0) = layer.output();
 }
 
-// in: x, w, bias
-void fully_connected_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
-  const Layer layer = layer_of(attrs, in[0].shape);
-  float* const x = floats(in[0], Shape(in[0].shape), "the input");
-  float* const w = floats(in[1], layer.weight(), "the weight");
-  const float* const bias = floats(in[2], {layer.outputs}, "the bias");
-  float* const y = floats(out[0], layer.output(), "the output");
+MXReturnValue fully_connected_types(const Attributes& attrs, std::vector<int>* in,
+                                    std::vector<int>* out) {
+  return reported([&] {
+    Layer layer;
+    layer.weights_of_word = read_weights_of_word(attrs);
+    infer_types({kFloat32, layer.weight_type(), kFloat32}, in, out);
+  });
+}
+
+// The product of all images with w in tiles.
+template <typename Weights>
+void multiply_many_images(const Layer& layer, float* x, float* w, const float* bias, float* y) {
   for (int64_t i = 0; i < layer.images; ++i)
     std::copy_n(bias, layer.outputs, y + i * layer.outputs);
   Product product;  // y^T += w x^T
-  product.a = {w, layer.inputs, 1};
+  product.a = {w, layer.inputs / Weights::kOfWord, 1};
   product.b = {x, 1, layer.inputs};
   product.c = {y, 1, layer.outputs};
   product.rows = layer.outputs;
@@ -203,7 +94,42 @@ void fully_connected_forward(const Attributes& attrs, Tensors& in, Tensors& out)
   product.weights = kLeft;
   product.block_depth = 1024;
   product.block_columns = 128;
+  product.of_word = Weights::kOfWord;
+  product.widen = widen_row<Weights>;
   multiply_matrices(product);
+}
+
+// x is to be in the order of w, whose words are floats here.
+template <typename Weights>
+void multiply_images(const Layer& layer, float* x, float* w, const float* bias, float* y) {
+  if (layer.images > kFewImages) return multiply_many_images<Weights>(layer, x, w, bias, y);
+  multiply_few_images<Weights>({reinterpret_cast<const int32_t*>(w), x, bias, y, layer.images,
+                                layer.inputs, layer.outputs});
+}
+
+// in: x, w, bias
+void fully_connected_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
+  static thread_local std::vector<float> buffer;
+  const Layer layer = layer_of(attrs, in[0].shape);
+  float* x = floats(in[0], Shape(in[0].shape), "the input");
+  const float* const bias = floats(in[2], {layer.outputs}, "the bias");
+  float* const y = floats(out[0], layer.output(), "the output");
+  if (in[1].shape != layer.weight() || in[1].dtype != layer.weight_type())
+    throw Refused("the weight has to be of shape " + text_of(layer.weight()) +
+                  " and of the type that `weights` says, not " + text_of(in[1].shape));
+  float* const w = static_cast<float*>(in[1].data_ptr);
+  if (layer.weights_of_word > 1) {
+    const float scale = static_cast<float>(read_number(attrs, "scale", 1));
+    float* const arranged = aligned(&buffer, layer.images * layer.inputs);
+    arrange(x, layer.images * layer.inputs, scale, layer.weights_of_word, arranged);
+    x = arranged;
+  }
+  if (layer.weights_of_word == ByteWeights::kOfWord)
+    multiply_images<ByteWeights>(layer, x, w, bias, y);
+  else if (layer.weights_of_word == Bfloat16Weights::kOfWord)
+    multiply_images<Bfloat16Weights>(layer, x, w, bias, y);
+  else
+    multiply_images<FloatWeights>(layer, x, w, bias, y);
 }
 
 void differentiate_weight(const Layer& layer, float* g, float* x, float* dw) {
@@ -218,6 +144,7 @@ void differentiate_weight(const Layer& layer, float* g, float* x, float* dw) {
   product.weights = kNeither;
   product.block_depth = 128;
   product.block_columns = 1024;
+  product.of_word = 1;
   multiply_matrices(product);
 }
 
@@ -233,6 +160,7 @@ void differentiate_input(const Layer& layer, float* g, float* w, float* dx) {
   product.weights = kRight;
   product.block_depth = 256;
   product.block_columns = 256;
+  product.of_word = 1;
   multiply_matrices(product);
 }
 
@@ -257,7 +185,7 @@ void fully_connected_backward(const Attributes& attrs, Tensors& in, Tensors& out
 
 REGISTER_OP(_alexnet_fully_connected)
     .setParseAttrs(counts<3, 1>)
-    .setInferType(float32_only)
+    .setInferType(fully_connected_types)
     .setInferShape(infer_shape<fully_connected_shape>)
     .setForward(compute<fully_connected_forward>, "cpu")
     .setBackward(compute<fully_connected_backward>, "cpu");

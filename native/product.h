@@ -52,6 +52,7 @@ struct Tile {  // c = a b
   bool add;           // c += a b
   const float* next;  // as many rows as a has, `depth` long, to be prefetched
   int64_t next_row_stride;
+  int next_of_float;  // values in a float there: 1, 2 or 4
 };
 
 // Here fused multiply-add is used where the processor has it, so the last bits differ between
@@ -62,6 +63,7 @@ struct Tile {  // c = a b
 template <typename Vector, int rows, int vectors>
 INLINED void multiply_rows(const Tile& tile) {
   const int64_t width = sizeof(Vector) / sizeof(float), a_row_stride = tile.a_row_stride;
+  const int next_shift = tile.next_of_float / 2;
   const float *a = tile.a, *b = tile.b;
   Vector sums[rows][vectors];
   // The compiler would keep the sums in memory if it did not unroll these loops at once.
@@ -77,7 +79,7 @@ INLINED void multiply_rows(const Tile& tile) {
     if (p % kLine == 0) {
 #pragma GCC unroll 12
       for (int r = 0; r < rows; ++r)
-        __builtin_prefetch(tile.next + r * tile.next_row_stride + p, 0, 2);
+        __builtin_prefetch(tile.next + r * tile.next_row_stride + (p >> next_shift), 0, 2);
     }
     for (int64_t at = 0; at < vectors * width; at += kLine)
       __builtin_prefetch(b + kAhead * tile.b_row_stride + at);
@@ -127,6 +129,21 @@ AVX512 void multiply_tile_avx512(const Tile& tile, int64_t thirds, int vectors) 
   multiply_thirds<Floats16, 4>(tile, thirds, vectors);
 }
 
+template <typename Body, typename... Arguments>
+void with_vector_baseline(const Arguments&... arguments) {
+  Body::template run<Floats4>(arguments...);
+}
+
+template <typename Body, typename... Arguments>
+AVX2 void with_vector_avx2(const Arguments&... arguments) {
+  Body::template run<Floats8>(arguments...);
+}
+
+template <typename Body, typename... Arguments>
+AVX512 void with_vector_avx512(const Arguments&... arguments) {
+  Body::template run<Floats16>(arguments...);
+}
+
 #pragma GCC pop_options
 
 // Computes tiles of 1 to 3 thirds of its rows and 1 or 2 vectors.
@@ -139,6 +156,16 @@ const Kernel& best_kernel() {
   static const Kernel kernels[] = {
       {6, 4, multiply_tile_baseline}, {6, 8, multiply_tile_avx2}, {12, 16, multiply_tile_avx512}};
   return kernels[kVariant];
+}
+
+// Calls Body::run<Vector>, which has to be INLINED, with the vectors of the variant in use, which
+// are as wide as its kernel's.
+template <typename Body, typename... Arguments>
+void with_vector(const Arguments&... arguments) {
+  static void (*const variants[])(const Arguments&...) = {
+      with_vector_baseline<Body, Arguments...>, with_vector_avx2<Body, Arguments...>,
+      with_vector_avx512<Body, Arguments...>};
+  variants[kVariant](arguments...);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@ import numpy as np
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
-from common.graph import dequantize
+from common.graph import dequantize, narrow_weights
 from common.graph.graph import Graph
 from common.graph.lowering import for_cpu
 from common.runtime.mxnet import mx
@@ -30,11 +30,15 @@ def bind(
     copy of the weights and silently ignores what is set later.
     """
     if contexts[0].device_type == "cpu":
+        integers = {}
         if dequantize.needed(symbol):
             _say_float32()
+            integers = dequantize.integers(arg_params)
             symbol, arg_params = dequantize.dequantized(symbol, arg_params)
         images = data_shape[0] // len(contexts)
         symbol = for_cpu(symbol, (images, *data_shape[1:]), for_training=False)
+        if integers:
+            symbol, arg_params = narrow_weights.use_int8(symbol, arg_params, integers)
     labels = None  # export_mxnet.py's copies have none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]

@@ -7,7 +7,7 @@ the int8 form of one operator. An integer q of a tensor whose largest magnitude 
 
 import json
 import os
-from typing import Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from common.io import cpus
 from common.runtime.mxnet import mx
 
 from .graph import Graph
+from .narrow_weights import Integers
 
 KEEP = "ALEXNET_INT8_OPERATORS"  # environment variable: 1 computes in int8 on any CPU
 _CONVERSIONS = ("_contrib_quantize_v2", "_contrib_requantize", "_contrib_dequantize")
@@ -69,9 +70,23 @@ def dequantized(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.Symbol,
     return plain, {name: _float32(name, arg_params) for name in names}
 
 
+def integers(arg_params: dict) -> Dict[str, Integers]:
+    """The arguments that are 8-bit integers."""
+    return {
+        name: Integers(array, _scale(name, arg_params))
+        for name, array in arg_params.items()
+        if array.dtype == np.int8
+    }
+
+
 def _float32(name, arg_params):
     array = arg_params[name]
     if array.dtype != np.int8:
         return array
+    return array.astype("float32") * _scale(name, arg_params)
+
+
+def _scale(name, arg_params):
+    """What 1 of the 8-bit integers with this name stands for."""
     ends = (arg_params[f"{name}_{end}"].asscalar() for end in ("min", "max"))
-    return array.astype("float32") * (max(map(abs, ends)) / 127)
+    return float(max(map(abs, ends)) / 127)

@@ -14,7 +14,7 @@ from common.runtime.mxnet import mx
 from .graph import Graph, Node, Output
 
 # In training, with fewer images a device MXNet's convolutions and fully connected layers are the
-# faster ones; for inference only one image's fully connected layers are.
+# faster ones.
 MIN_IMAGES = 8
 
 _CONVOLUTION, _FULLY_CONNECTED = "_alexnet_convolution", "_alexnet_fully_connected"
@@ -198,7 +198,7 @@ def _native_layer(node, weights, output, for_training, first):
     if len(weights) == 1:
         said.discard("no_bias")
     if node.op == "FullyConnected" and said == {"num_hidden"}:
-        return _FULLY_CONNECTED if output and output[0] > 1 else None
+        return _FULLY_CONNECTED
     if node.op == "Convolution" and said <= {"kernel", "num_filter", "num_group", "pad", "stride"}:
         groups = int(settings.get("num_group", 1))
         strides = ast.literal_eval(settings.get("stride", "(1, 1)"))

@@ -113,6 +113,22 @@ def test_only_a_cpu_without_vnni_runs_float32_and_a_variable_keeps_int8(monkeypa
     assert 0 < np.abs(said[0] - said[1]).max() < 0.02  # .005 when it was measured
 
 
+@pytest.mark.parametrize("images", [1, 8])
+def test_fully_connected_layers_read_the_integers(images, monkeypatch):
+    monkeypatch.setattr(alexnet, "HIDDEN", 64)
+    monkeypatch.setattr(cpus, "has_int8", lambda: False)
+    plain, pictures = made("alexnet")
+    int8 = quantized(plain, pictures)
+    module = network.bind(*int8, (images, *pictures.shape[1:]), [mx.cpu()])
+    read = {name: array.dtype for name, array in module.get_params()[0].items()}
+    narrow = [name for name, dtype in read.items() if dtype == np.int8]
+    assert narrow == [f"fc{i}_weight_quantize" for i in (1, 2, 3)]
+    data = mx.nd.array(pictures[:1]).repeat(images, axis=0)
+    said = network.outputs(module, data).asnumpy()
+    right = compare.probabilities(*dequantize.dequantized(*int8[:2]), plain[2], data.asnumpy())
+    assert np.abs(said - right).max() < 1e-5
+
+
 def test_an_operator_without_a_float32_form_keeps_int8(monkeypatch):
     monkeypatch.setattr(cpus, "has_int8", lambda: False)
     plain, images = made("inception")

@@ -10,6 +10,7 @@ from conftest import operators, output_and_gradients, run_script
 
 import symbols
 from common.evaluate.network import bind
+from common.graph import narrow_weights
 from common.graph.native_operators import MIN_IMAGES, use_native_layers
 from common.runtime import native
 
@@ -51,7 +52,7 @@ def assert_right(values):
         assert (np.abs(found - right) <= 2e-6 * terms).all()
 
 
-@pytest.mark.parametrize("images", [1, 3, 33])
+@pytest.mark.parametrize("images", [*range(1, 9), 33])
 @pytest.mark.parametrize("inputs", [1, 7, 257])
 @pytest.mark.parametrize("outputs", [1, 5, 129])
 def test_output_and_gradients_equal_a_float64_reference(images, inputs, outputs):
@@ -88,6 +89,55 @@ def test_results_repeat_bit_for_bit():
     values = draw(33, (2305,), 129)
     for first, second in zip(layer(*values), layer(*values)):
         assert np.array_equal(first, second)
+
+
+def narrow(weight, kind):
+    """Weights of that kind: attributes and an array for the operator, and the values in float64."""
+    if kind == "int8":
+        integers = np.rint(weight / np.abs(weight).max() * 127).astype(np.int8)
+        return {"scale": "0.015"}, mx.nd.array(integers, dtype=np.int8), integers * 0.015
+    layer = mx.sym.FullyConnected(mx.sym.Variable("data"), name="f", num_hidden=len(weight))
+    symbol = use_native_layers(layer, (1, weight.shape[1]), for_training=False)
+    _, params = narrow_weights.use_bfloat16(symbol, {"f_weight": mx.nd.array(weight)})
+    words = params["f_weight"].asnumpy()
+    values = (words.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return {}, params["f_weight"], values.astype(float)
+
+
+@pytest.mark.parametrize("kind", ["int8", "bfloat16"])
+@pytest.mark.parametrize("images", [*range(1, 10), 33])
+@pytest.mark.parametrize("inputs, outputs", [(64, 1), (1088, 5), (2048, 129)])
+def test_narrow_weights_are_multiplied_exactly(kind, images, inputs, outputs):
+    x, weight, bias, _ = draw(images, (inputs,), outputs)
+    attrs, array, values = narrow(weight, kind)
+    operator = mx.nd._internal._alexnet_fully_connected
+    found = operator(
+        mx.nd.array(x), array, mx.nd.array(bias), num_hidden=outputs, weights=kind, **attrs
+    ).asnumpy()
+    terms = np.abs(x) @ np.abs(values.T) + np.abs(bias)
+    assert (np.abs(found - (x.astype(float) @ values.T + bias)) <= 2e-6 * terms).all()
+
+
+def test_weights_are_rounded_to_the_nearest_bfloat16():
+    weight = np.array([[1, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-7 - 2**-9, np.nan, np.inf, 3e38, 0]])
+    *_, values = narrow(np.tile(weight, 8).astype(np.float32), "bfloat16")
+    nearest = [1, 1, 1 + 2**-6, -1 - 2**-7, np.nan, np.inf, 226 * 2.0**120, 0]
+    np.testing.assert_allclose(values[0, :8], nearest, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "attrs, shape, cause",
+    [
+        ({"weights": "float16"}, (2, 64), "weights=float16 is out of range"),
+        ({"weights": "int8"}, (2, 96), "a multiple of 64 values, not of"),
+        ({"weights": "int8"}, (2, 64), "weights are of another type"),
+    ],
+)
+def test_weights_that_it_cannot_read_are_refused(attrs, shape, cause):
+    with pytest.raises(mx.base.MXNetError, match=cause):
+        mx.nd._internal._alexnet_fully_connected(
+            *map(mx.nd.ones, [shape, (1, shape[1]), 1]), num_hidden=1, **attrs
+        )
 
 
 def test_nothing_to_compute_is_refused():
@@ -176,8 +226,7 @@ def test_inference_gives_what_the_plain_network_gives(images, contexts):
     plain.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     plain.init_params(mx.init.Xavier())
     ours = bind(plain.symbol, *plain.get_params(), shape, contexts)
-    replaced = "_alexnet_fully_connected" in operators(ours.symbol).values()
-    assert replaced == (images > len(contexts))  # one image on each: MXNet's are faster
+    assert "_alexnet_fully_connected" in operators(ours.symbol).values()
     data = np.random.RandomState(0).normal(0, 60, shape)
     found, right = output(ours, data), output(plain, data)
     assert np.abs(found - right).max() < 1e-5 * right.max()

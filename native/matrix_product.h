@@ -1,0 +1,164 @@
+// Products of whole matrices, in blocks that stay in the cache and tiles that stay in registers.
+//
+// Weights are nearly all of the memory, and each of them is used only once an image: those that
+// come next are prefetched while a tile is computed.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "parallel.h"
+#include "product.h"
+
+namespace {
+
+enum Weights { kLeft, kRight, kNeither };
+
+struct Product {  // c = a b
+  View a, b, c;
+  int64_t rows, columns, depth;  // of c; depth: the length of the sums
+  bool add;                      // c += a b
+  Weights weights;               // which factor the weights are, if one
+  // The block of b that is to stay in the cache, without gaps.
+  int64_t block_depth, block_columns;
+  // Where a has narrow weights, so many in a float: makes floats of `count` of a row from `column`
+  // on.
+  int of_word;
+  void (*widen)(const View& a, int64_t row, int64_t column, int64_t count, float* to);
+};
+
+struct Block {
+  int64_t left, right, top, depth;  // columns and rows of b
+  int vectors;                      // the width of its panels
+  const float* panels;
+};
+
+// Rows [top, top + depth) and columns [first, first + width) of b without gaps, then zeros up to
+// `columns`.
+void pack_panel(const View& b, int64_t top, int64_t depth, int64_t first, int64_t width,
+                int64_t columns, float* to) {
+  if (width < columns) std::fill_n(to, depth * columns, 0.0f);
+  if (b.column_stride == 1) {
+    for (int64_t p = 0; p < depth; ++p) std::copy_n(b.at(top + p, first), width, to + p * columns);
+  } else {
+    for (int64_t i = 0; i < width; ++i)
+      for (int64_t p = 0; p < depth; ++p) to[p * columns + i] = *b.at(top + p, first + i);
+  }
+}
+
+// The part of a that a strip of tiles needs. Rows a power of two apart would share cache lines.
+void pack_strip(const Product& product, int64_t row, int64_t height, int64_t top, int64_t depth,
+                const View& to) {
+  const View& a = product.a;
+  if (product.of_word > 1) {
+    for (int64_t r = 0; r < height; ++r) product.widen(a, row + r, top, depth, to.at(r, 0));
+  } else if (a.column_stride == 1) {
+    for (int64_t r = 0; r < height; ++r) std::copy_n(a.at(row + r, top), depth, to.at(r, 0));
+  } else {
+    for (int64_t p = 0; p < depth; ++p)
+      for (int64_t r = 0; r < height; ++r) *to.at(r, p) = *a.at(row + r, top + p);
+  }
+}
+
+// The weights that are read after the tile of c at (row, column): the strip that follows, or some
+// rows of the block of b that follows, a few for each tile. Without weights, `strip` again.
+View next_weights(const Kernel& kernel, const Product& product, const Block& block, int64_t row,
+                  int64_t column, const View& strip) {
+  if (product.weights == kLeft)
+    return product.a.from(std::min(row + kernel.rows, product.rows - 1),
+                          block.top / product.of_word);
+  if (product.weights == kNeither) return strip;
+  const int64_t columns = block.vectors * kernel.width;
+  const int64_t tiles = (block.right - block.left + columns - 1) / columns;
+  const int64_t fetched = row * tiles + (column - block.left) / columns * kernel.rows;
+  return fetched < block.depth
+             ? product.b.from(block.top + block.depth + fetched, block.left)
+             : strip;
+}
+
+// Copies, or adds, a tile at the edge of c from the buffer in which it was computed whole.
+void copy_edge(const View& edge, const View& c, int64_t height, int64_t width, bool add) {
+  for (int64_t i = 0; i < width; ++i)
+    for (int64_t r = 0; r < height; ++r)
+      *c.at(r, i) = *edge.at(r, i) + (add ? *c.at(r, i) : 0);
+}
+
+// What the block contributes to up to kernel.rows rows of c, from `row` on.
+void multiply_strip(const Kernel& kernel, const Product& product, const Block& block,
+                    int64_t row) {
+  static thread_local std::vector<float> buffers[2];
+  const View& c = product.c;
+  const int64_t third = kernel.rows / 3, columns = block.vectors * kernel.width;
+  const int64_t height = std::min(kernel.rows, product.rows - row);
+  const bool add = product.add || block.top > 0;
+  const int64_t strip_stride = block.depth + kLine;
+  const View strip = {aligned(&buffers[0], kernel.rows * strip_stride), strip_stride, 1};
+  const View edge = {aligned(&buffers[1], kernel.rows * columns), columns, 1};
+  pack_strip(product, row, height, block.top, block.depth, strip);
+  Tile tile;
+  tile.a = strip.data;
+  tile.a_row_stride = strip_stride;
+  tile.a_column_stride = 1;
+  tile.b_row_stride = columns;
+  tile.depth = block.depth;
+  for (int64_t j = block.left; j < block.right; j += columns) {
+    const int64_t width = std::min(columns, block.right - j);
+    const bool whole = c.column_stride == 1 && width == columns && height % third == 0;
+    const View next = next_weights(kernel, product, block, row, j, strip);
+    tile.b = block.panels + (j - block.left) * block.depth;
+    tile.c = whole ? c.at(row, j) : edge.data;
+    tile.c_row_stride = whole ? c.row_stride : columns;
+    tile.add = whole && add;
+    tile.next = next.data;
+    tile.next_row_stride = next.row_stride;
+    tile.next_of_float = product.of_word;
+    kernel.multiply_tile(tile, (height + third - 1) / third, block.vectors);
+    if (!whole) copy_edge(edge, c.from(row, j), height, width, add);
+  }
+}
+
+void multiply_on_this_thread(const Kernel& kernel, const Product& product) {
+  static thread_local std::vector<float> buffer;
+  Block block;
+  block.vectors = product.columns > kernel.width ? 2 : 1;
+  const int64_t columns = block.vectors * kernel.width;
+  float* const panels = aligned(&buffer, product.block_depth * (product.block_columns + columns));
+  block.panels = panels;
+  for (block.left = 0; block.left < product.columns; block.left += product.block_columns) {
+    block.right = std::min(product.columns, block.left + product.block_columns);
+    for (block.top = 0; block.top < product.depth; block.top += product.block_depth) {
+      block.depth = std::min(product.block_depth, product.depth - block.top);
+      for (int64_t j = block.left; j < block.right; j += columns)
+        pack_panel(product.b, block.top, block.depth, j, std::min(columns, block.right - j),
+                   columns, panels + (j - block.left) * block.depth);
+      for (int64_t i = 0; i < product.rows; i += kernel.rows)
+        multiply_strip(kernel, product, block, i);
+    }
+  }
+}
+
+// Each thread computes some rows of c, or some columns where the weights are b.
+void multiply_matrices(const Product& product) {
+  const Kernel& kernel = best_kernel();
+  const bool by_columns = product.weights == kRight;
+  const int64_t unit = by_columns ? 2 * kernel.width : kernel.rows;
+  const int64_t length = by_columns ? product.columns : product.rows;
+  split((length + unit - 1) / unit, [&](int64_t first, int64_t last) {
+    const int64_t start = first * unit, end = std::min(length, last * unit);
+    if (start >= end) return;
+    Product part = product;
+    if (by_columns) {
+      part.columns = end - start;
+      part.b = product.b.from(0, start);
+      part.c = product.c.from(0, start);
+    } else {
+      part.rows = end - start;
+      part.a = product.a.from(start, 0);
+      part.c = product.c.from(start, 0);
+    }
+    multiply_on_this_thread(kernel, part);
+  });
+}
+
+}  // namespace
