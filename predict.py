@@ -20,7 +20,7 @@ from tqdm import tqdm
 from common import cli
 from common.checkpoint import store
 from common.cli import UserError
-from common.evaluate import calibration
+from common.evaluate import calibration, network
 from common.evaluate.classifier import MAX_PIXELS, Classifier, Guess
 from common.io.files import atomic
 from common.records.picture import EXTENSIONS
@@ -49,6 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, default="text", help="csv-bom: for Excel")
     parser.add_argument("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     parser.add_argument("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
+    network.add_dtype(parser)
     parser.add_argument(
         "--max-pixels",
         type=cli.positive_int,
@@ -226,7 +227,7 @@ def main() -> int:
     paths, ignored = find(args.images)
     batch_size = min(args.batch_size, len(paths))
     classifier = Classifier(
-        args.model_prefix, args.load_epoch, batch_size, contexts, args.max_pixels
+        args.model_prefix, args.load_epoch, batch_size, contexts, args.max_pixels, args.dtype
     )
     native.drop_lines(native.OPENCV_NOISE)  # of damaged files
     if ignored:

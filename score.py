@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     add("--batch-size", type=cli.positive_int, default=32, help="over all devices")
     add("--top-k", type=cli.positive_int, help="accuracy reported; default: 5")
     add("--gpus", type=cli.integers, help="such as 0,1; default: the CPU")
+    network.add_dtype(parser)
     add("--data-nthreads", type=cli.positive_int, default=cpus.available(), help="decoding threads")
     add("--per-class", action="store_true", help="print a line for each class, too")
     add(
@@ -129,6 +130,7 @@ def main() -> None:
     if args.int8:
         args.model_prefix = find_int8(args.model_prefix, args.load_epoch)
     config, (symbol, *weights) = network.load(args.model_prefix, args.load_epoch, contexts)
+    network.check_dtype(args.dtype, symbol, contexts)
     preparation = Preparation.from_args(config["args"])
     check_crops(args.crops, preparation)
     classes = network.class_names(config)
@@ -136,7 +138,7 @@ def main() -> None:
     records = pipeline.checked_records(args.data_val, len(classes), classes=config["classes"])
 
     started = time.monotonic()
-    reading = preparation, args.batch_size, args.data_nthreads, args.crops
+    reading = preparation, args.batch_size, args.data_nthreads, args.crops, args.dtype
     wanted = args.fit_temperature or calibration.temperature(config, args.load_epoch)
     scores = (calibration.Answers if wanted else confusion.Confusion)(top_k, classes)
     Evaluator(symbol, contexts, records, *reading).evaluate(*weights, scores)

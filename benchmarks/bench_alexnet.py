@@ -97,6 +97,8 @@ class Case:
         self.length = (max(1, steps // 4), 1) if args.quick else (steps, warmup)
         self.folder = folder
         ours = ["int8", "ours"] if precision == "int8" else ["ours", "stock"]
+        if (mode, precision) == ("infer", "float32"):
+            ours.append("bf16")
         forms = list(FORMS[mode, precision])
         if precision == "float32" and report.has_bf16():
             forms += FORMS[mode, "bf16"]
@@ -122,7 +124,7 @@ class Case:
     def measure(self, name, steps, warmup):
         """A process's seconds of each step and its peak memory."""
         arguments = self.mode, name, self.network, self.batch, steps, warmup
-        if name in ("ours", "int8", "stock"):
+        if name in ("ours", "int8", "stock", "bf16"):
             return report.run_worker("worker_mxnet.py", *arguments)
         files = [] if self.mode == "train" else [self.onnx(1 if name == "ncnn" else self.batch)]
         return report.run_worker("worker_peers.py", *arguments, *files, python=self.args.peers)

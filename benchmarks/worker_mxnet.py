@@ -1,12 +1,12 @@
 """One measurement of AlexNet in MXNet, for bench_alexnet.py: prints a JSON line.
 
-    python benchmarks/worker_mxnet.py train|infer ours|stock|int8 NETWORK BATCH STEPS WARMUP
+    python benchmarks/worker_mxnet.py train|infer ours|stock|int8|bf16 NETWORK BATCH STEPS WARMUP
     python benchmarks/worker_mxnet.py export X.onnx NETWORK BATCH     # for the peers
 
 NETWORK: alexnet, say; alexnet@67 takes pictures of 67 pixels. "ours" runs as
 train_imagenet.py and score.py do; "stock" is the same symbol in a plain Module with MXNet's own
 operators and optimizer; "int8" is the network that quantize.py makes, run as score.py
-does: in float32 on a CPU without VNNI. All start as many threads as there are cores.
+does: in float32 on a CPU without VNNI; "bf16" is score.py --dtype bfloat16. All start as many threads as there are cores.
 """
 
 import json
@@ -96,8 +96,9 @@ def infer_step(variant, name, shape, batch):
         images = batch.data[0].asnumpy()
         quantized = quantization.quantize(symbol, *module.get_params(), images, shape[1:])
         module = network.bind(*quantized, shape, [mx.cpu()])
-    elif variant == "ours":
-        module = network.bind(symbol, *module.get_params(), shape, [mx.cpu()])
+    elif variant in ("ours", "bf16"):
+        dtype = "bfloat16" if variant == "bf16" else "float32"
+        module = network.bind(symbol, *module.get_params(), shape, [mx.cpu()], dtype)
     return lambda: module.forward(batch, is_train=False)
 
 

@@ -35,9 +35,11 @@ _ENGINES = {
     "mnn": "MNN",
     "ncnn": "ncnn",
     "ours": "this project",
-    "int8": "this project",
+    "int8": "this project, int8",
+    "bf16": "this project, bf16",
     "stock": "stock MXNet",
 }
+_NOT_PEERS = ("ours", "int8", "bf16", "stock")
 _OPTIONS = {
     "last": "channels last",
     "decomposed": "LRN taken apart",
@@ -52,6 +54,7 @@ _ROWS = [
     "infer, alexnet, batch 32, float32",
     "infer, alexnet, batch 1, float32",
     "infer, alexnet, batch 32, int8",
+    "infer, alexnet, batch 1, int8",
 ]
 # Both READMEs' words: the heads of the two tables, then the rows.
 _WORDS = {
@@ -67,6 +70,7 @@ _WORDS = {
         "inference, batch 32, float32",
         "inference, batch 1, float32",
         "inference, batch 32, int8",
+        "inference, batch 1, int8",
     ],
     "README.zh-CN.md": [
         "| CIFAR-10，10,000 张测试图片 | top-1（95% 置信区间） |",
@@ -80,6 +84,7 @@ _WORDS = {
         "推理，批大小 32，float32",
         "推理，批大小 1，float32",
         "推理，批大小 32，int8",
+        "推理，批大小 1，int8",
     ],
 }
 
@@ -115,11 +120,11 @@ def _speeds(case):
 
 
 def _peers(case):
-    return {f: s for f, s in _speeds(case).items() if f not in ("ours", "int8", "stock")}
+    return {f: s for f, s in _speeds(case).items() if f not in _NOT_PEERS}
 
 
 def _cell(case):
-    """Ours, and the best peer's in the same number format; its bf16 too if that is faster."""
+    """Ours, and the best peer's in the same number format; bf16 too: theirs if it is faster."""
     ours, peers = _speeds(case)[case["ours"]], _peers(case)
     plain = {form: speed for form, speed in peers.items() if "bf16" not in form}
     best = max(plain, key=plain.__getitem__)
@@ -128,6 +133,8 @@ def _cell(case):
     if reduced and max(reduced.values()) > plain[best]:
         best = max(reduced, key=reduced.__getitem__)
         text += f"; {reduced[best]:.1f} ({_name(best)}): {ours / reduced[best]:.2f}"
+    if "bf16" in _speeds(case):
+        text += f"; {_speeds(case)['bf16']:.1f} ({_name('bf16')})"
     return text
 
 
@@ -208,10 +215,11 @@ def _alexnet(case):
     rows = []
     for form, found in case["contestants"].items():
         low, high = min(found["img_per_s"]), max(found["img_per_s"])
-        name = f"{_name(form)}, int8" if form == "int8" else _name(form)
         figures = f"{speeds[form]:.1f}", f"{low:.1f} to {high:.1f}"
         ratio = f"{speeds[case['ours']] / speeds[form]:.2f}"
-        rows.append([name, *figures, ratio, f"{found['p99_ms']:.0f}", str(found["peak_mib"])])
+        rows.append(
+            [_name(form), *figures, ratio, f"{found['p99_ms']:.0f}", str(found["peak_mib"])]
+        )
     head = ["", "img/s", "range", "ours / theirs", "p99 ms a step", "peak MiB"]
     tried = "; ".join(f"{_name(form)} {speed:.1f}" for form, speed in case["calibration"].items())
     versions = ", ".join(f"{name} {version}" for name, version in case["versions"].items())

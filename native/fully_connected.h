@@ -24,9 +24,12 @@ void widen_row(const View& a, int64_t row, int64_t column, int64_t count, float*
 struct Layer {
   int64_t images, inputs, outputs;
   int weights_of_word;
+  int64_t row() const {  // of weights: narrow ones end with zeros
+    return weights_of_word == 1 ? inputs : (inputs + kUnit - 1) / kUnit * kUnit;
+  }
   Shape output() const { return {images, outputs}; }
   Shape weight() const {  // an array of int32 holds pairs of bfloat16
-    return {outputs, weights_of_word == Bfloat16Weights::kOfWord ? inputs / 2 : inputs};
+    return {outputs, weights_of_word == Bfloat16Weights::kOfWord ? row() / 2 : row()};
   }
   int weight_type() const {
     if (weights_of_word == Bfloat16Weights::kOfWord) return kInt32;
@@ -55,9 +58,6 @@ Layer layer_of(const Attributes& attrs, const Shape& x) {
     if (layer.inputs > kLargest)
       throw Refused("_alexnet_fully_connected: an image of " + text_of(x) + " has too many values");
   }
-  if (layer.weights_of_word > 1 && layer.inputs % kUnit != 0)
-    throw Refused("_alexnet_fully_connected: narrow weights need images of a multiple of " +
-                  std::to_string(kUnit) + " values, not of " + text_of(x));
   return layer;
 }
 
@@ -84,12 +84,12 @@ void multiply_many_images(const Layer& layer, float* x, float* w, const float* b
   for (int64_t i = 0; i < layer.images; ++i)
     std::copy_n(bias, layer.outputs, y + i * layer.outputs);
   Product product;  // y^T += w x^T
-  product.a = {w, layer.inputs / Weights::kOfWord, 1};
-  product.b = {x, 1, layer.inputs};
+  product.a = {w, layer.row() / Weights::kOfWord, 1};
+  product.b = {x, 1, layer.row()};
   product.c = {y, 1, layer.outputs};
   product.rows = layer.outputs;
   product.columns = layer.images;
-  product.depth = layer.inputs;
+  product.depth = layer.row();
   product.add = true;
   product.weights = kLeft;
   product.block_depth = 1024;
@@ -99,12 +99,12 @@ void multiply_many_images(const Layer& layer, float* x, float* w, const float* b
   multiply_matrices(product);
 }
 
-// x is to be in the order of w, whose words are floats here.
+// x is to be like the rows of w, whose words are floats here.
 template <typename Weights>
 void multiply_images(const Layer& layer, float* x, float* w, const float* bias, float* y) {
   if (layer.images > kFewImages) return multiply_many_images<Weights>(layer, x, w, bias, y);
   multiply_few_images<Weights>({reinterpret_cast<const int32_t*>(w), x, bias, y, layer.images,
-                                layer.inputs, layer.outputs});
+                                layer.row(), layer.outputs});
 }
 
 // in: x, w, bias
@@ -120,8 +120,10 @@ void fully_connected_forward(const Attributes& attrs, Tensors& in, Tensors& out)
   float* const w = static_cast<float*>(in[1].data_ptr);
   if (layer.weights_of_word > 1) {
     const float scale = static_cast<float>(read_number(attrs, "scale", 1));
-    float* const arranged = aligned(&buffer, layer.images * layer.inputs);
-    arrange(x, layer.images * layer.inputs, scale, layer.weights_of_word, arranged);
+    float* const arranged = aligned(&buffer, layer.images * layer.row());
+    for (int64_t i = 0; i < layer.images; ++i)
+      arrange(x + i * layer.inputs, layer.inputs, layer.row(), scale, layer.weights_of_word,
+              arranged + i * layer.row());
     x = arranged;
   }
   if (layer.weights_of_word == ByteWeights::kOfWord)

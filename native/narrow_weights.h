@@ -13,7 +13,7 @@
 
 namespace {
 
-const int64_t kUnit = 64;  // a row of narrow weights has a multiple of so many
+const int64_t kUnit = 64;  // a row of narrow weights has a multiple of so many, the last ones 0
 
 template <typename Vector>
 struct WordsOf {
@@ -52,14 +52,16 @@ struct ByteWeights {
   }
 };
 
-// `count` values, each multiplied by `scale`, in the order of weights of which `of_word` are in a
-// word.
-void arrange(const float* from, int64_t count, float scale, int of_word, float* to) {
+// `count` values times `scale`, then zeros up to `row`, in the order of weights of which `of_word`
+// are in a word.
+void arrange(const float* from, int64_t count, int64_t row, float scale, int of_word, float* to) {
   const int64_t width = best_kernel().width, block = width * of_word;
-  for (int64_t i = 0; i < count; i += block)
+  for (int64_t i = 0; i < row; i += block)
     for (int64_t lane = 0; lane < width; ++lane)
-      for (int j = 0; j < of_word; ++j)
-        to[i + j * width + lane] = scale * from[i + lane * of_word + j];
+      for (int j = 0; j < of_word; ++j) {
+        const int64_t at = i + lane * of_word + j;
+        to[i + j * width + lane] = at < count ? scale * from[at] : 0;
+      }
 }
 
 // `count` weights as float32, in their order.

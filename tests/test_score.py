@@ -10,6 +10,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 import reference
+import small_checkpoints
 from conftest import assert_refused, bands, run_here, run_script, write_records
 
 import symbols
@@ -20,6 +21,7 @@ from common.evaluate.evaluator import Evaluator, check_crops
 from common.evaluate.scores import Scores, wilson
 from common.input.preparation import Preparation
 from common.records.scan import scan_records
+from common.runtime import devices, native
 from score import main
 
 SETTINGS = {
@@ -169,6 +171,36 @@ def test_int8_scores_the_quantised_checkpoint(grey, tmp_path, main_json, monkeyp
     shutil.move(f"{prefix}-int8-0001.params", tmp_path / "elsewhere")
     command = f"-int8-0001.params .* quantize.py --model-prefix {prefix} --load-epoch 1 --data-cal"
     assert_main_refuses(monkeypatch, prefix, grey.val, command, "--int8")
+
+
+@pytest.mark.skipif(not native.load(), reason="no C++ compiler")
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_bfloat16_rounds_the_weights_of_fully_connected_layers(
+    network, grey, main_json, expected, batch_size
+):
+    images, labels = bands(101, seed=2)
+    data = (np.array(images, float).transpose(0, 3, 1, 2) - 90) / 30
+    values = {**network[1], "data": data, "softmax_label": labels}
+    for name in ("f6_weight", "output_weight"):
+        bits = values[name].view(np.uint32) + 0x8000  # to nearest; there are no ties
+        values[name] = (bits & 0xFFFF0000).view(np.float32)
+    probabilities = reference.run(symbols.get_symbol("lenet", 3), values)[0]
+    right, float32 = (-np.log(p[range(101), labels]).mean() for p in (probabilities, expected[0]))
+    found = main_json("--dtype", "bfloat16", "--batch-size", batch_size)["loss"]
+    assert abs(found - right) < 1e-6 < abs(found - float32)
+
+
+def test_what_cannot_run_in_bfloat16_is_refused(network, grey, tmp_path, monkeypatch):
+    flags = "--dtype", "bfloat16"
+    small_checkpoints.save_lenet(str(tmp_path / "plain"), grey.classes)
+    small_checkpoints.save_int8(str(tmp_path / "int8"), str(tmp_path / "plain"), grey.classes)
+    monkeypatch.setattr(native, "load", lambda: True)
+    assert_main_refuses(monkeypatch, str(tmp_path / "int8"), grey.val, "checkpoint is int8", *flags)
+    monkeypatch.setattr(native, "load", lambda: False)
+    assert_main_refuses(monkeypatch, network[0], grey.val, "needs the C.. operators", *flags)
+    monkeypatch.setattr(devices, "contexts", lambda gpus: [mx.gpu(0)])
+    monkeypatch.setattr(store, "load", lambda *_: (symbols.get_symbol("lenet", 3), {}, {}))
+    assert_main_refuses(monkeypatch, network[0], grey.val, "is for CPUs; leave out --gpus", *flags)
 
 
 def test_ten_crops_need_room_around_the_crop(network, grey, monkeypatch):

@@ -59,22 +59,25 @@ class Classifier:
         batch_size: int = 32,
         contexts: Optional[List[mx.Context]] = None,
         max_pixels: int = MAX_PIXELS,
+        dtype: str = "float32",
     ):
         """Load ``PREFIX-symbol.json``, ``PREFIX-NNNN.params`` and ``PREFIX-config.json``.
 
-        UserError if one of them is missing or damaged. Attributes: ``checkpoint``, (prefix, epoch);
+        UserError if one of them is missing or damaged, or if it cannot run in ``dtype``, one of
+        network.DTYPES. Attributes: ``checkpoint``, (prefix, epoch);
         ``classes``, names in the order of the network's output; ``preparation``, what is done to a
         picture; ``network``, (symbol, arg_params, aux_params). ``batch_size`` pictures run
-        together, over all devices; a lone one runs by itself. A file of more than ``max_pixels`` is
-        refused, before it is decoded if possible.
+        together, over all devices; up to an eighth as many run one by one. A file of more than
+        ``max_pixels`` is refused, before it is decoded if possible.
         """
         self.checkpoint, self._contexts = (prefix, epoch), contexts or [mx.cpu()]
         with _mxnet:
             config, self.network = network.load(prefix, epoch, self._contexts)
+            network.check_dtype(dtype, self.network[0], self._contexts)
         self.classes = network.class_names(config)
         self.preparation = Preparation.from_args(config["args"])
         self.batch_size = batch_size
-        self._max_pixels = max_pixels
+        self._max_pixels, self._dtype = max_pixels, dtype
         self._modules = {}  # by the number of pictures that they are bound for, and the layer
 
     def __getstate__(self):
@@ -226,6 +229,8 @@ class Classifier:
         """The outputs of ``layer``, or of the network, for at most a batch of images: (N, ...)."""
         if not images:
             return []
+        if 1 < len(images) <= self.batch_size // 8:  # a whole batch would take longer
+            return np.concatenate([self._run([image], layer) for image in images])
         size = 1 if len(images) == 1 else self.batch_size
         shape = (size, *images[0].shape)
         filled = np.zeros(shape, np.float32)
@@ -234,7 +239,7 @@ class Classifier:
             if (size, layer) not in self._modules:
                 part = network.up_to(self.network, layer) if layer else self.network
                 contexts = self._contexts[:size]  # each needs an image
-                self._modules[size, layer] = network.bind(*part, shape, contexts)
+                self._modules[size, layer] = network.bind(*part, shape, contexts, self._dtype)
             said = network.outputs(self._modules[size, layer], mx.nd.array(filled))
             return said.asnumpy()[: len(images)]
 

@@ -50,6 +50,7 @@ class Evaluator:
     batch_size: int  # over all devices together
     threads: int  # that decode
     crops: int = 1
+    dtype: str = "float32"  # one of network.DTYPES
     share: Share = Share()  # what this process scores, if there are several workers
 
     def evaluate(self, arg_params: dict, aux_params: dict, scores: Scores) -> Scores:
@@ -60,7 +61,7 @@ class Evaluator:
         batch_size = min(self.batch_size, count)
         contexts = self.contexts[:batch_size]  # each needs an image
         shape = (batch_size, *self.shape)
-        module = network.bind(self.symbol, arg_params, aux_params, shape, contexts)
+        module = network.bind(self.symbol, arg_params, aux_params, shape, contexts, self.dtype)
         for batch, count in self.batches(batch_size):
             images, size = batch.data[0], self.preparation.image_shape[1:]
             views = ten_crops(images, *size) if self.crops > 1 else [images]

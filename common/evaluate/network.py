@@ -1,5 +1,6 @@
 """A checkpoint's network, bound for inference."""
 
+import argparse
 import functools
 import sys
 from typing import Dict, List, Sequence, Tuple
@@ -12,6 +13,7 @@ from common.cli import UserError
 from common.graph import dequantize, narrow_weights
 from common.graph.graph import Graph
 from common.graph.lowering import for_cpu
+from common.runtime import native
 from common.runtime.mxnet import mx
 
 
@@ -21,13 +23,15 @@ def bind(
     aux_params: dict,
     data_shape: Sequence[int],
     contexts: List[mx.Context],
+    dtype: str = "float32",
 ) -> mx.mod.Module:
     """A module that runs the plain network with these weights on (N, C, H, W) batches.
 
-    On the CPU, with many images a batch, our operators compute convolutions and fully connected
-    layers. On one without VNNI int8 networks run in float32, which a line on stderr says. Bind
-    another module for other weights: after its first forward pass MXNet's CPU build keeps its own
-    copy of the weights and silently ignores what is set later.
+    On the CPU our operators compute convolutions and fully connected layers; ``dtype`` is one of
+    DTYPES that :func:`check_dtype` has accepted. On a CPU without VNNI int8 networks run in
+    float32, which a line on stderr says. Bind another module for other weights: after its first
+    forward pass MXNet's CPU build keeps its own copy of the weights and silently ignores what is
+    set later.
     """
     if contexts[0].device_type == "cpu":
         integers = {}
@@ -39,6 +43,8 @@ def bind(
         symbol = for_cpu(symbol, (images, *data_shape[1:]), for_training=False)
         if integers:
             symbol, arg_params = narrow_weights.use_int8(symbol, arg_params, integers)
+        if dtype == "bfloat16":
+            symbol, arg_params = narrow_weights.use_bfloat16(symbol, arg_params)
     labels = None  # export_mxnet.py's copies have none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]
@@ -48,11 +54,41 @@ def bind(
     return module
 
 
+# What a network computes in, on the CPU. bfloat16: the weights of fully connected layers have 16
+# bits, which are read in half the time; all else is float32.
+DTYPES = ("float32", "bfloat16")
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """The flag ``--dtype``."""
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="bfloat16: on the CPU, fully connected layers read weights of 16 bits, which with one"
+        " picture a pass is faster",
+    )
+
+
+def check_dtype(dtype: str, symbol: mx.sym.Symbol, contexts: List[mx.Context]) -> None:
+    """Raise UserError if the network cannot run in ``dtype``, one of DTYPES, there."""
+    if dtype == "float32":
+        return
+    if contexts[0].device_type == "gpu":
+        raise UserError(f"--dtype {dtype}: is for CPUs; leave out --gpus, or --dtype")
+    if dequantize.is_quantized(symbol):
+        raise UserError(
+            f"--dtype {dtype}: this checkpoint is int8, which is narrower; leave it out"
+        )
+    if not native.load():
+        raise UserError(f"--dtype {dtype}: needs the C++ operators; leave it out")
+
+
 @functools.lru_cache(None)  # once in a process
 def _say_float32():
     print(
-        "int8: this CPU has no VNNI, so the weights run in float32, which is faster"
-        f" ({dequantize.KEEP}=1: in int8)",
+        "int8: this CPU has no VNNI, so sums are float32, which is faster"
+        f" ({dequantize.KEEP}=1: integers)",
         file=sys.stderr,
     )
 

@@ -11,7 +11,7 @@ from common.runtime.mxnet import mx
 
 from .graph import Graph
 
-_UNIT = 64  # a row has a multiple of so many weights: native/narrow_weights.h
+_UNIT = 64  # a row has a multiple of so many weights, the last ones 0: native/narrow_weights.h
 
 
 class Integers(NamedTuple):
@@ -32,7 +32,8 @@ def use_int8(
     def narrow(name, _):
         if name in integers:
             array, scale = integers[name]
-            return {"weights": "int8", "scale": repr(scale)}, array
+            rows = mx.nd.array(_padded(array.asnumpy()), dtype=np.int8)
+            return {"weights": "int8", "scale": repr(scale)}, rows
         return None
 
     return _use(symbol, arg_params, narrow)
@@ -52,7 +53,7 @@ def _use(symbol, arg_params, narrow: Callable[[str, mx.nd.NDArray], Optional[tup
             continue
         weight = node.inputs[1].node
         found = narrow(weight.name, arg_params[weight.name])
-        if found and arg_params[weight.name].shape[1] % _UNIT == 0:
+        if found:
             attrs, arg_params[weight.name] = found
             node.attrs.update(attrs)
             weight.attrs["__shape__"] = str(arg_params[weight.name].shape)
@@ -60,9 +61,14 @@ def _use(symbol, arg_params, narrow: Callable[[str, mx.nd.NDArray], Optional[tup
     return graph.symbol(), arg_params
 
 
+def _padded(weights):
+    return np.pad(weights, ((0, 0), (0, -weights.shape[1] % _UNIT)))
+
+
 def _pairs(weights):
     """An array of int32, each of which holds two of bfloat16: MXNet hands none to an extension."""
-    bits = np.ascontiguousarray(weights).view(np.uint32)
+    weights = _padded(weights)
+    bits = weights.view(np.uint32)
     rounded = ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
     rounded[np.isnan(weights)] = 0x7FC0
     return mx.nd.array(rounded.view(np.int32), dtype=np.int32)

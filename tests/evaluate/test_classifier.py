@@ -16,6 +16,7 @@ from small_checkpoints import save_int8, save_lenet
 
 from common.cli import UserError
 from common.evaluate.classifier import Classifier
+from common.runtime import native
 
 CLASSES = list("abcdefg")
 PICTURES = [photo(40 + i, 60, i) for i in range(16)]
@@ -104,6 +105,26 @@ if __name__ == "__main__":
     for said, own in zip(queue.get(timeout=90), expected):
         assert np.allclose(said, own, atol=1e-6)
 """
+
+
+def test_few_pictures_run_one_by_one(prefixes):
+    classifier = Classifier(prefixes["float32"], 1, batch_size=16)
+    _, probabilities = classifier.predict(PICTURES, top=7)
+    for few in (1, 2):
+        _, alone = classifier.predict(PICTURES[:few], top=7)
+        assert np.abs(alone - probabilities[:few]).max() < 1e-6
+    assert {size for size, _ in classifier._modules} == {1, 16}
+    classifier.predict(PICTURES[:3])
+    assert len(classifier._modules) == 2
+
+
+@pytest.mark.skipif(not native.load(), reason="no C++ compiler")
+def test_bfloat16_is_kept_in_a_pickled_classifier(prefixes):
+    narrow = Classifier(prefixes["float32"], 1, batch_size=4, dtype="bfloat16")
+    both = narrow, pickle.loads(pickle.dumps(narrow))
+    said = [one.predict(PICTURES[:3], top=7)[1] for one in both]
+    plain = Classifier(prefixes["float32"], 1, batch_size=4).predict(PICTURES[:3], top=7)[1]
+    assert np.array_equal(*said) and 1e-6 < np.abs(said[0] - plain).max() < 0.01
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
