@@ -6,7 +6,8 @@
 NETWORK: alexnet, say; alexnet@67 takes pictures of 67 pixels. "ours" runs as
 train_imagenet.py and score.py do; "stock" is the same symbol in a plain Module with MXNet's own
 operators and optimizer; "int8" is the network that quantize.py makes, run as score.py
-does: in float32 on a CPU without VNNI; "bf16" is score.py --dtype bfloat16. All start as many threads as there are cores.
+does: in float32 on a CPU without VNNI; "bf16" is score.py --dtype bfloat16. All start as many
+threads as there are cores.
 """
 
 import json

@@ -5,11 +5,15 @@ from common.runtime.mxnet import mx
 
 from common import cli
 
-from . import bootstrap
+from . import amx, bootstrap
 
 try:
     bootstrap.prepare()
-    from prepare_mxnet import mx
+    with amx.asked_for() as asked:
+        from prepare_mxnet import mx
+
+        if asked:  # a first layer
+            mx.nd.FullyConnected(*map(mx.nd.ones, [(1, 8), (8, 8), 8]), num_hidden=8).wait_to_read()
 except cli.UserError as error:
     cli.refuse_import(str(error))
 except ImportError as error:
