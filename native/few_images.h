@@ -13,6 +13,7 @@
 namespace {
 
 const int64_t kFewImages = 7;  // with more, tiles of products are faster
+const int64_t kFetched = 512;  // words that are prefetched before they are used
 
 struct FewImages {  // y = x w^T + bias, of arrays without gaps
   const int32_t* w;
@@ -39,7 +40,7 @@ struct MultiplyFew {
       typename WordsOf<Vector>::Words loaded[rows];
 #pragma GCC unroll 4
       for (int r = 0; r < rows; ++r) {
-        __builtin_prefetch(w + r * words + i + 512);
+        __builtin_prefetch(w + r * words + i + kFetched);
         loaded[r] = WordsOf<Vector>::load(w + r * words + i);
       }
 #pragma GCC unroll 4

@@ -10,9 +10,10 @@ import numpy as np
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
-from common.graph import dequantize, narrow_weights
+from common.graph import dequantize
 from common.graph.graph import Graph
 from common.graph.lowering import for_cpu
+from common.graph.narrow_weights import use_narrow_weights
 from common.runtime import native
 from common.runtime.mxnet import mx
 
@@ -41,10 +42,8 @@ def bind(
             symbol, arg_params = dequantize.dequantized(symbol, arg_params)
         images = data_shape[0] // len(contexts)
         symbol = for_cpu(symbol, (images, *data_shape[1:]), for_training=False)
-        if integers:
-            symbol, arg_params = narrow_weights.use_int8(symbol, arg_params, integers)
-        if dtype == "bfloat16":
-            symbol, arg_params = narrow_weights.use_bfloat16(symbol, arg_params)
+        if integers or dtype != "float32":
+            symbol, arg_params = use_narrow_weights(symbol, arg_params, integers, dtype)
     labels = None  # export_mxnet.py's copies have none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]

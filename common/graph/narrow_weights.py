@@ -3,7 +3,8 @@
 With few images a batch, reading weights takes most of the time. The sums are of float32.
 """
 
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from types import MappingProxyType
+from typing import Mapping, NamedTuple, Tuple
 
 import numpy as np
 
@@ -21,43 +22,34 @@ class Integers(NamedTuple):
     scale: float
 
 
-def use_int8(
-    symbol: mx.sym.Symbol, arg_params: dict, integers: Dict[str, Integers]
+def use_narrow_weights(
+    symbol: mx.sym.Symbol,
+    arg_params: dict,
+    integers: Mapping[str, Integers] = MappingProxyType({}),
+    dtype: str = "float32",
 ) -> Tuple[mx.sym.Symbol, dict]:
-    """Let our fully connected layers read those of their weights that ``integers`` has.
+    """Let our fully connected layers read narrow weights: the symbol and its arguments.
 
-    ``symbol`` is what lowering.for_cpu has made, ``arg_params`` are its arguments.
+    ``symbol`` is what lowering.for_cpu has made, ``arg_params`` are its arguments. Weights that
+    ``integers`` has become those; with the ``dtype`` 'bfloat16' the others are rounded, to nearest,
+    ties to even.
     """
-
-    def narrow(name, _):
-        if name in integers:
-            array, scale = integers[name]
-            rows = mx.nd.array(_padded(array.asnumpy()), dtype=np.int8)
-            return {"weights": "int8", "scale": repr(scale)}, rows
-        return None
-
-    return _use(symbol, arg_params, narrow)
-
-
-def use_bfloat16(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.Symbol, dict]:
-    """The same with all weights of those layers, rounded to bfloat16 (to nearest, ties to even)."""
-    return _use(
-        symbol, arg_params, lambda _, array: ({"weights": "bfloat16"}, _pairs(array.asnumpy()))
-    )
-
-
-def _use(symbol, arg_params, narrow: Callable[[str, mx.nd.NDArray], Optional[tuple]]):
     graph, arg_params = Graph(symbol), dict(arg_params)
     for node in graph.nodes:
         if node.op != "_alexnet_fully_connected":
             continue
         weight = node.inputs[1].node
-        found = narrow(weight.name, arg_params[weight.name])
-        if found:
-            attrs, arg_params[weight.name] = found
-            node.attrs.update(attrs)
-            weight.attrs["__shape__"] = str(arg_params[weight.name].shape)
-            weight.attrs.pop("__dtype__", None)
+        if weight.name in integers:
+            array, scale = integers[weight.name]
+            node.attrs.update(weights="int8", scale=repr(scale))
+            array = mx.nd.array(_padded(array.asnumpy()), dtype=np.int8)
+        elif dtype == "bfloat16":
+            node.attrs.update(weights="bfloat16")
+            array = _pairs(_padded(arg_params[weight.name].asnumpy()))
+        else:
+            continue
+        arg_params[weight.name], weight.attrs["__shape__"] = array, str(array.shape)
+        weight.attrs.pop("__dtype__", None)
     return graph.symbol(), arg_params
 
 
@@ -67,7 +59,6 @@ def _padded(weights):
 
 def _pairs(weights):
     """An array of int32, each of which holds two of bfloat16: MXNet hands none to an extension."""
-    weights = _padded(weights)
     bits = weights.view(np.uint32)
     rounded = ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype(np.uint16)
     rounded[np.isnan(weights)] = 0x7FC0

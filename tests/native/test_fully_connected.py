@@ -10,7 +10,7 @@ from conftest import operators, output_and_gradients, run_script
 
 import symbols
 from common.evaluate.network import bind
-from common.graph import narrow_weights
+from common.graph.narrow_weights import use_narrow_weights
 from common.graph.native_operators import MIN_IMAGES, use_native_layers
 from common.runtime import native
 
@@ -99,7 +99,7 @@ def narrow(weight, kind):
         return {"scale": "0.015"}, mx.nd.array(padded, dtype=np.int8), integers * 0.015
     layer = mx.sym.FullyConnected(mx.sym.Variable("data"), name="f", num_hidden=len(weight))
     symbol = use_native_layers(layer, (1, weight.shape[1]), for_training=False)
-    _, params = narrow_weights.use_bfloat16(symbol, {"f_weight": mx.nd.array(weight)})
+    _, params = use_narrow_weights(symbol, {"f_weight": mx.nd.array(weight)}, dtype="bfloat16")
     words = params["f_weight"].asnumpy()
     values = (words.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return {}, params["f_weight"], values[:, : weight.shape[1]].astype(float)
