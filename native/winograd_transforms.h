@@ -217,24 +217,15 @@ INLINED void transform_tiles(const Step& step) {
   }
 }
 
-void transform_baseline(const Step& step) {
-  step.side == 3 ? transform_tiles<Floats4, 3>(step) : transform_tiles<Floats4, 5>(step);
-}
-
-AVX2 void transform_avx2(const Step& step) {
-  step.side == 3 ? transform_tiles<Floats8, 3>(step) : transform_tiles<Floats8, 5>(step);
-}
-
-AVX512 void transform_avx512(const Step& step) {
-  step.side == 3 ? transform_tiles<Floats16, 3>(step) : transform_tiles<Floats16, 5>(step);
-}
+struct TransformTiles {
+  template <typename Vector>
+  static INLINED void run(const Step& step) {
+    step.side == 3 ? transform_tiles<Vector, 3>(step) : transform_tiles<Vector, 5>(step);
+  }
+};
 
 #pragma GCC pop_options
 
-void transform(const Step& step) {
-  static void (*const variants[])(const Step&) = {transform_baseline, transform_avx2,
-                                                  transform_avx512};
-  variants[kVariant](step);
-}
+void transform(const Step& step) { with_vector<TransformTiles>(step); }
 
 }  // namespace
