@@ -55,10 +55,12 @@ def test_a_new_measurement_changes_the_pages(tree, monkeypatch):
     for name in set(contestants) - {"ours"}:
         contestants[name]["img_per_s"] = [20.0, 10.0, 40.0]
     contestants["openvino"]["img_per_s"] = [50.0, 50.0, 50.0]
+    contestants["bf16"] = {**contestants["ours"], "img_per_s": [60.0, 60.0, 60.0]}
     path.write_text(json.dumps(content))
     monkeypatch.setattr("sys.argv", ["results"])
     results.main()
-    assert "| 100.0 / 50.0 (OpenVINO): 2.00 |" in (tree / "README.md").read_text(encoding="utf-8")
+    readme = (tree / "README.md").read_text(encoding="utf-8")
+    assert "| 100.0 / 50.0 (OpenVINO): 2.00; 60.0 (this project, bf16) |" in readme
     check(monkeypatch)
 
 
