@@ -146,7 +146,6 @@ void differentiate_weight(const Layer& layer, float* g, float* x, float* dw) {
   product.weights = kNeither;
   product.block_depth = 128;
   product.block_columns = 1024;
-  product.of_word = 1;
   multiply_matrices(product);
 }
 
@@ -162,7 +161,6 @@ void differentiate_input(const Layer& layer, float* g, float* w, float* dx) {
   product.weights = kRight;
   product.block_depth = 256;
   product.block_columns = 256;
-  product.of_word = 1;
   multiply_matrices(product);
 }
 

@@ -24,7 +24,7 @@ struct Product {  // c = a b
   int64_t block_depth, block_columns;
   // Where a has narrow weights, so many in a float: makes floats of `count` of a row from `column`
   // on.
-  int of_word;
+  int of_word = 1;
   void (*widen)(const View& a, int64_t row, int64_t column, int64_t count, float* to);
 };
 
