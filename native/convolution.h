@@ -17,7 +17,7 @@ void fit_outputs(const Shape& x, int i, Convolution* c) {
   c->in[i] = x[2 + i];
   const int64_t most = c->in[i] + 2 * c->pad[i] - c->kernel;
   c->out[i] = most < 0 ? 0 : most / c->stride + 1;
-  c->tiles[i] = (c->out[i] + c->tile() - 1) / c->tile();
+  c->divide(i);
 }
 
 // The convolution of x that Convolution's attributes describe.

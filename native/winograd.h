@@ -1,6 +1,6 @@
 // Convolution of (N, C, H, W) arrays by Winograd's method, and its gradients, in three steps:
 // 1. to points: maps of images, or kernels, become values at the points (winograd_transforms.h);
-// 2. products: a matrix product for each of the 49 pairs of points;
+// 2. products: a matrix product for each pair of points, of which there are up to 49;
 // 3. to maps: the products' values become maps, or kernels, again.
 // The values of many tiles are a matrix for each pair of points, with a tile in each row and a
 // channel in each column; those of the weights have a channel in each row and a filter in each
@@ -18,16 +18,35 @@
 
 namespace {
 
-void transform_part(const Convolution& c, Step::Kind kind, const Part& part, const Window& w,
+// Between a window and the values of a part's tiles, one kind after the other.
+void transform_part(const Convolution& c, Step::Kind step, const Part& part, const Window& w,
                     const PointMatrices& matrices, int64_t channel) {
-  transform({kind, c.side, part.rows * c.tiles[1], c.tiles[1], w.elements,
-             matrices.values(part.first_tile, channel)});
+  for (int kind = 0; kind < kKinds; ++kind) {
+    const bool small_down = kSmall[kind][0], small_across = kSmall[kind][1];
+    const int64_t end = part.top + part.rows;
+    const int64_t top = small_down ? std::max(part.top, c.large[0]) : part.top;
+    const int64_t rows = (small_down ? end : std::min(end, c.large[0])) - top;
+    const int64_t columns = small_across ? c.small[1] : c.large[1];
+    if (rows <= 0 || columns == 0) continue;
+    const int64_t before = small_down ? 0 : top * columns;  // tiles of the kind, in the image
+    const int64_t tile =
+        part.images * c.tiles_before(kind) + part.place * c.tiles_of_kind(kind) + before;
+    const int64_t left = small_across ? c.start(1, c.large[1]) : 0;
+    transform({step,
+               c.side,
+               {small_down ? kFewPoints : kMostPoints, small_across ? kFewPoints : kMostPoints},
+               rows * columns,
+               columns,
+               w.elements.from(c.start(0, top) - w.top, left),
+               matrices.values(tile, channel),
+               matrices.first.row_stride});
+  }
 }
 
 // Between a kernel of 16 channels, its elements one after the other, and its values at the points.
-void transform_kernel(const Convolution& c, Step::Kind kind, float* kernel, float* values,
-                      int64_t point_stride) {
-  transform({kind, c.side, 1, 1, {kernel, c.side * kLanes, kLanes}, {values, 0, point_stride}});
+void transform_kernel(const Convolution& c, Step::Kind step, float* kernel, const View& values) {
+  transform({step, c.side, {c.points(0), c.points(1)}, 1, 1,
+             {kernel, c.side * kLanes, kLanes}, values, 0});
 }
 
 // To points: x's maps of group g.
@@ -51,8 +70,9 @@ PointPanels transform_weights(const Convolution& c, const float* w, bool filters
                               std::vector<float>* buffer, bool known) {
   const int64_t rows = filters_in_rows ? c.filters : c.channels;
   const int64_t lanes = filters_in_rows ? c.channels : c.filters, width = panel_width();
-  const int64_t size = (lanes + width - 1) / width * width * rows;
-  const PointPanels panels = {aligned(buffer, kValues * size), size, rows * width, width, width};
+  // Not a multiple of a page, or all points would share places in the cache.
+  const int64_t size = (lanes + width - 1) / width * width * rows + kLanes;
+  const PointPanels panels = {aligned(buffer, c.values() * size), size, rows * width, width, width};
   if (known) return panels;
   parallel_for(blocks(lanes), [&](int64_t block) {
     const int64_t first = block * kLanes, many = std::min(kLanes, lanes - first);
@@ -61,7 +81,8 @@ PointPanels transform_weights(const Convolution& c, const float* w, bool filters
       for (int64_t l = 0; l < many; ++l)
         for_each_element(c, filters_in_rows ? row : first + l, filters_in_rows ? first + l : row,
                          [&](int64_t e, int64_t index) { kernel[e * kLanes + l] = w[index]; });
-      transform_kernel(c, Step::kWeights, kernel, panels.at(row, first), size);
+      const View values = {panels.at(row, first), c.points(1) * size, size};
+      transform_kernel(c, Step::kWeights, kernel, values);
     }
   });
   return panels;
@@ -107,8 +128,8 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
               KeptWeights* kept) {
   static thread_local std::vector<float> buffers[3];
   const int64_t most = c.together() * c.tiles_of_image();
-  const PointMatrices inputs = point_matrices(&buffers[0], most, c.channels);
-  const PointMatrices outputs = point_matrices(&buffers[1], most, c.filters);
+  const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
+  const PointMatrices outputs = point_matrices(c, &buffers[1], most, c.filters);
   const bool known = kept && kept->are_of(c, w);
   if (kept && !known) *kept = {{}, std::vector<std::vector<float>>(c.groups)};
   for (int64_t g = 0; g < c.groups; ++g) {
@@ -118,8 +139,8 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
       transform_inputs(c, all, x, g, inputs);
-      multiply_at_points(inputs, (last - image) * c.tiles_of_image(), weights, padded(c.filters),
-                         c.channels, outputs, false);
+      multiply_at_points(c, last - image, {inputs, weights, outputs, padded(c.filters), c.channels,
+                                           false, false});
       transform_outputs(c, all, outputs, g, bias, y);
     }
   }
@@ -175,8 +196,11 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
   parallel_for(blocks(c.filters) * c.channels, [&](int64_t task) {
     const int64_t first = task / c.channels * kLanes, channel = task % c.channels;
     float kernel[kMostElements * kLanes];
-    transform_kernel(c, Step::kWeightGradients, kernel, sums.first.at(channel, first),
-                     sums.stride);
+    // Fetched ahead, since they lie far apart.
+    const View next = sums.values(std::min(channel + 2, c.channels - 1), first);
+    for (int64_t i = 0; i < c.points(0); ++i)
+      for (int64_t j = 0; j < c.points(1); ++j) __builtin_prefetch(next.at(i, j));
+    transform_kernel(c, Step::kWeightGradients, kernel, sums.values(channel, first));
     for (int64_t l = 0; l < std::min(kLanes, c.filters - first); ++l)
       for_each_element(c, first + l, channel, [&](int64_t e, int64_t index) {
         dw[index] = kernel[e * kLanes + l];
@@ -190,9 +214,9 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
                    const float* y, float* dx, float* dw, float* dbias) {
   static thread_local std::vector<float> buffers[5];
   const int64_t most = c.together() * c.tiles_of_image(), width = panel_width();
-  const PointMatrices inputs = point_matrices(&buffers[0], most, c.channels);
-  const PointMatrices gradients = point_matrices(&buffers[1], most, c.filters);
-  const PointMatrices sums = point_matrices(&buffers[3], padded(c.channels), c.filters);
+  const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
+  const PointMatrices gradients = point_matrices(c, &buffers[1], most, c.filters);
+  const PointMatrices sums = point_matrices(c, &buffers[3], padded(c.channels), c.filters);
   const PointPanels gradient_panels = {gradients.first.data, gradients.stride, width,
                                        gradients.first.row_stride, width};
   std::fill_n(dbias, c.groups * c.filters, 0.0f);
@@ -202,20 +226,20 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
     PointMatrices back = {};
     PointPanels weights = {};
     if (dx) {
-      back = point_matrices(&buffers[2], most, c.channels);
+      back = point_matrices(c, &buffers[2], most, c.channels);
       weights = transform_weights(c, w + g * c.weights(), true, &buffers[4], false);
     }
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
-      const int64_t tiles = (last - image) * c.tiles_of_image();
       const std::vector<Part> all = parts(c, image, last, kMostRows);
       transform_inputs(c, all, x, g, inputs);
       transform_output_gradients(c, all, dy, y, g, gradients, dbias + g * c.filters);
-      multiply_at_points(inputs.transposed(), padded(c.channels), gradient_panels,
-                         padded(c.filters), tiles, sums, image > 0);
+      multiply_at_points(c, last - image, {inputs.transposed(), gradient_panels, sums,
+                                           padded(c.filters), padded(c.channels), true, image > 0});
       if (!dx) continue;
-      multiply_at_points(gradients, tiles, weights, padded(c.channels), c.filters, back, false);
-      transform_input_gradients(c, parts(c, image, last, c.tiles[0]), back, g, dx);
+      multiply_at_points(c, last - image, {gradients, weights, back, padded(c.channels), c.filters,
+                                           false, false});
+      transform_input_gradients(c, parts(c, image, last, c.tiles(0)), back, g, dx);
     }
     transform_weight_gradients(c, sums, dw + g * c.weights());
   }

@@ -17,18 +17,38 @@ const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a t
 const int64_t kMostRowsOfTile = 12;
 const int64_t kMostElements = 25;  // of a kernel
 
+// Tiles are large or small down and across. Values are ordered by kind, those of several images
+// together, so that the tiles that have a pair of points are one behind the other for each pair.
+const int kKinds = 4;
+const bool kSmall[kKinds][2] = {{false, true}, {false, false}, {true, false}, {true, true}};
+
 // A convolution with a 3x3 or 5x5 kernel and stride 1; or with a larger kernel and stride s, which
 // is one with stride 1 over s * s times as many channels: for each place in a square of s * s
 // pixels, a channel of the pixels at that place in all squares. The kernel is divided alike, with
 // zeros where it does not reach.
 struct Convolution {
   int64_t images, groups, channels, filters;  // channels (of stride 1) and filters: of a group
-  int64_t in[2], pad[2], out[2], tiles[2];    // rows, columns; in and pad: of the array
+  int64_t in[2], pad[2], out[2];              // rows, columns; in and pad: of the array
+  int64_t large[2], small[2];                 // tiles of a column, a row; small: the last, or none
   int64_t side, kernel, stride;               // side: of the kernel with stride 1
   bool relu;
   int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
   int64_t weights() const { return filters * maps() * kernel * kernel; }  // of a group
-  int64_t tile() const { return outputs_of_tile(static_cast<int>(side)); }
+  // Divides the outputs of a column (i = 0) or a row (i = 1) among tiles.
+  void divide(int i) {
+    const int64_t most = outputs_of(kMostPoints), left = out[i] % most;
+    small[i] = left > 0 && left <= outputs_of(kFewPoints);
+    large[i] = out[i] / most + (left > 0 && !small[i]);
+  }
+  int64_t outputs_of(int points) const { return outputs_of_tile(points, static_cast<int>(side)); }
+  int64_t points(int i) const { return large[i] ? kMostPoints : kFewPoints; }
+  int64_t values() const { return points(0) * points(1); }
+  int64_t tiles(int i) const { return large[i] + small[i]; }
+  // The first output of a tile of a column or a row; also of the one after the last.
+  int64_t start(int i, int64_t tile) const {
+    const int64_t first = tile * outputs_of(kMostPoints);
+    return tile > large[i] ? first - outputs_of(kMostPoints) + outputs_of(kFewPoints) : first;
+  }
   // Where the array has a group's maps of an image, and a row of the output.
   int64_t input(int64_t image, int64_t group) const {
     return (image * groups + group) * maps() * in[0] * in[1];
@@ -36,7 +56,13 @@ struct Convolution {
   int64_t output(int64_t image, int64_t group, int64_t filter, int64_t row) const {
     return (((image * groups + group) * filters + filter) * out[0] + row) * out[1];
   }
-  int64_t tiles_of_image() const { return tiles[0] * tiles[1]; }
+  int64_t tiles_of_kind(int kind) const {
+    return (kSmall[kind][0] ? small[0] : large[0]) * (kSmall[kind][1] ? small[1] : large[1]);
+  }
+  int64_t tiles_before(int kind) const {  // in an image
+    return kind ? tiles_before(kind - 1) + tiles_of_kind(kind - 1) : 0;
+  }
+  int64_t tiles_of_image() const { return tiles_before(kKinds); }
   int64_t together() const {  // images
     return std::min(images, (kTogether + tiles_of_image() - 1) / tiles_of_image());
   }
@@ -48,19 +74,20 @@ int64_t padded(int64_t channels) { return blocks(channels) * kLanes; }
 // A matrix for each pair of points, one after the other.
 struct PointMatrices {
   View first;
-  int64_t stride;  // from a matrix to the next
-  PointMatrices transposed() const { return {first.transposed(), stride}; }
-  // What is at (row, column) at all points, as Step wants it: further rows below each other.
+  int64_t stride, across;  // from a matrix to the next; points in a row
+  PointMatrices transposed() const { return {first.transposed(), stride, across}; }
+  // What is at (row, column) at all pairs of points.
   View values(int64_t row, int64_t column) const {
-    return {first.at(row, column), first.row_stride, stride};
+    return {first.at(row, column), across * stride, stride};
   }
 };
 
-PointMatrices point_matrices(std::vector<float>* buffer, int64_t rows, int64_t columns) {
+PointMatrices point_matrices(const Convolution& c, std::vector<float>* buffer, int64_t rows,
+                             int64_t columns) {
   // An odd number of cache lines, or rows would share places in the cache.
   const int64_t row_stride = (blocks(columns) | 1) * kLanes;
   const int64_t stride = (rows + kMostRowsOfTile) * row_stride;  // a product may write more rows
-  return {{aligned(buffer, kValues * stride), row_stride, 1}, stride};
+  return {{aligned(buffer, c.values() * stride), row_stride, 1}, stride, c.points(1)};
 }
 
 // Such matrices cut into panels, which are as wide as a tile of a product.
@@ -74,31 +101,69 @@ struct PointPanels {
 
 int64_t panel_width() { return std::max(kLanes, 2 * best_kernel().width); }
 
-// c = a b, or c += a b, for each pair of points; depth: rows of b.
-void multiply_at_points(const PointMatrices& a, int64_t rows, const PointPanels& b,
-                        int64_t columns, int64_t depth, const PointMatrices& c, bool add) {
+// Rows of matrices that have a row for each tile.
+struct Tiles {
+  int64_t first, count;
+};
+
+// Those that have values at a pair of points.
+Tiles tiles_at(const Convolution& c, int64_t images, int64_t pair) {
+  const bool large_down = pair / c.points(1) >= kFewPoints;
+  const bool large_across = pair % c.points(1) >= kFewPoints;
+  const int64_t first = c.tiles_before(large_across ? 1 : 0);
+  const int64_t end = c.tiles_before(large_down ? 2 : large_across ? 3 : kKinds);
+  return {images * first, images * (end - first)};
+}
+
+// c = a b, or c += a b, at each pair of points, for the tiles of some images.
+struct PointProducts {
+  PointMatrices a;
+  PointPanels b;
+  PointMatrices c;
+  int64_t columns, length;  // length: of the sums; or a's rows, where the sums are over tiles
+  bool over_tiles, add;
+};
+
+void multiply_panel(const PointProducts& products, int64_t pair, const Tiles& tiles,
+                    int64_t left) {
+  const PointMatrices &a = products.a, &c = products.c;
+  const PointPanels& b = products.b;
   const Kernel& kernel = best_kernel();
-  const int64_t third = kernel.rows / 3, panels = (columns + b.width - 1) / b.width;
-  parallel_for(kValues * panels, [&](int64_t task) {
-    const int64_t point = task / panels, left = task % panels * b.width;
-    const int64_t right = std::min(columns, left + b.width);
-    Tile tile = {};
-    tile.a_row_stride = a.first.row_stride;
-    tile.a_column_stride = a.first.column_stride;
-    tile.b_row_stride = b.row_stride;
-    tile.c_row_stride = c.first.row_stride;
-    tile.depth = depth;
-    tile.add = add;
-    tile.next_row_stride = 0;  // what comes next follows: the processor prefetches it by itself
-    for (int64_t row = 0; row < rows; row += kernel.rows)
-      for (int64_t column = left; column < right; column += 2 * kernel.width) {
-        const int64_t height = std::min(kernel.rows, rows - row);
-        const int64_t vectors = std::min<int64_t>(2, (right - column) / kernel.width);
-        tile.a = a.first.at(row, 0) + point * a.stride;
-        tile.b = tile.next = b.at(0, column) + point * b.stride;
-        tile.c = c.first.at(row, column) + point * c.stride;
-        kernel.multiply_tile(tile, (height + third - 1) / third, static_cast<int>(vectors));
-      }
+  const int64_t third = kernel.rows / 3, right = std::min(products.columns, left + b.width);
+  const int64_t rows = products.over_tiles ? products.length : tiles.count;
+  const int64_t first_row = products.over_tiles ? 0 : tiles.first;
+  const int64_t first_of_sum = products.over_tiles ? tiles.first : 0;
+  Tile tile = {};
+  tile.a_row_stride = a.first.row_stride;
+  tile.a_column_stride = a.first.column_stride;
+  tile.b_row_stride = b.row_stride;
+  tile.c_row_stride = c.first.row_stride;
+  tile.depth = products.over_tiles ? tiles.count : products.length;
+  tile.add = products.add;
+  tile.next_row_stride = 0;  // what comes next follows: the processor prefetches it by itself
+  for (int64_t row = 0; row < rows; row += kernel.rows)
+    for (int64_t column = left; column < right; column += 2 * kernel.width) {
+      const int64_t height = std::min(kernel.rows, rows - row);
+      const int64_t vectors = std::min<int64_t>(2, (right - column) / kernel.width);
+      tile.a = a.first.at(first_row + row, first_of_sum) + pair * a.stride;
+      tile.b = tile.next = b.at(first_of_sum, column) + pair * b.stride;
+      tile.c = c.first.at(first_row + row, column) + pair * c.stride;
+      kernel.multiply_tile(tile, (height + third - 1) / third, static_cast<int>(vectors));
+    }
+}
+
+// Threads share the tiles evenly, of which some pairs of points have fewer.
+void multiply_at_points(const Convolution& c, int64_t images, const PointProducts& products) {
+  const int64_t width = products.b.width, panels = (products.columns + width - 1) / width;
+  int64_t all = 0;
+  for (int64_t pair = 0; pair < c.values(); ++pair) all += tiles_at(c, images, pair).count;
+  split(all * panels, [&](int64_t first, int64_t last) {
+    int64_t at = 0;
+    for (int64_t pair = 0; pair < c.values(); ++pair) {
+      const Tiles tiles = tiles_at(c, images, pair);
+      for (int64_t panel = 0; panel < panels; ++panel, at += tiles.count)
+        if (first <= at && at < last) multiply_panel(products, pair, tiles, panel * width);
+    }
   });
 }
 
@@ -155,27 +220,29 @@ INLINED void for_each_input_row(const Convolution& c, const Window& w, Float* x,
 // (filter, channel) reaches; index: in a group's weights.
 template <typename Work>
 INLINED void for_each_element(const Convolution& c, int64_t filter, int64_t channel, Work work) {
-  const int64_t s = c.stride, map = channel / (s * s), place = channel % (s * s);
-  const int64_t first = (filter * c.maps() + map) * c.kernel * c.kernel;
+  const int64_t s = c.stride, elements = c.kernel * c.kernel;
+  if (s == 1) {  // without a division
+    for (int64_t i = 0; i < elements; ++i) work(i, (filter * c.channels + channel) * elements + i);
+    return;
+  }
+  const int64_t map = channel / (s * s), place = channel % (s * s);
+  const int64_t first = (filter * c.maps() + map) * elements;
   for (int64_t i = 0, row = place / s; i < c.side && row < c.kernel; ++i, row += s)
     for (int64_t j = 0, column = place % s; j < c.side && column < c.kernel; ++j, column += s)
       work(i * c.side + j, first + row * c.kernel + column);
 }
 
-// Some rows of an image's tiles.
+// Some rows of an image's tiles. place: the image's among those whose values are together.
 struct Part {
-  int64_t image, top, rows;
-  int64_t first_tile;  // its row in the matrices
+  int64_t image, place, images, top, rows;
 };
 
 std::vector<Part> parts(const Convolution& c, int64_t first, int64_t last, int64_t most_rows) {
   std::vector<Part> found;
-  int64_t tile = 0;
   for (int64_t image = first; image < last; ++image)
-    for (int64_t top = 0; top < c.tiles[0]; top += most_rows) {
-      found.push_back({image, top, std::min(most_rows, c.tiles[0] - top), tile});
-      tile += found.back().rows * c.tiles[1];
-    }
+    for (int64_t top = 0; top < c.tiles(0); top += most_rows)
+      found.push_back(
+          {image, image - first, last - first, top, std::min(most_rows, c.tiles(0) - top)});
   return found;
 }
 
@@ -187,12 +254,13 @@ void for_each_part(const std::vector<Part>& all, int64_t channels, const Work& w
 }
 
 Window& input_window(const Convolution& c, const Part& part) {
-  return window(part.top * c.tile(), part.rows * c.tile() + c.side - 1,
-                c.tiles[1] * c.tile() + c.side - 1);
+  const int64_t top = c.start(0, part.top), bottom = c.start(0, part.top + part.rows);
+  return window(top, bottom - top + c.side - 1, c.start(1, c.tiles(1)) + c.side - 1);
 }
 
 Window& output_window(const Convolution& c, const Part& part) {
-  return window(part.top * c.tile(), part.rows * c.tile(), c.tiles[1] * c.tile());
+  const int64_t top = c.start(0, part.top), bottom = c.start(0, part.top + part.rows);
+  return window(top, bottom - top, c.start(1, c.tiles(1)));
 }
 
 }  // namespace

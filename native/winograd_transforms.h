@@ -6,52 +6,53 @@
 // So F(5, 3), 5 outputs of a kernel of 3, and F(3, 5) take 7 multiplications in place of 15, and
 // in two directions 49 in place of 225. In the notation of Lavin and Gray, a tile of outputs is
 //   Y = A^T [(G w G^T) * (B^T d B)] A        (*: value by value; d: 7x7 inputs, w: the kernel)
-// G, which evaluates the weights and scales the values, is EvaluateScaled here, B^T is Interpolate
-// and A^T is Collect. Summed over channels, the products in brackets are 49 matrix products of
-// tiles by channels and channels by filters. Gradients are the transposes: A evaluates the output's
-// gradient, B brings it back to the inputs, and G^T to the weights.
+// G, which evaluates the weights, is Evaluate here, B^T is Interpolate and A^T is Collect. Summed
+// over channels, the products in brackets are 49 matrix products of tiles by channels and channels
+// by filters. Gradients are the transposes: A evaluates the output's gradient, B brings it back to
+// the inputs, and G^T to the weights.
 // A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv 1509.09308;
 // S. Winograd, "Arithmetic Complexity of Computations", 1980.
 //
-// The points are -.3, .3, -.875, .875, -1.75, 1.75 and infinity, where the value is the highest
-// coefficient. They decide how much float32's rounding is enlarged: in layers like AlexNet's, of
+// The points are .3, -.3, 1.75, -1.75, infinity, where the value is the highest coefficient, .875
+// and -.875. They decide how much float32's rounding is enlarged: in layers like AlexNet's, of
 // random values, outputs are off by 2e-7 of their size with plain sums, by 2e-6 with these points,
 // and by 3e-6 with the usual 0, 1, -1, 2, -2 and infinity, which save less. Pairs without 0
 // balance the points' powers and their distances.
+//
+// Where few outputs are left at the end of a row or a column, a tile has the first five points
+// alone: F(3, 3) and F(1, 5), whose outputs are off by 1e-6. B^T divides by a point's distances to
+// the others, and not G, so that the weights' values are the same for both.
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "product.h"
 
 namespace {
 
-const int kPoints = 7;
-const int kValues = kPoints * kPoints;
-const int64_t kLanes = 16;  // channels handled together
+const int kMostPoints = 7, kFewPoints = 5;  // of a tile, in a direction
+const int64_t kLanes = 16;                  // channels handled together
 
-constexpr int outputs_of_tile(int side) { return kPoints + 1 - side; }  // a direction
+constexpr int outputs_of_tile(int points, int side) { return points + 1 - side; }  // a direction
 
 #pragma GCC push_options
-#pragma GCC optimize("fp-contract=fast")
+#pragma GCC optimize("fp-contract=fast", "no-signed-zeros")
 
-const float kA = 0.3f, kB = 0.875f, kC = 1.75f;
+const float kA = 0.3f, kB = 1.75f, kC = 0.875f;  // kC: in tiles of seven points
 const float kA2 = kA * kA, kB2 = kB * kB, kC2 = kC * kC;
-const float kScaleA = 1 / (2 * kA * (kA2 - kB2) * (kA2 - kC2));
-const float kScaleB = 1 / (2 * kB * (kB2 - kA2) * (kB2 - kC2));
-const float kScaleC = 1 / (2 * kC * (kC2 - kA2) * (kC2 - kB2));
-// 1 over the product of a point's distances to the others.
-const float kScales[kPoints] = {kScaleA, -kScaleA, kScaleB, -kScaleB, kScaleC, -kScaleC, 1};
 
 // Values at the points of a polynomial with n coefficients; apply_at_both: at a point and its
 // negative.
-template <int n>
+template <int n, int points>
 struct Evaluate {
-  static const int kFrom = n, kTo = kPoints;
+  static const int kFrom = n, kTo = points;
   template <typename Vector>
   static INLINED void apply_at_both(const Vector* c, float point, Vector* v) {
     const float square = point * point;
-    Vector even = c[0] + square * c[2], odd = c[1];
+    Vector even = c[0], odd = Vector{};
+    if (n > 1) odd = c[1];
+    if (n > 2) even += square * c[2];
     if (n > 3) odd += square * c[3];
     if (n > 4) even += square * square * c[4];
     v[0] = even + point * odd;
@@ -61,108 +62,121 @@ struct Evaluate {
   static INLINED void apply(const Vector* c, Vector* v) {
     apply_at_both(c, kA, v);
     apply_at_both(c, kB, v + 2);
-    apply_at_both(c, kC, v + 4);
-    v[6] = c[n - 1];
+    v[4] = c[n - 1];
+    if (points == kMostPoints) apply_at_both(c, kC, v + 5);
   }
 };
 
 // Its transpose.
-template <int n>
+template <int n, int points>
 struct Collect {
-  static const int kFrom = kPoints, kTo = n;
+  static const int kFrom = points, kTo = n;
+  template <typename Vector>
+  static INLINED void add_both(const Vector* v, float point, Vector* c) {
+    const float square = point * point;
+    const Vector even = v[0] + v[1], odd = point * (v[0] - v[1]);
+    c[0] += even;
+    if (n > 1) c[1] += odd;
+    if (n > 2) c[2] += square * even;
+    if (n > 3) c[3] += square * odd;
+    if (n > 4) c[4] += square * square * even;
+  }
   template <typename Vector>
   static INLINED void apply(const Vector* v, Vector* c) {
-    const Vector even_a = v[0] + v[1], even_b = v[2] + v[3], even_c = v[4] + v[5];
-    const Vector odd_a = kA * (v[0] - v[1]), odd_b = kB * (v[2] - v[3]), odd_c = kC * (v[4] - v[5]);
-    c[0] = even_a + even_b + even_c;
-    c[1] = odd_a + odd_b + odd_c;
-    c[2] = kA2 * even_a + kB2 * even_b + kC2 * even_c;
-    if (n > 3) c[3] = kA2 * odd_a + kB2 * odd_b + kC2 * odd_c;
-    if (n > 4) c[4] = kA2 * kA2 * even_a + kB2 * kB2 * even_b + kC2 * kC2 * even_c;
-    c[n - 1] += v[6];
-  }
-};
-
-template <int n>
-struct EvaluateScaled {
-  static const int kFrom = n, kTo = kPoints;
-  template <typename Vector>
-  static INLINED void apply(const Vector* c, Vector* v) {
-    Evaluate<n>::apply(c, v);
-    for (int i = 0; i < kPoints; ++i) v[i] *= kScales[i];
-  }
-};
-
-template <int n>
-struct CollectScaled {
-  static const int kFrom = kPoints, kTo = n;
-  template <typename Vector>
-  static INLINED void apply(const Vector* v, Vector* c) {
-    Vector scaled[kPoints];
-    for (int i = 0; i < kPoints; ++i) scaled[i] = kScales[i] * v[i];
-    Collect<n>::apply(scaled, c);
+    for (int i = 0; i < n; ++i) c[i] = Vector{};
+    add_both(v, kA, c);
+    add_both(v + 2, kB, c);
+    if (points == kMostPoints) add_both(v + 5, kC, c);
+    c[n - 1] += v[4];
   }
 };
 
 // The transform of inputs that makes products of values at the points into outputs: its rows are
-// the coefficients of the polynomials that vanish at all other points. Those of a point p and -p
-// are (x + p) and (x - p) times x^4 - sum x^2 + product, of the squares of the other two.
+// the coefficients of the polynomials that are 1 at a point and 0 at all others. Those of points p
+// and -p are (x + p) and (x - p) times x^4 - sum x^2 + product, of the squares of the other two
+// pairs, or times x^2 - sum, of the square of the only other one.
+template <int points>
 struct Interpolate {
-  static const int kFrom = kPoints, kTo = kPoints;
+  static const int kFrom = points, kTo = points, kTop = points - 2;
+  static const bool kAll = points == kMostPoints;
+  static INLINED float scale(float p, float sum, float product) {
+    return 1 / (2 * p * (kAll ? p * p * p * p - sum * p * p + product : p * p - sum));
+  }
+  // others, last: squares
   template <typename Vector>
-  static INLINED void apply_at_both(const Vector* d, float point, float sum, float product,
+  static INLINED void apply_at_both(const Vector* d, float point, float others, float last,
                                     Vector* v) {
-    const Vector odd = d[5] - sum * d[3] + product * d[1];
-    const Vector even = point * (d[4] - sum * d[2] + product * d[0]);
-    v[0] = odd + even;
-    v[1] = odd - even;
+    const float sum = kAll ? others + last : others, product = others * last;
+    Vector odd = d[kTop] - sum * d[kTop - 2], even = d[kTop - 1] - sum * d[kTop - 3];
+    if (kAll) {
+      odd += product * d[1];
+      even += product * d[0];
+    }
+    odd *= scale(point, sum, product);
+    even *= point * scale(point, sum, product);
+    v[0] = even + odd;
+    v[1] = even - odd;
   }
   template <typename Vector>
   static INLINED void apply(const Vector* d, Vector* v) {
-    apply_at_both(d, kA, kB2 + kC2, kB2 * kC2, v);
-    apply_at_both(d, kB, kA2 + kC2, kA2 * kC2, v + 2);
-    apply_at_both(d, kC, kA2 + kB2, kA2 * kB2, v + 4);
-    v[6] = d[6] - (kA2 + kB2 + kC2) * d[4] + (kA2 * kB2 + kA2 * kC2 + kB2 * kC2) * d[2] -
-           kA2 * kB2 * kC2 * d[0];
+    apply_at_both(d, kA, kB2, kC2, v);
+    apply_at_both(d, kB, kA2, kC2, v + 2);
+    if (kAll) apply_at_both(d, kC, kA2, kB2, v + 5);
+    v[4] = kAll ? d[points - 1] - (kA2 + kB2 + kC2) * d[4] +
+                      (kA2 * kB2 + kA2 * kC2 + kB2 * kC2) * d[2] - kA2 * kB2 * kC2 * d[0]
+                : d[4] - (kA2 + kB2) * d[2] + kA2 * kB2 * d[0];
   }
 };
 
+template <int points>
 struct InterpolateTransposed {
-  static const int kFrom = kPoints, kTo = kPoints;
+  static const int kFrom = points, kTo = points, kTop = points - 2;
+  static const bool kAll = points == kMostPoints;
+  template <typename Vector>
+  static INLINED void add_both(const Vector* v, float point, float others, float last, Vector* d) {
+    const float sum = kAll ? others + last : others, product = others * last;
+    const float scale = Interpolate<points>::scale(point, sum, product);
+    const Vector odd = scale * (v[0] - v[1]), even = point * scale * (v[0] + v[1]);
+    d[kTop] += odd;
+    d[kTop - 1] += even;
+    d[kTop - 2] -= sum * odd;
+    d[kTop - 3] -= sum * even;
+    if (kAll) {
+      d[1] += product * odd;
+      d[0] += product * even;
+    }
+  }
   template <typename Vector>
   static INLINED void apply(const Vector* v, Vector* d) {
-    const Vector even_a = v[0] + v[1], even_b = v[2] + v[3], even_c = v[4] + v[5];
-    const Vector odd_a = kA * (v[0] - v[1]), odd_b = kB * (v[2] - v[3]), odd_c = kC * (v[4] - v[5]);
-    d[0] = kB2 * kC2 * odd_a + kA2 * kC2 * odd_b + kA2 * kB2 * odd_c - kA2 * kB2 * kC2 * v[6];
-    d[1] = kB2 * kC2 * even_a + kA2 * kC2 * even_b + kA2 * kB2 * even_c;
-    d[2] = (kA2 * kB2 + kA2 * kC2 + kB2 * kC2) * v[6] - (kB2 + kC2) * odd_a -
-           (kA2 + kC2) * odd_b - (kA2 + kB2) * odd_c;
-    d[3] = -(kB2 + kC2) * even_a - (kA2 + kC2) * even_b - (kA2 + kB2) * even_c;
-    d[4] = odd_a + odd_b + odd_c - (kA2 + kB2 + kC2) * v[6];
-    d[5] = even_a + even_b + even_c;
-    d[6] = v[6];
+    for (int i = 0; i < points; ++i) d[i] = Vector{};
+    add_both(v, kA, kB2, kC2, d);
+    add_both(v + 2, kB, kA2, kC2, d);
+    if (kAll) add_both(v + 5, kC, kA2, kB2, d);
+    d[0] += kAll ? -kA2 * kB2 * kC2 * v[4] : kA2 * kB2 * v[4];
+    d[2] += kAll ? (kA2 * kB2 + kA2 * kC2 + kB2 * kC2) * v[4] : -(kA2 + kB2) * v[4];
+    if (kAll) d[4] -= (kA2 + kB2 + kC2) * v[4];
+    d[points - 1] += v[4];
   }
 };
 
-// A transform along columns, and then along rows, of matrices whose elements are 16 channels.
-template <typename Transform, typename Vector, bool add = false>
+// A transform along columns, and another along rows, of matrices whose elements are 16 channels.
+template <typename Down, typename Across, typename Vector, bool add = false>
 INLINED void transform(const View& from, const View& to) {
-  const int in = Transform::kFrom, out = Transform::kTo;
   for (int64_t lane = 0; lane < kLanes; lane += sizeof(Vector) / sizeof(float)) {
-    Vector half[in][out];
-#pragma GCC unroll 7
-    for (int j = 0; j < in; ++j) {
-      Vector column[in];
-      for (int i = 0; i < in; ++i)
-        column[i] = load<Vector>(from.at(i, j) + lane);
-      Transform::apply(column, half[j]);
+    Vector half[Across::kFrom][Down::kTo];
+    // Unrolled, these two loops would not fit the cache of instructions.
+#pragma GCC unroll 1
+    for (int j = 0; j < Across::kFrom; ++j) {
+      Vector column[Down::kFrom];
+      for (int i = 0; i < Down::kFrom; ++i) column[i] = load<Vector>(from.at(i, j) + lane);
+      Down::apply(column, half[j]);
     }
-#pragma GCC unroll 7
-    for (int i = 0; i < out; ++i) {
-      Vector row[in], result[out];
-      for (int j = 0; j < in; ++j) row[j] = half[j][i];
-      Transform::apply(row, result);
-      for (int j = 0; j < out; ++j) {
+#pragma GCC unroll 1
+    for (int i = 0; i < Down::kTo; ++i) {
+      Vector row[Across::kFrom], result[Across::kTo];
+      for (int j = 0; j < Across::kFrom; ++j) row[j] = half[j][i];
+      Across::apply(row, result);
+      for (int j = 0; j < Across::kTo; ++j) {
         float* const at = to.at(i, j) + lane;
         store(add ? load<Vector>(at) + result[j] : result[j], at);
       }
@@ -180,41 +194,55 @@ struct Step {
     kWeights,          // kernel -> values
     kWeightGradients   // values -> kernel
   } kind;
-  int64_t side, tiles, tiles_per_row;
-  View map;     // or the kernel; an element is 16 channels
-  View values;  // a row is a tile, a column is a pair of points
+  int64_t side, points[2], tiles, tiles_per_row;  // points: of a tile, down and across
+  View map;                                       // or the kernel; an element is 16 channels
+  View values;                                    // of the first tile, at pairs of points
+  int64_t next;                                   // from a tile's values to the next one's
 };
 
-template <typename Vector, int side>
+template <typename Vector, int side, int down, int across>
 INLINED void transform_tiles(const Step& step) {
-  const int size = outputs_of_tile(side);
+  const int rows = outputs_of_tile(down, side), columns = outputs_of_tile(across, side);
   for (int64_t t = 0; t < step.tiles; ++t) {
-    const View map = step.map.from(t / step.tiles_per_row * size, t % step.tiles_per_row * size);
-    const View values = {step.values.at(t, 0), kPoints * step.values.column_stride,
-                         step.values.column_stride};
+    const View map =
+        step.map.from(t / step.tiles_per_row * rows, t % step.tiles_per_row * columns);
+    View values = step.values;
+    values.data += t * step.next;
     if (t + 1 < step.tiles)
-      for (int i = 0; i < kValues; ++i) __builtin_prefetch(step.values.at(t + 1, i), 1);
+      for (int i = 0; i < down; ++i)
+        for (int j = 0; j < across; ++j) __builtin_prefetch(values.at(i, j) + step.next, 1);
     switch (step.kind) {
       case Step::kInputs:
-        transform<Interpolate, Vector>(map, values);
+        transform<Interpolate<down>, Interpolate<across>, Vector>(map, values);
         break;
       case Step::kOutputs:
-        transform<Collect<size>, Vector>(values, map);
+        transform<Collect<rows, down>, Collect<columns, across>, Vector>(values, map);
         break;
       case Step::kOutputGradients:
-        transform<Evaluate<size>, Vector>(map, values);
+        transform<Evaluate<rows, down>, Evaluate<columns, across>, Vector>(map, values);
         break;
       case Step::kInputGradients:
-        transform<InterpolateTransposed, Vector, true>(values, map);
+        transform<InterpolateTransposed<down>, InterpolateTransposed<across>, Vector, true>(
+            values, map);
         break;
       case Step::kWeights:
-        transform<EvaluateScaled<side>, Vector>(map, values);
+        transform<Evaluate<side, down>, Evaluate<side, across>, Vector>(map, values);
         break;
       case Step::kWeightGradients:
-        transform<CollectScaled<side>, Vector>(values, map);
+        transform<Collect<side, down>, Collect<side, across>, Vector>(values, map);
         break;
     }
   }
+}
+
+template <typename Vector, int side>
+INLINED void transform_tiles(const Step& step) {
+  if (step.points[0] == kFewPoints)
+    transform_tiles<Vector, side, kFewPoints, kFewPoints>(step);
+  else if (step.points[1] == kFewPoints)
+    transform_tiles<Vector, side, kMostPoints, kFewPoints>(step);
+  else
+    transform_tiles<Vector, side, kMostPoints, kMostPoints>(step);
 }
 
 struct TransformTiles {
@@ -226,6 +254,14 @@ struct TransformTiles {
 
 #pragma GCC pop_options
 
-void transform(const Step& step) { with_vector<TransformTiles>(step); }
+void transform(Step step) {
+  if (step.points[0] < step.points[1]) {  // a row of tiles is a column of the transposes
+    std::swap(step.points[0], step.points[1]);
+    step.map = step.map.transposed();
+    step.values = step.values.transposed();
+    step.tiles_per_row = 1;
+  }
+  with_vector<TransformTiles>(step);
+}
 
 }  // namespace

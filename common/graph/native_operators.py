@@ -222,8 +222,17 @@ def _winograd_pays(weight, groups, output, strides, for_training):
     if side not in (3, 5):
         return False
     tiles = math.prod(-(-n // (8 - side)) for n in size)
-    saving = math.prod(kernel) / places * math.prod(size) / (49 * tiles)  # of multiplications
+    plain = math.prod(kernel) // places * math.prod(size)  # multiplications an image and weight
+    ours = math.prod(_points(n, side) for n in size)
+    of_weight = math.prod(7 if n > 6 - side else 5 for n in size)
     fewer, more = sorted((channels * places, filters // groups))
     fits = tiles * more <= 2**18  # all values of an image in some 50 MB
-    enough = images * tiles >= 64 or not for_training  # else the weights' values take the time
-    return fewer >= 48 and saving >= 2.5 and enough and fits
+    # The weights' values take as long as so many multiplications.
+    enough = images * (plain - ours) >= (48 if for_training else 12) * of_weight
+    return fewer >= 48 and plain >= 2.2 * ours and enough and fits
+
+
+def _points(outputs, side):
+    """Of all tiles of a row of outputs, divided as native/winograd_layout.h does it."""
+    tiles, left = divmod(outputs, 8 - side)
+    return 7 * tiles + (0 if not left else 5 if left <= 6 - side else 7)

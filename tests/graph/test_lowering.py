@@ -144,7 +144,7 @@ def test_any_network_keeps_its_outputs_and_gradients(name, training):
 
 
 @pytest.mark.skipif(not native.load(), reason="no C++ compiler")
-@pytest.mark.parametrize("name, layers", [("vgg", 3), ("residual", 4), ("inception", 2)])
+@pytest.mark.parametrize("name, layers", [("vgg", 5), ("residual", 4), ("inception", 2)])
 def test_its_convolutions_are_ours(name, layers):
     network, image_shape = NETWORKS[name]
     lowered = lowering.for_cpu(network(), (IMAGES, *image_shape))

@@ -65,7 +65,7 @@ def test_any_number_of_channels_and_filters_is_right(channels, filters, side):
 
 
 @pytest.mark.parametrize("side", [3, 5])
-@pytest.mark.parametrize("size", [(5, 5), (5, 20), (6, 7), (13, 13), (27, 27), (41, 9)])
+@pytest.mark.parametrize("size", [(5, 5), (5, 20), (20, 5), (6, 7), (13, 13), (27, 27), (41, 9)])
 @pytest.mark.parametrize("pad", [(0, 0), (1, 1), (2, 0), (4, 3)])
 def test_any_size_and_padding_is_right(size, pad, side):
     assert_right(draw(2, 7, size, 9, side, pad), pad=pad)
@@ -132,7 +132,8 @@ def test_big_and_small_values_are_right(magnitude):
 
 
 @pytest.mark.parametrize(
-    "channels, size, filters, side", [(96, 27, 256, 5), (256, 13, 384, 3), (384, 13, 384, 3)]
+    "channels, size, filters, side",
+    [(96, 27, 256, 5), (256, 13, 384, 3), (384, 13, 384, 3), (384, 3, 384, 3)],
 )
 def test_rounding_in_alexnets_layers_is_a_few_times_that_of_plain_sums(
     channels, size, filters, side
@@ -235,10 +236,16 @@ def test_a_layer_without_bias_is_replaced():
     assert replaced.list_arguments() == plain.list_arguments()
 
 
-def test_one_image_is_enough_for_inference():
-    shape = (1, *USUAL[1:])
+@pytest.mark.parametrize("images, side, ours", [(1, 13, True), (1, 7, False), (8, 3, True)])
+def test_inference_takes_few_images_where_their_maps_are_large(images, side, ours):
+    shape = (images, 64, side, side)
     replaced = use_native_operators(convolution(), shape, for_training=False)
-    assert operators(replaced) == {"c": "_alexnet_keeping_convolution"}
+    assert (operators(replaced) == {"c": "_alexnet_keeping_convolution"}) == ours
+
+
+def test_maps_of_3x3_are_ours_in_training_with_many_images():
+    replaced = use_native_layers(convolution(), (32, 64, 3, 3))
+    assert operators(replaced) == {"c": "_alexnet_convolution"}
 
 
 @pytest.mark.parametrize("images, waits", [(1, False), (MIN_IMAGES - 1, False), (MIN_IMAGES, True)])
@@ -309,7 +316,8 @@ def test_other_layers_stay_mxnets(attrs):
     [
         (MIN_IMAGES - 1, *USUAL[1:]),
         (MIN_IMAGES, 32, 13, 13),
-        (64, 64, 3, 3),
+        (64, 64, 2, 2),
+        (MIN_IMAGES, 64, 3, 3),  # the weights' values would take most of the time
         (MIN_IMAGES, 64, 325, 325),  # 65 x 65 tiles of 64 channels: over 50 MB an image
     ],
 )
