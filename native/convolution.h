@@ -1,23 +1,22 @@
-// _alexnet_convolution: a convolution of (N, C, H, W) arrays with a 3x3 or 5x5 kernel, or with
-// one of 3 or 5 times the stride, by Winograd's method, with a relu after it if asked for; and
-// its gradients. _alexnet_keeping_convolution: the same for inference, without gradients; it
-// keeps what it computes of the weights, which with few images takes longer than all else.
+// _alexnet_convolution: a convolution of (N, C, H, W) arrays with a 3x3 or 5x5 kernel, or with one
+// of 3 or 5 times the stride, with a relu after it if asked for; and its gradients.
+// _alexnet_keeping_convolution: the same for inference, without gradients; it keeps what it
+// computes of the weights, which with few images takes longer than all else.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "common.h"
-#include "winograd.h"
+#include "tiled_convolution.h"
 
 namespace {
 
-// Rows (i = 0) or columns (i = 1) of the output, and how many tiles they make.
+// Rows (i = 0) or columns (i = 1) of the output.
 void fit_outputs(const Shape& x, int i, Convolution* c) {
   c->in[i] = x[2 + i];
   const int64_t most = c->in[i] + 2 * c->pad[i] - c->kernel;
   c->out[i] = most < 0 ? 0 : most / c->stride + 1;
-  c->divide(i);
 }
 
 // The convolution of x that Convolution's attributes describe.
@@ -44,6 +43,7 @@ Convolution convolution_of(const Attributes& attrs, const Shape& x) {
     fit_outputs(x, 0, &c);
     fit_outputs(x, 1, &c);
     right = c.out[0] >= 1 && c.out[1] >= 1;
+    c.choose_method();
   }
   if (!right)
     throw Refused("a convolution of ours takes (N, C, H, W), num_filter, and a kernel of 3x3 or "

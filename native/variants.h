@@ -10,6 +10,7 @@
 #include <string>
 
 #define INLINED inline __attribute__((always_inline))
+#define INLINED_LAMBDA __attribute__((always_inline))
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define AVX2 __attribute__((target("avx2,fma")))

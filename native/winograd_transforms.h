@@ -194,7 +194,9 @@ struct Step {
     kWeights,          // kernel -> values
     kWeightGradients   // values -> kernel
   } kind;
-  int64_t side, points[2], tiles, tiles_per_row;  // points: of a tile, down and across
+  int64_t side;
+  int points[2];  // of a tile, down and across
+  int64_t tiles, tiles_per_row;
   View map;                                       // or the kernel; an element is 16 channels
   View values;                                    // of the first tile, at pairs of points
   int64_t next;                                   // from a tile's values to the next one's
@@ -254,7 +256,7 @@ struct TransformTiles {
 
 #pragma GCC pop_options
 
-void transform(Step step) {
+void transform_by_winograd(Step step) {
   if (step.points[0] < step.points[1]) {  // a row of tiles is a column of the transposes
     std::swap(step.points[0], step.points[1]);
     step.map = step.map.transposed();

@@ -218,7 +218,7 @@ def _winograd_pays(weight, groups, output, strides, for_training):
     if len({*kernel}) > 1 or len({*strides}) > 1 or len(output) != 4 or not all(output):
         return False
     images, _, *size = output
-    side, places = -(-kernel[0] // strides[0]), math.prod(strides)  # as native/winograd_layout.h
+    side, places = -(-kernel[0] // strides[0]), math.prod(strides)  # as native/tiled_layout.h
     if side not in (3, 5):
         return False
     tiles = math.prod(-(-n // (8 - side)) for n in size)
@@ -233,6 +233,6 @@ def _winograd_pays(weight, groups, output, strides, for_training):
 
 
 def _points(outputs, side):
-    """Of all tiles of a row of outputs, divided as native/winograd_layout.h does it."""
+    """Of all tiles of a row of outputs, divided as native/tiled_layout.h does it."""
     tiles, left = divmod(outputs, 8 - side)
     return 7 * tiles + (0 if not left else 5 if left <= 6 - side else 7)

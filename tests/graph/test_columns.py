@@ -37,7 +37,8 @@ def trained(symbol, devices, images, updates, model_parallel=True):
     settings = binding.ModuleSettings(
         LearningRate(0.01), momentum=0.9, weight_decay=5e-4, model_parallel=model_parallel
     )
-    shape, random = (images, 3, SIDE, SIDE), np.random.RandomState(0)
+    # With one seed of ten, rounding turns a relu over, with plain sums in conv1, too.
+    shape, random = (images, 3, SIDE, SIDE), np.random.RandomState(1)
     module = binding.bind(symbol, [mx.cpu(i) for i in range(devices)], shape, settings)
     gradients = Gradients(module)
     for _ in range(updates):

@@ -28,6 +28,9 @@ std::vector<Case> convolutions() {
                    {"num_group", "2"}, {"act_type", "relu"}}, {5, 34, 13, 12}, 3});
   cases.push_back({"_alexnet_convolution", {{"kernel", "(5, 5)"}, {"pad", "(2, 2)"},
                    {"num_filter", "3"}, {"act_type", "relu"}}, {2, 2, 1, 1}, 3});
+  for (const Shape& shape : {Shape{60, 2, 7, 7}, Shape{12, 3, 27, 9}})  // by Fourier's method
+    cases.push_back({"_alexnet_convolution", {{"kernel", "(5, 5)"}, {"pad", "(2, 2)"},
+                     {"num_filter", "17"}}, shape, 3});
   for (const char* pad : {"(0, 0)", "(2, 3)"})
     for (const Shape& shape : {Shape{1, 1, 11, 11}, Shape{3, 3, 31, 44}, Shape{2, 6, 15, 12}})
       cases.push_back({"_alexnet_first_convolution",

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
 VARIANTS = {"ALL": "AVX-512", "AVX2": "AVX2", "SSE41": "baseline"}  # the best one first
 # Of each operator, what reaches all of its code.
 OPERATORS = (
-    "channels_and_filters or first_convolution or groups or"
+    "channels_and_filters or (fourier and 33) or first_convolution or groups or"
     " output_and_gradients or whole_tiles or max_pooling_alone or fused or ten_updates or"
     " (lrn_equals and 60) or int8_lrn or crop or normali"
 )

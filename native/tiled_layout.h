@@ -1,5 +1,5 @@
-// How winograd.h lays out maps, kernels and their values at the points in memory, and the products
-// of the values.
+// How tiled_convolution.h lays out maps, kernels and their values in memory, and the products of
+// the values.
 #pragma once
 
 #include <algorithm>
@@ -8,13 +8,15 @@
 
 #include "parallel.h"
 #include "product.h"
-#include "winograd_transforms.h"
+#include "fourier_transforms.h"
 
 namespace {
 
-const int64_t kTogether = 192;  // tiles whose values are in memory at a time; at least an image's
+// Tiles whose values are in memory at a time, at least an image's.
+const int64_t kTogether = 192, kTogetherByFourier = 96;
 const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a time
 const int64_t kMostRowsOfTile = 12;
+const int64_t kOfWeight = 24;  // multiplications that a value of a weight costs
 const int64_t kMostElements = 25;  // of a kernel
 
 // Tiles are large or small down and across. Values are ordered by kind, those of several images
@@ -30,24 +32,49 @@ struct Convolution {
   int64_t images, groups, channels, filters;  // channels (of stride 1) and filters: of a group
   int64_t in[2], pad[2], out[2];              // rows, columns; in and pad: of the array
   int64_t large[2], small[2];                 // tiles of a column, a row; small: the last, or none
+  int most;                                   // points of a large tile
   int64_t side, kernel, stride;               // side: of the kernel with stride 1
   bool relu;
   int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
   int64_t weights() const { return filters * maps() * kernel * kernel; }  // of a group
-  // Divides the outputs of a column (i = 0) or a row (i = 1) among tiles.
-  void divide(int i) {
-    const int64_t most = outputs_of(kMostPoints), left = out[i] % most;
-    small[i] = left > 0 && left <= outputs_of(kFewPoints);
-    large[i] = out[i] / most + (left > 0 && !small[i]);
+  bool by_fourier() const { return most > kMostPoints; }
+  int64_t multiplications() const {  // of an image, a channel and a filter
+    if (by_fourier()) return tiles_of_image() * values();
+    return (most * large[0] + kFewPoints * small[0]) * (most * large[1] + kFewPoints * small[1]);
+  }
+  int64_t cost() const { return images * multiplications() + kOfWeight * values(); }
+  void choose_fourier() {
+    divide(11);
+    const int64_t cost_of_11 = cost();
+    divide(13);
+    if (cost_of_11 < cost()) divide(11);
+  }
+  void choose_method() {
+    choose_fourier();
+    const int places = most;
+    const int64_t cost_by_fourier = cost();
+    divide(kMostPoints);
+    if (side == 5 && cost_by_fourier < cost()) divide(places);
+  }
+  // Divides the outputs of columns and rows among tiles.
+  void divide(int points) {
+    most = points;
+    for (int i = 0; i < 2; ++i) {
+      const int64_t outputs = outputs_of(most), left = out[i] % outputs;
+      small[i] = !by_fourier() && left > 0 && left <= outputs_of(kFewPoints);
+      large[i] = out[i] / outputs + (left > 0 && !small[i]);
+    }
   }
   int64_t outputs_of(int points) const { return outputs_of_tile(points, static_cast<int>(side)); }
-  int64_t points(int i) const { return large[i] ? kMostPoints : kFewPoints; }
-  int64_t values() const { return points(0) * points(1); }
+  int points(int i) const { return large[i] ? most : kFewPoints; }
+  int64_t values() const {
+    return by_fourier() ? fourier_values(most) : points(0) * points(1);
+  }
   int64_t tiles(int i) const { return large[i] + small[i]; }
   // The first output of a tile of a column or a row; also of the one after the last.
   int64_t start(int i, int64_t tile) const {
-    const int64_t first = tile * outputs_of(kMostPoints);
-    return tile > large[i] ? first - outputs_of(kMostPoints) + outputs_of(kFewPoints) : first;
+    const int64_t first = tile * outputs_of(most);
+    return tile > large[i] ? first - outputs_of(most) + outputs_of(kFewPoints) : first;
   }
   // Where the array has a group's maps of an image, and a row of the output.
   int64_t input(int64_t image, int64_t group) const {
@@ -64,7 +91,8 @@ struct Convolution {
   }
   int64_t tiles_of_image() const { return tiles_before(kKinds); }
   int64_t together() const {  // images
-    return std::min(images, (kTogether + tiles_of_image() - 1) / tiles_of_image());
+    const int64_t most_tiles = by_fourier() ? kTogetherByFourier : kTogether;
+    return std::min(images, (most_tiles + tiles_of_image() - 1) / tiles_of_image());
   }
 };
 
@@ -86,7 +114,7 @@ PointMatrices point_matrices(const Convolution& c, std::vector<float>* buffer, i
                              int64_t columns) {
   // An odd number of cache lines, or rows would share places in the cache.
   const int64_t row_stride = (blocks(columns) | 1) * kLanes;
-  const int64_t stride = (rows + kMostRowsOfTile) * row_stride;  // a product may write more rows
+  const int64_t stride = ((rows + kMostRowsOfTile) | 1) * row_stride;  // a product may write more
   return {{aligned(buffer, c.values() * stride), row_stride, 1}, stride, c.points(1)};
 }
 

@@ -1,6 +1,7 @@
-// Convolution of (N, C, H, W) arrays by Winograd's method, and its gradients, in three steps:
-// 1. to points: maps of images, or kernels, become values at the points (winograd_transforms.h);
-// 2. products: a matrix product for each pair of points, of which there are up to 49;
+// Convolution of (N, C, H, W) arrays, and its gradients, in three steps:
+// 1. to points: tiles of images' maps, or kernels, become values at pairs of points
+//    (winograd_transforms.h), or at frequencies (fourier_transforms.h), called points here, too;
+// 2. products: a matrix product for each pair of points, of which there are 25 to 253;
 // 3. to maps: the products' values become maps, or kernels, again.
 // The values of many tiles are a matrix for each pair of points, with a tile in each row and a
 // channel in each column; those of the weights have a channel in each row and a filter in each
@@ -14,7 +15,7 @@
 #include <limits>
 #include <vector>
 
-#include "winograd_layout.h"
+#include "tiled_layout.h"
 
 namespace {
 
@@ -34,7 +35,7 @@ void transform_part(const Convolution& c, Step::Kind step, const Part& part, con
     const int64_t left = small_across ? c.start(1, c.large[1]) : 0;
     transform({step,
                c.side,
-               {small_down ? kFewPoints : kMostPoints, small_across ? kFewPoints : kMostPoints},
+               {small_down ? kFewPoints : c.most, small_across ? kFewPoints : c.most},
                rows * columns,
                columns,
                w.elements.from(c.start(0, top) - w.top, left),
