@@ -7,8 +7,9 @@
 //   k1 = c (a + b), k2 = a (d - c), k3 = b (c + d): (a + i b) (c + i d) = k1 - k3 + i (k1 + k2)
 // So 81 outputs of a 5x5 kernel take 253 multiplications, where Winograd's method takes 441 with 7
 // points, and rounding is enlarged ten times less: no number is larger than a sum. Each weight has
-// 253 values, so there have to be many images. In the notation of winograd_transforms.h, B^T, A^T and
-// G are D, the transform of real maps, or its transpose, and what Gauss's products take or give.
+// 253 values, so there have to be many images. In the notation of winograd_transforms.h, B^T, A^T
+// and G are D, the transform of real maps, or its transpose, with what Gauss's products take or
+// give.
 // A. Zlateski, Z. Jia, K. Li, F. Durand, "FFT Convolutions are Faster than Winograd on Modern CPUs,
 // Here is Why", arXiv 1809.07851.
 #pragma once

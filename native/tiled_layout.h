@@ -16,7 +16,7 @@ namespace {
 const int64_t kTogether = 192, kTogetherByFourier = 96;
 const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a time
 const int64_t kMostRowsOfTile = 12;
-const int64_t kOfWeight = 24;  // multiplications that a value of a weight costs
+const int kOfWeight = 24;  // multiplications that a value of a weight costs
 const int64_t kMostElements = 25;  // of a kernel
 
 // Tiles are large or small down and across. Values are ordered by kind, those of several images
@@ -38,21 +38,23 @@ struct Convolution {
   int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
   int64_t weights() const { return filters * maps() * kernel * kernel; }  // of a group
   bool by_fourier() const { return most > kMostPoints; }
-  int64_t multiplications() const {  // of an image, a channel and a filter
-    if (by_fourier()) return tiles_of_image() * values();
-    return (most * large[0] + kFewPoints * small[0]) * (most * large[1] + kFewPoints * small[1]);
+  // Multiplications of a channel and a filter; a shape may be beyond all memory, and all integers.
+  double cost() const {
+    const double down = most * large[0] + kFewPoints * small[0];
+    const double across = most * large[1] + kFewPoints * small[1];
+    const double of_image = by_fourier() ? 1.0 * tiles_of_image() * values() : down * across;
+    return images * of_image + kOfWeight * values();
   }
-  int64_t cost() const { return images * multiplications() + kOfWeight * values(); }
   void choose_fourier() {
     divide(11);
-    const int64_t cost_of_11 = cost();
+    const double cost_of_11 = cost();
     divide(13);
     if (cost_of_11 < cost()) divide(11);
   }
   void choose_method() {
     choose_fourier();
     const int places = most;
-    const int64_t cost_by_fourier = cost();
+    const double cost_by_fourier = cost();
     divide(kMostPoints);
     if (side == 5 && cost_by_fourier < cost()) divide(places);
   }
