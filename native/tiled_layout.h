@@ -32,7 +32,7 @@ struct Convolution {
   int64_t images, groups, channels, filters;  // channels (of stride 1) and filters: of a group
   int64_t in[2], pad[2], out[2];              // rows, columns; in and pad: of the array
   int64_t large[2], small[2];                 // tiles of a column, a row; small: the last, or none
-  int most;                                   // points of a large tile
+  int most;                                   // points of a large tile; over 7 by Fourier's method
   int64_t side, kernel, stride;               // side: of the kernel with stride 1
   bool relu;
   int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
@@ -45,12 +45,14 @@ struct Convolution {
     const double of_image = by_fourier() ? 1.0 * tiles_of_image() * values() : down * across;
     return images * of_image + kOfWeight * values();
   }
+  // Fourier's method, with tiles of the size that takes fewer multiplications.
   void choose_fourier() {
     divide(11);
     const double cost_of_11 = cost();
     divide(13);
     if (cost_of_11 < cost()) divide(11);
   }
+  // The cheaper method; for a side of 3, whose tiles save less by Fourier's, Winograd's.
   void choose_method() {
     choose_fourier();
     const int places = most;
