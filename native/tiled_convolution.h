@@ -89,8 +89,10 @@ PointPanels transform_weights(const Convolution& c, const float* w, bool filters
   return panels;
 }
 
-// The weights' values at the points, and the weights that they were computed of.
+// The weights' values at the points, and the weights that they were computed of. Which points they
+// are at depends on the sizes of the maps and on how many images there are.
 struct KeptWeights {
+  int64_t points[2];
   std::vector<float> weights;
   std::vector<std::vector<float>> values;  // of each group
   // Compares all, since neither an address nor MXNet's count of versions tells whether weights have
@@ -98,6 +100,7 @@ struct KeptWeights {
   bool are_of(const Convolution& c, const float* w) const {
     const int64_t count = c.groups * c.weights();
     if (static_cast<int64_t>(weights.size()) != count) return false;
+    if (points[0] != c.points(0) || points[1] != c.points(1)) return false;
     std::atomic<bool> same(true);
     split(count, [&](int64_t first, int64_t last) {
       if (std::memcmp(&weights[first], w + first, (last - first) * sizeof(float))) same = false;
@@ -132,7 +135,10 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(c, &buffers[1], most, c.filters);
   const bool known = kept && kept->are_of(c, w);
-  if (kept && !known) *kept = {{}, std::vector<std::vector<float>>(c.groups)};
+  if (kept && !known) {
+    const std::vector<std::vector<float>> none(c.groups);
+    *kept = {{c.points(0), c.points(1)}, {}, none};
+  }
   for (int64_t g = 0; g < c.groups; ++g) {
     const PointPanels weights = transform_weights(
         c, w + g * c.weights(), false, kept ? &kept->values[g] : &buffers[2], known);
