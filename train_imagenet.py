@@ -24,6 +24,7 @@ from common.cli import UserError
 from common.evaluate import scores
 from common.evaluate.evaluator import Evaluator
 from common.graph import columns
+from common.graph.lowering import check_bfloat16
 from common.input import flags as data_flags
 from common.input import pipeline
 from common.input.training_data import TrainingData
@@ -160,6 +161,8 @@ def main() -> None:
     args, recipe, changed, source = parse_args()
     contexts = devices.contexts(args.gpus, args.cpus)
     devices.check_kv_store(args.kv_store, contexts)
+    if args.dtype == "bfloat16":
+        check_bfloat16(contexts)
     data, validation = open_data(args)
     args.num_classes = data.num_classes
     args.top_k = scores.resolve_top_k(args.top_k, args.num_classes)

@@ -95,6 +95,13 @@ bool read_relu(const Attributes& attrs) {
   return has(attrs, "act_type");
 }
 
+// Whether products are to be of bfloat16.
+bool read_bfloat16(const Attributes& attrs) {
+  if (!has(attrs, "dtype") || attrs.at("dtype") == "float32") return false;
+  if (attrs.at("dtype") != "bfloat16") refuse_value(attrs, "dtype");
+  return true;
+}
+
 std::string text_of(const Shape& shape) {
   std::string text;
   for (int64_t side : shape) text += (text.empty() ? "(" : ", ") + std::to_string(side);

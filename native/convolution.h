@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "bfloat16_convolution.h"
 #include "common.h"
 #include "tiled_convolution.h"
 
@@ -66,25 +67,38 @@ void convolution_shape(const Attributes& attrs, std::vector<Shape>* in, std::vec
   out->at(0) = output_shape(c);
 }
 
-// Calls work(convolution, x, w, bias, y) with the arrays of a forward pass. in: x, w, bias
-template <typename Work>
-void with_arrays(const Attributes& attrs, Tensors& in, Tensors& out, const Work& work) {
-  const Shape shape = in[0].shape;
-  const Convolution c = convolution_of(attrs, shape);
-  const float* const x = floats(in[0], shape, "the input");
-  const float* const w = floats(in[1], weight_shape(c), "the weight");
-  const float* const bias = floats(in[2], {c.groups * c.filters}, "the bias");
-  work(c, x, w, bias, floats(out[0], output_shape(c), "the output"));
+// What a convolution computes with. x, w and dy may have been rounded.
+struct ConvolutionArrays {
+  const float *x, *w, *bias, *dy;
+};
+
+// Without AMX, products of bfloat16 are those of float32 with the same values.
+void round_arrays(const Convolution& c, ConvolutionArrays* arrays) {
+  static thread_local std::vector<float> buffers[3];
+  arrays->x = round_all(arrays->x, c.input(c.images, 0), &buffers[0]);
+  arrays->w = round_all(arrays->w, c.groups * c.weights(), &buffers[1]);
+  if (arrays->dy)
+    arrays->dy = round_all(arrays->dy, c.output(c.images, 0, 0, 0), &buffers[2]);
 }
 
-void convolve(const Attributes& attrs, Tensors& in, Tensors& out, KeptWeights* kept) {
-  with_arrays(attrs, in, out,
-              [&](const Convolution& c, const float* x, const float* w, const float* bias,
-                  float* y) { convolve(c, x, w, bias, y, kept); });
+// By the method that is the cheaper one, or only by Fourier's. in: x, w, bias
+void convolve(const Attributes& attrs, Tensors& in, Tensors& out, KeptWeights* kept,
+              bool by_fourier) {
+  const Shape shape = in[0].shape;
+  Convolution c = convolution_of(attrs, shape);
+  ConvolutionArrays arrays = {
+      floats(in[0], shape, "the input"), floats(in[1], weight_shape(c), "the weight"),
+      floats(in[2], {c.groups * c.filters}, "the bias"), nullptr};
+  float* const y = floats(out[0], output_shape(c), "the output");
+  const bool narrow = read_bfloat16(attrs);
+  if (narrow && kAmx) return convolve_in_tiles(c, arrays.x, arrays.w, arrays.bias, y, kept);
+  if (narrow) round_arrays(c, &arrays);
+  if (by_fourier) c.choose_fourier();
+  convolve(c, arrays.x, arrays.w, arrays.bias, y, kept);
 }
 
 void convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
-  convolve(attrs, in, out, nullptr);
+  convolve(attrs, in, out, nullptr, false);
 }
 
 // A convolution of a bound network: MXNet runs it in one thread at a time.
@@ -92,7 +106,7 @@ class KeepingConvolution : public CustomStatefulOp {
  public:
   explicit KeepingConvolution(const Attributes& attrs) : attrs_(attrs) {}
   MXReturnValue Forward(Tensors* in, Tensors* out, const OpResource&) override {
-    return reported([&] { convolve(attrs_, *in, *out, &kept_); });
+    return reported([&] { convolve(attrs_, *in, *out, &kept_, false); });
   }
 
  private:
@@ -111,14 +125,18 @@ template <bool of_input>
 void convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
   const Shape shape = in[1].shape;
   const Convolution c = convolution_of(attrs, shape);
-  const float* const dy = floats(in[0], output_shape(c), "the output's gradient");
-  const float* const x = floats(in[1], shape, "the input");
-  const float* const w = floats(in[2], weight_shape(c), "the weight");
+  ConvolutionArrays arrays = {floats(in[1], shape, "the input"),
+                              floats(in[2], weight_shape(c), "the weight"), nullptr,
+                              floats(in[0], output_shape(c), "the output's gradient")};
   const float* const y = floats(in[4], output_shape(c), "the output");
   float* const dx = of_input ? floats(out[0], shape, "the input's gradient") : nullptr;
   float* const dw = floats(out[1], weight_shape(c), "the weight's gradient");
   float* const dbias = floats(out[2], {c.groups * c.filters}, "the bias's gradient");
-  differentiate(c, dy, x, w, y, dx, dw, dbias);
+  const bool narrow = read_bfloat16(attrs);
+  if (narrow && kAmx && (!dx || c.stride == 1))
+    return differentiate_in_tiles(c, arrays.dy, arrays.x, arrays.w, y, dx, dw, dbias);
+  if (narrow) round_arrays(c, &arrays);
+  differentiate(c, arrays.dy, arrays.x, arrays.w, y, dx, dw, dbias);
 }
 
 }  // namespace

@@ -10,11 +10,7 @@
 namespace {
 
 void first_convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
-  with_arrays(attrs, in, out, [](Convolution c, const float* x, const float* w, const float* bias,
-                                 float* y) {
-    c.choose_fourier();
-    convolve(c, x, w, bias, y, nullptr);
-  });
+  convolve(attrs, in, out, nullptr, true);
 }
 
 }  // namespace

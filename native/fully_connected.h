@@ -1,12 +1,14 @@
 // _alexnet_fully_connected: y = x w^T + bias of (N, ...) arrays, each image flattened, and its
 // gradients. For inference `weights` may be bfloat16, or int8, which stand for themselves times
-// `scale`.
+// `scale`. dtype=bfloat16: of products of bfloat16, with float32 sums, as with `weights` of that
+// type.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
+#include "bfloat16_layer.h"
 #include "common.h"
 #include "few_images.h"
 #include "matrix_product.h"
@@ -24,6 +26,7 @@ void widen_row(const View& a, int64_t row, int64_t column, int64_t count, float*
 struct Layer {
   int64_t images, inputs, outputs;
   int weights_of_word;
+  bool narrow;  // products of bfloat16
   int64_t row() const {  // of weights: narrow ones end with zeros
     return weights_of_word == 1 ? inputs : (inputs + kUnit - 1) / kUnit * kUnit;
   }
@@ -49,6 +52,7 @@ Layer layer_of(const Attributes& attrs, const Shape& x) {
   Layer layer;
   layer.outputs = read_integer(attrs, "num_hidden", 0, 0);
   layer.weights_of_word = read_weights_of_word(attrs);
+  layer.narrow = read_bfloat16(attrs) || layer.weights_of_word == Bfloat16Weights::kOfWord;
   if (layer.outputs < 1 || x.size() < 2)
     throw Refused("_alexnet_fully_connected needs num_hidden of at least 1, and (N, ...) data");
   layer.images = x[0];
@@ -96,15 +100,31 @@ void multiply_many_images(const Layer& layer, float* x, float* w, const float* b
   product.block_columns = 128;
   product.of_word = Weights::kOfWord;
   product.widen = widen_row<Weights>;
+  product.round = layer.narrow;
   multiply_matrices(product);
 }
 
 // x is to be like the rows of w, whose words are floats here.
 template <typename Weights>
 void multiply_images(const Layer& layer, float* x, float* w, const float* bias, float* y) {
-  if (layer.images > kFewImages) return multiply_many_images<Weights>(layer, x, w, bias, y);
+  const bool to_be_rounded = layer.narrow && Weights::kOfWord == 1;
+  if (layer.images > kFewImages || to_be_rounded)
+    return multiply_many_images<Weights>(layer, x, w, bias, y);
   multiply_few_images<Weights>({reinterpret_cast<const int32_t*>(w), x, bias, y, layer.images,
                                 layer.row(), layer.outputs});
+}
+
+// By AMX, as far as it has what the layer needs.
+bool multiply_by_amx(const Layer& layer, const float* x, const float* w, const float* bias,
+                     float* y) {
+  const bool plain = layer.weights_of_word == FloatWeights::kOfWord;
+  if (!kAmx || !layer.narrow || (!plain && layer.images <= kFewImages)) return false;
+  if (plain)
+    multiply_in_tiles(layer.images, layer.inputs, layer.outputs, layer.row(), x, w, bias, y);
+  else
+    multiply_in_tiles(layer.images, layer.inputs, layer.outputs, layer.row(), x,
+                      reinterpret_cast<const Bfloat16*>(w), bias, y);
+  return true;
 }
 
 // in: x, w, bias
@@ -118,12 +138,14 @@ void fully_connected_forward(const Attributes& attrs, Tensors& in, Tensors& out)
     throw Refused("the weight has to be of shape " + text_of(layer.weight()) +
                   " and of the type that `weights` says, not " + text_of(in[1].shape));
   float* const w = static_cast<float*>(in[1].data_ptr);
+  if (multiply_by_amx(layer, x, w, bias, y)) return;
   if (layer.weights_of_word > 1) {
     const float scale = static_cast<float>(read_number(attrs, "scale", 1));
     float* const arranged = aligned(&buffer, layer.images * layer.row());
     for (int64_t i = 0; i < layer.images; ++i)
       arrange(x + i * layer.inputs, layer.inputs, layer.row(), scale, layer.weights_of_word,
               arranged + i * layer.row());
+    if (layer.narrow) dispatch<RoundRow>(arranged, layer.images * layer.row(), arranged);
     x = arranged;
   }
   if (layer.weights_of_word == ByteWeights::kOfWord)
@@ -144,6 +166,7 @@ void differentiate_weight(const Layer& layer, float* g, float* x, float* dw) {
   product.depth = layer.images;
   product.add = false;
   product.weights = kNeither;
+  product.round = layer.narrow;
   product.block_depth = 128;
   product.block_columns = 1024;
   multiply_matrices(product);
@@ -159,6 +182,7 @@ void differentiate_input(const Layer& layer, float* g, float* w, float* dx) {
   product.depth = layer.outputs;
   product.add = false;
   product.weights = kRight;
+  product.round = layer.narrow;
   product.block_depth = 256;
   product.block_columns = 256;
   multiply_matrices(product);
@@ -176,7 +200,15 @@ void fully_connected_backward(const Attributes& attrs, Tensors& in, Tensors& out
   float* const dbias = floats(out[2], {layer.outputs}, "the bias's gradient");
   std::fill_n(dbias, layer.outputs, 0.0f);
   for (int64_t i = 0; i < layer.images; ++i)
-    for (int64_t o = 0; o < layer.outputs; ++o) dbias[o] += g[i * layer.outputs + o];
+    for (int64_t o = 0; o < layer.outputs; ++o) {
+      const float value = g[i * layer.outputs + o];
+      dbias[o] += layer.narrow ? rounded(value) : value;
+    }
+  if (layer.narrow && kAmx) {
+    differentiate_weight_in_tiles(layer.images, layer.inputs, layer.outputs, g, x, dw);
+    differentiate_input_in_tiles(layer.images, layer.inputs, layer.outputs, g, w, dx);
+    return;
+  }
   differentiate_weight(layer, g, x, dw);
   differentiate_input(layer, g, w, dx);
 }

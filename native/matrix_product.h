@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "bfloat16.h"
 #include "parallel.h"
 #include "product.h"
 
@@ -26,6 +27,7 @@ struct Product {  // c = a b
   // on.
   int of_word = 1;
   void (*widen)(const View& a, int64_t row, int64_t column, int64_t count, float* to);
+  bool round = false;  // a and b to bfloat16
 };
 
 struct Block {
@@ -34,16 +36,25 @@ struct Block {
   const float* panels;
 };
 
+// Of bfloat16, if they are to be rounded.
+void copy_values(const float* from, int64_t count, bool round, float* to) {
+  if (round) return dispatch<RoundRow>(from, count, to);
+  std::copy_n(from, count, to);
+}
+
 // Rows [top, top + depth) and columns [first, first + width) of b without gaps, then zeros up to
 // `columns`.
-void pack_panel(const View& b, int64_t top, int64_t depth, int64_t first, int64_t width,
+void pack_panel(const Product& product, int64_t top, int64_t depth, int64_t first, int64_t width,
                 int64_t columns, float* to) {
+  const View& b = product.b;
   if (width < columns) std::fill_n(to, depth * columns, 0.0f);
   if (b.column_stride == 1) {
-    for (int64_t p = 0; p < depth; ++p) std::copy_n(b.at(top + p, first), width, to + p * columns);
+    for (int64_t p = 0; p < depth; ++p)
+      copy_values(b.at(top + p, first), width, product.round, to + p * columns);
   } else {
     for (int64_t i = 0; i < width; ++i)
       for (int64_t p = 0; p < depth; ++p) to[p * columns + i] = *b.at(top + p, first + i);
+    if (product.round) dispatch<RoundRow>(to, depth * columns, to);
   }
 }
 
@@ -54,10 +65,14 @@ void pack_strip(const Product& product, int64_t row, int64_t height, int64_t top
   if (product.of_word > 1) {
     for (int64_t r = 0; r < height; ++r) product.widen(a, row + r, top, depth, to.at(r, 0));
   } else if (a.column_stride == 1) {
-    for (int64_t r = 0; r < height; ++r) std::copy_n(a.at(row + r, top), depth, to.at(r, 0));
+    for (int64_t r = 0; r < height; ++r)
+      copy_values(a.at(row + r, top), depth, product.round, to.at(r, 0));
   } else {
     for (int64_t p = 0; p < depth; ++p)
-      for (int64_t r = 0; r < height; ++r) *to.at(r, p) = *a.at(row + r, top + p);
+      for (int64_t r = 0; r < height; ++r) {
+        const float value = *a.at(row + r, top + p);
+        *to.at(r, p) = product.round ? rounded(value) : value;
+      }
   }
 }
 
@@ -130,7 +145,7 @@ void multiply_on_this_thread(const Kernel& kernel, const Product& product) {
     for (block.top = 0; block.top < product.depth; block.top += product.block_depth) {
       block.depth = std::min(product.block_depth, product.depth - block.top);
       for (int64_t j = block.left; j < block.right; j += columns)
-        pack_panel(product.b, block.top, block.depth, j, std::min(columns, block.right - j),
+        pack_panel(product, block.top, block.depth, j, std::min(columns, block.right - j),
                    columns, panels + (j - block.left) * block.depth);
       for (int64_t i = 0; i < product.rows; i += kernel.rows)
         multiply_strip(kernel, product, block, i);

@@ -107,6 +107,12 @@ struct KeptWeights {
     });
     return same;
   }
+  void forget(const Convolution& c) {
+    weights.clear();
+    values.assign(c.groups, std::vector<float>());
+    points[0] = c.points(0);
+    points[1] = c.points(1);
+  }
 };
 
 // To maps: y's of group g, with bias and relu.
@@ -135,10 +141,7 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(c, &buffers[1], most, c.filters);
   const bool known = kept && kept->are_of(c, w);
-  if (kept && !known) {
-    const std::vector<std::vector<float>> none(c.groups);
-    *kept = {{c.points(0), c.points(1)}, {}, none};
-  }
+  if (kept && !known) kept->forget(c);
   for (int64_t g = 0; g < c.groups; ++g) {
     const PointPanels weights = transform_weights(
         c, w + g * c.weights(), false, kept ? &kept->values[g] : &buffers[2], known);

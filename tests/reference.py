@@ -11,12 +11,13 @@ import json
 import numpy as np
 
 
-def run(symbol, values):
+def run(symbol, values, layers=None):
     """Outputs and gradients of a network that ends in SoftmaxOutput.
 
     Args:
         symbol: a graph of the layers below, with one output.
         values: argument name -> array.
+        layers: by operator; default: LAYERS.
 
     Returns:
         The (N, classes) probabilities; by argument, the gradients of the cross-entropy summed over
@@ -34,7 +35,7 @@ def run(symbol, values):
             output = 0.0 if name in states else np.asarray(values[name], np.float64)
         else:
             inputs = [outputs[source][index] for source, index, *_ in node["inputs"]]
-            output, back = LAYERS[node["op"]](_attributes(node), *inputs)
+            output, back = (layers or LAYERS)[node["op"]](_attributes(node), *inputs)
             margin = min(margin, _margin(_attributes(node), inputs[0]))
         outputs.append(output if isinstance(output, list) else [output])
         backs.append(back)
@@ -275,6 +276,22 @@ def softmax_output(attrs, x, label):
     return output, lambda _: (output - wanted, np.zeros_like(label))
 
 
+def rounded(array):
+    """To bfloat16, 8 significant bits, to nearest, ties to even."""
+    mantissa, exponent = np.frexp(np.asarray(array, np.float64))
+    return np.ldexp(np.rint(mantissa * 256) / 256, exponent)
+
+
+def of_bfloat16(layer):
+    """A convolution or fully connected layer whose products are of such values."""
+
+    def narrow(attrs, x, weight, bias):
+        output, back = layer(attrs, rounded(x), rounded(weight), bias)
+        return output, lambda gradient: back(rounded(gradient))
+
+    return narrow
+
+
 def output_and_gradients(layer, attrs, arrays, gradient):
     """Of one of the layers above, in float64: the output, and the gradients of ``arrays``."""
     output, back = layer(attrs, *(values.astype(np.float64) for values in arrays))
@@ -305,4 +322,9 @@ LAYERS = {
     "_plus_scalar": lambda attrs, x: (x + attrs["scalar"], lambda gradient: (gradient,)),
     "_mul_scalar": lambda attrs, x: (x * attrs["scalar"], lambda g: (g * attrs["scalar"],)),
     "elemwise_mul": lambda attrs, x, y: (x * y, lambda gradient: (gradient * y, gradient * x)),
+}
+OF_BFLOAT16 = {
+    **LAYERS,
+    "Convolution": of_bfloat16(convolution),
+    "FullyConnected": of_bfloat16(fully_connected),
 }

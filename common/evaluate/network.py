@@ -10,11 +10,9 @@ import numpy as np
 from common.checkpoint import store
 from common.checkpoint.config import load_config
 from common.cli import UserError
-from common.graph import dequantize
+from common.graph import dequantize, lowering
 from common.graph.graph import Graph
-from common.graph.lowering import for_cpu
 from common.graph.narrow_weights import use_narrow_weights
-from common.runtime import native
 from common.runtime.mxnet import mx
 
 
@@ -40,8 +38,8 @@ def bind(
             _say_float32()
             integers = dequantize.integers(arg_params)
             symbol, arg_params = dequantize.dequantized(symbol, arg_params)
-        images = data_shape[0] // len(contexts)
-        symbol = for_cpu(symbol, (images, *data_shape[1:]), for_training=False)
+        own = (data_shape[0] // len(contexts), *data_shape[1:])
+        symbol = lowering.for_cpu(symbol, own, for_training=False, dtype=dtype)
         if integers or dtype != "float32":
             symbol, arg_params = use_narrow_weights(symbol, arg_params, integers, dtype)
     labels = None  # export_mxnet.py's copies have none
@@ -53,8 +51,8 @@ def bind(
     return module
 
 
-# What a network computes in, on the CPU. bfloat16: the weights of fully connected layers have 16
-# bits, which are read in half the time; all else is float32.
+# What a network's layers multiply, on the CPU. bfloat16: weights of fully connected layers have 16
+# bits, which are read in half the time, and products may be AMX's; all else is float32.
 DTYPES = ("float32", "bfloat16")
 
 
@@ -64,8 +62,8 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="bfloat16: on the CPU, fully connected layers read weights of 16 bits, which with one"
-        " picture a pass is faster",
+        help="bfloat16: on the CPU, layers multiply values of 16 bits, faster with AMX, and with"
+        " one picture a pass",
     )
 
 
@@ -73,14 +71,11 @@ def check_dtype(dtype: str, symbol: mx.sym.Symbol, contexts: List[mx.Context]) -
     """Raise UserError if the network cannot run in ``dtype``, one of DTYPES, there."""
     if dtype == "float32":
         return
-    if contexts[0].device_type == "gpu":
-        raise UserError(f"--dtype {dtype}: is for CPUs; leave out --gpus, or --dtype")
     if dequantize.is_quantized(symbol):
         raise UserError(
             f"--dtype {dtype}: this checkpoint is int8, which is narrower; leave it out"
         )
-    if not native.load():
-        raise UserError(f"--dtype {dtype}: needs the C++ operators; leave it out")
+    lowering.check_bfloat16(contexts)
 
 
 @functools.lru_cache(None)  # once in a process

@@ -9,6 +9,7 @@ symbols. Stock MXNet cannot load the new one: save the plain one.
 import ast
 import math
 
+from common.runtime import native
 from common.runtime.mxnet import mx
 
 from .graph import Graph, Node, Output
@@ -32,7 +33,11 @@ _DEFAULTS = {
 
 
 def use_native_operators(
-    symbol: mx.sym.Symbol, data: tuple, for_training: bool = True, input_gradient: bool = True
+    symbol: mx.sym.Symbol,
+    data: tuple,
+    for_training: bool = True,
+    input_gradient: bool = True,
+    dtype: str = "float32",
 ) -> mx.sym.Symbol:
     """Replace all that our C++ operators compute, which ``native.load`` must have loaded.
 
@@ -53,7 +58,7 @@ def use_native_operators(
     For inference our convolutions keep the values of their weights. In training a reshape
     NAME_plain keeps a plain copy of what MXNet's operator NAME leaves for ours.
     """
-    graph = Graph(use_native_layers(symbol, data, for_training, input_gradient))
+    graph = Graph(use_native_layers(symbol, data, for_training, input_gradient, dtype))
     _fuse(graph, lambda first, second: first.op in _CONVOLUTIONS and _is_relu(second))
     for node in graph.nodes:
         after_ours = bool(node.inputs) and node.inputs[0].node.op in _CONVOLUTIONS
@@ -153,18 +158,25 @@ def _is_plain_max_pooling(node):
 
 
 def use_native_layers(
-    symbol: mx.sym.Symbol, data: tuple, for_training: bool = True, input_gradient: bool = True
+    symbol: mx.sym.Symbol,
+    data: tuple,
+    for_training: bool = True,
+    input_gradient: bool = True,
+    dtype: str = "float32",
 ) -> mx.sym.Symbol:
     """Replace fully connected layers, and the convolutions at which ours are faster.
 
-    For training with fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also
+    ``dtype``: 'float32', or 'bfloat16' for products of such values, with float32 sums. For float32
+    training with fewer than ``MIN_IMAGES`` images the symbol is returned as it is. A layer also
     stays MXNet's if it has an unusual attribute, or if something else reads its weight or bias. One
     without bias gets a constant one of zeros. In training, a convolution with a larger stride stays
     MXNet's, too, unless it reads ``data`` and ``input_gradient`` is False.
     """
-    if for_training and data[0] < MIN_IMAGES:
+    narrow = dtype == "bfloat16"
+    if for_training and data[0] < MIN_IMAGES and not narrow:
         return symbol
     graph = Graph(symbol)
+    in_tiles = narrow and native.has_amx()
     shapes, uses = graph.shapes(data=data), graph.uses()
     for node in graph.nodes:
         weights = [source.node for source in node.inputs[1:]]  # weight and bias
@@ -172,10 +184,12 @@ def use_native_layers(
         source = node.inputs[0].node if node.inputs else node
         first = not input_gradient and source.is_variable and source.name == "data"
         output = shapes.get(node.name + "_output", ())
-        op = _native_layer(node, known, output, for_training, first)
+        op = _native_layer(node, known, output, for_training, first, in_tiles)
         if not op or any(not one.is_variable or uses[one] > 1 for one in weights):
             continue
         node.op = op
+        if narrow:
+            node.attrs["dtype"] = dtype
         if len(weights) == 1:
             del node.attrs["no_bias"]
             attrs = {"shape": f"({known[0][0]},)", "dtype": "float32"}
@@ -186,10 +200,10 @@ def use_native_layers(
     return graph.symbol()
 
 
-def _native_layer(node, weights, output, for_training, first):
+def _native_layer(node, weights, output, for_training, first, in_tiles):
     """Our operator for ``node``, with weight and bias of the shapes ``weights``, or None.
 
-    first: its input needs no gradient.
+    first: its input needs no gradient. in_tiles: products are AMX's.
     """
     settings = node.settings
     said = {key for key, value in settings.items() if value not in _DEFAULTS.get(key, ())}
@@ -202,7 +216,8 @@ def _native_layer(node, weights, output, for_training, first):
     if node.op == "Convolution" and said <= {"kernel", "num_filter", "num_group", "pad", "stride"}:
         groups = int(settings.get("num_group", 1))
         strides = ast.literal_eval(settings.get("stride", "(1, 1)"))
-        if not _winograd_pays(weights[0], groups, output, strides, for_training):
+        pays = _amx_pays if in_tiles else _winograd_pays
+        if not pays(weights[0], groups, output, strides, for_training):
             return None
         if for_training and "stride" in said:
             return _FIRST_CONVOLUTION if first else None
@@ -214,13 +229,11 @@ def _winograd_pays(weight, groups, output, strides, for_training):
     """Whether Winograd's method is the faster one (measured: benchmarks/NOTES.md), for these shapes
     of a convolution's weight and output, groups of channels, and strides (rows, columns).
     """
-    filters, channels, *kernel = weight
-    if len({*kernel}) > 1 or len({*strides}) > 1 or len(output) != 4 or not all(output):
+    if not _can_be_ours(weight, output, strides):
         return False
+    filters, channels, *kernel = weight
     images, _, *size = output
     side, places = -(-kernel[0] // strides[0]), math.prod(strides)  # as native/tiled_layout.h
-    if side not in (3, 5):
-        return False
     tiles = math.prod(-(-n // (8 - side)) for n in size)
     plain = math.prod(kernel) // places * math.prod(size)  # multiplications an image and weight
     ours = math.prod(_points(n, side) for n in size)
@@ -230,6 +243,20 @@ def _winograd_pays(weight, groups, output, strides, for_training):
     # The weights' values take as long as so many multiplications.
     enough = images * (plain - ours) >= (48 if for_training else 12) * of_weight
     return fewer >= 48 and plain >= 2.2 * ours and enough and fits
+
+
+def _amx_pays(weight, groups, output, strides, for_training):
+    """The same of products in AMX's tiles, of which few channels leave most of the room empty."""
+    filters, channels = weight[0] // groups, weight[1] * math.prod(strides)
+    return _can_be_ours(weight, output, strides) and min(filters, channels) >= 16
+
+
+def _can_be_ours(weight, output, strides):
+    """Whether native/convolution.h has such a convolution."""
+    kernel = weight[2:]
+    if len({*kernel}) > 1 or len({*strides}) > 1 or len(output) != 4 or not all(output):
+        return False
+    return -(-kernel[0] // strides[0]) in (3, 5)
 
 
 def _points(outputs, side):

@@ -107,6 +107,16 @@ def variant() -> str:
     return name().decode()
 
 
+def has_amx() -> bool:
+    """Whether products of bfloat16 are AMX's, an Intel server processor's: native/amx.h.
+
+    If not, they are products of float32 with rounded values, which are no faster.
+    """
+    function = library().alexnet_amx
+    function.restype = ctypes.c_bool
+    return function()
+
+
 def is_built() -> bool:
     """Whether the library is in the cache, so that :func:`load` does not have to build it."""
     with contextlib.suppress(UserError, OSError):

@@ -35,7 +35,9 @@ class ModuleSettings:
     initializer: str = "xavier"  # a name of common/train/initializers.py
     kv_store: Optional[str] = "device"  # how devices share gradients; None: cluster.py sums them
     seed: int = 0  # of the initial weights
-    dtype: str = "float32"  # or "float16" on GPUs, with float32 copies of the weights
+    # Or "float16" on GPUs, with float32 copies of the weights; or "bfloat16" on CPUs, which is of
+    # products alone.
+    dtype: str = "float32"
     loss_scale: float = 1.0  # multiplies float16's loss, against underflow of gradients
     accumulate: int = 1  # how many batches of the module make an update
     weighted: bool = False  # whether a second label says what each image weighs in the gradient
@@ -158,7 +160,8 @@ def _init_params(module, name, resumed, pretrained):
 def _for_devices(symbol, contexts, shape, settings):
     """The graph that these devices run in place of the plain one."""
     if contexts[0].device_type == "cpu":
-        return for_cpu(symbol, (shape[0] // len(contexts), *shape[1:]), input_gradient=False)
+        own = (shape[0] // len(contexts), *shape[1:])
+        return for_cpu(symbol, own, input_gradient=False, dtype=settings.dtype)
     symbol = decompose_leaky(symbol, shape)
     if settings.dtype == "float16":
         return precision.cast(symbol, settings.dtype, settings.loss_scale)

@@ -47,10 +47,10 @@ def _add_device_args(group):
     add("--gc-threshold", type=cli.number(above=0), default=0.5, help="T of --gc-type 2bit")
     add(
         "--dtype",
-        choices=["float32", "float16"],
+        choices=["float32", "float16", "bfloat16"],
         default="float32",
-        help="what GPUs compute in; with float16 there are float32 copies of the weights, and"
-        " checkpoints hold those",
+        help="float16: what GPUs compute in; bfloat16: what layers multiply on CPUs, faster with"
+        " AMX; weights are float32, too, and checkpoints hold those",
     )
     add(
         "--loss-scale",

@@ -1,0 +1,284 @@
+// Convolutions of bfloat16, with float32 sums, and their gradients, by AMX (amx.h).
+//
+// Maps are padded, one row behind the other. So an element of the kernel multiplies a whole map,
+// from the place of that element on; a row's last sums reach into the next row, and are dropped.
+// The kernels and layouts of tiled_convolution.h's Convolution stay, and no sum depends on how many
+// threads there are.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "amx.h"
+#include "bfloat16.h"
+#include "tiled_convolution.h"
+
+namespace {
+
+const int64_t kTogetherBytes = 1 << 20;  // of images over which a weight's gradient is summed
+
+// A group's padded maps of an image.
+struct Planes {
+  int64_t width, pixels, reach;  // of a row; sums of a map, in whole blocks; what those read
+  explicit Planes(const Convolution& c)
+      : width(c.out[1] + c.side - 1),
+        pixels(in_blocks(c.out[0] * width, kBlock) * kBlock),
+        reach(pixels + (c.side - 1) * (width + 1)) {}
+  // From a map to the next, in whole cache lines; an odd number, or maps would share places there.
+  int64_t stride(int64_t of_line) const { return (in_blocks(reach, of_line) | 1) * of_line; }
+  int64_t place(const Convolution& c, int64_t element) const {
+    return element / c.side * width + element % c.side;
+  }
+};
+
+// Calls work(channel, place, n, map, stride) for what the padded maps have of each row.
+template <typename Work>
+INLINED void for_each_padded_row(const Convolution& c, const Planes& planes, const float* x,
+                                 Work work) {
+  Window all;
+  all.top = 0;
+  all.rows = c.out[0] + c.side - 1;
+  all.columns = planes.width;
+  for (int64_t first = 0; first < c.channels; first += kLanes)
+    for_each_input_row(c, all, x, first,
+                       [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
+                           int64_t stride) INLINED_LAMBDA {
+                         work(first + l, row * planes.width + column, n, from, stride);
+                       });
+}
+
+// Maps in pairs of channels; the padding stays as it is.
+struct FillPairs {
+  static INLINED void run(const Convolution& c, const Planes& planes, const float* x, Pair* to) {
+    const int64_t plane = planes.stride(kLine), next = c.in[0] * c.in[1];
+    for_each_padded_row(c, planes, x, [&](int64_t channel, int64_t place, int64_t n,
+                                          const float* from, int64_t stride) INLINED_LAMBDA {
+      Pair* const pairs = to + channel / 2 * plane + place;
+      if (stride > 1) {
+        Bfloat16* const halves = reinterpret_cast<Bfloat16*>(pairs) + channel % 2;
+        for (int64_t i = 0; i < n; ++i) halves[2 * i] = bfloat16(from[i * stride]);
+      } else if (channel % 2 == 0 && channel + 1 < c.channels) {
+        PairRows::run(from, from + next, n, pairs);
+      } else if (channel % 2 == 0) {
+        for (int64_t i = 0; i < n; ++i) pairs[i] = bfloat16(from[i]);
+      }
+    });
+  }
+};
+
+// Maps one by one; the padding stays as it is.
+struct FillMaps {
+  static INLINED void run(const Convolution& c, const Planes& planes, const float* x,
+                          Bfloat16* to) {
+    const int64_t plane = planes.stride(2 * kLine);
+    for_each_padded_row(c, planes, x, [&](int64_t channel, int64_t place, int64_t n,
+                                          const float* from, int64_t stride) INLINED_LAMBDA {
+      Bfloat16* const row = to + channel * plane + place;
+      if (stride == 1) return NarrowRow::run(from, n, row);
+      for (int64_t i = 0; i < n; ++i) row[i] = bfloat16(from[i * stride]);
+    });
+  }
+};
+
+// A group's weights, in tiles with a filter in each row. backward: a channel in each row, and the
+// kernels turned round, as the inputs' gradients take them.
+const Bfloat16* arrange_weights(const Convolution& c, const float* w, bool backward,
+                                std::vector<float>* buffer, bool known) {
+  const int64_t rows = backward ? c.channels : c.filters;
+  const int64_t depth = backward ? c.filters : c.channels;
+  const int64_t of_depth = in_blocks(depth, kStep), elements = c.side * c.side;
+  const int64_t size = elements * of_depth * kBlock * kStep;  // of a block of rows
+  Bfloat16* const to = aligned_values<Bfloat16>(buffer, in_blocks(rows, kBlock) * size);
+  if (known) return to;
+  parallel_for(in_blocks(rows, kBlock), [&](int64_t block) {
+    std::fill_n(to + block * size, size, Bfloat16());
+    for (int64_t row = block * kBlock; row < std::min(rows, (block + 1) * kBlock); ++row)
+      for (int64_t d = 0; d < depth; ++d) {
+        Bfloat16* const first = to + block * size + d / kStep * kBlock * kStep +
+                                row % kBlock * kStep + d % kStep;
+        for_each_element(c, backward ? d : row, backward ? row : d, [&](int64_t e, int64_t index) {
+          const int64_t element = backward ? elements - 1 - e : e;
+          first[element * of_depth * kBlock * kStep] = bfloat16(w[index]);
+        });
+      }
+  });
+  return to;
+}
+
+// The maps of a group's filters in all images. bias: null, or the group's.
+void multiply_maps(const Convolution& c, const float* x, const Bfloat16* weights,
+                   const float* bias, int64_t g, float* y) {
+  static thread_local std::vector<float> buffers[2];
+  const Planes planes(c);
+  const int64_t of_depth = in_blocks(c.channels, kStep), steps = c.side * c.side * of_depth;
+  const int64_t plane = planes.stride(kLine), size = of_depth * kStep / 2 * plane;
+  const int64_t row_blocks = in_blocks(c.filters, kBlock);
+  const float least = c.relu ? 0 : -std::numeric_limits<float>::infinity();
+  std::vector<int64_t> a_at, b_at;
+  for (int64_t step = 0; step < steps; ++step) {
+    a_at.push_back(step * 2 * kTileBytes);
+    b_at.push_back((step % of_depth * (kStep / 2) * plane + planes.place(c, step / of_depth)) * 4);
+  }
+  split(c.images * row_blocks, [&](int64_t begin, int64_t end) {
+    if (begin == end) return;
+    Pair* const pairs = aligned_values<Pair>(&buffers[0], size);
+    float* const sums = aligned(&buffers[1], kBlock * planes.pixels);
+    std::fill_n(pairs, size, Pair());
+    const AmxTiles tiles;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t image = task / row_blocks, first = task % row_blocks * kBlock;
+      const int64_t rows = std::min(kBlock, c.filters - first);
+      if (task == begin || first == 0) dispatch<FillPairs>(c, planes, x + c.input(image, g), pairs);
+      for (int64_t pixel = 0; pixel < planes.pixels; pixel += kBlock)
+        multiply_block({weights + first * steps * kStep, pairs + pixel, a_at.data(), b_at.data(),
+                        steps, 2 * kStep, 4 * plane, kTileBytes, 64, rows > kTileRows, true},
+                       sums + pixel, planes.pixels);
+      for (int64_t row = 0; row < c.out[0]; ++row)
+        for (int64_t f = 0; f < rows; ++f) {
+          const float* const from = sums + f * planes.pixels + row * planes.width;
+          const float of_filter = bias ? bias[first + f] : 0;
+          float* const to = y + c.output(image, g, first + f, row);
+          for (int64_t i = 0; i < c.out[1]; ++i) {
+            const float value = from[i] + of_filter;
+            to[i] = value < least ? least : value;  // NaN stays NaN
+          }
+        }
+    }
+  });
+}
+
+void convolve_in_tiles(const Convolution& c, const float* x, const float* w, const float* bias,
+                       float* y, KeptWeights* kept) {
+  static thread_local std::vector<float> buffer;
+  const bool known = kept && kept->are_of(c, w);
+  if (kept && !known) kept->forget(c);
+  for (int64_t g = 0; g < c.groups; ++g) {
+    const Bfloat16* const weights = arrange_weights(
+        c, w + g * c.weights(), false, kept ? &kept->values[g] : &buffer, known);
+    multiply_maps(c, x, weights, bias + g * c.filters, g, y);
+  }
+  if (kept && !known) kept->weights.assign(w, w + c.groups * c.weights());
+}
+
+// y's gradient, rounded; with a relu, only where y is above 0. dbias: its sums.
+const float* output_gradients(const Convolution& c, const float* dy, const float* y,
+                              std::vector<float>* buffer, float* dbias) {
+  const int64_t maps = c.groups * c.filters, size = c.out[0] * c.out[1];
+  buffer->resize(c.images * maps * (size + 1));
+  float *const gradients = buffer->data(), *const sums = gradients + c.images * maps * size;
+  parallel_for(c.images * maps, [&](int64_t map) {
+    float sum = 0;
+    for (int64_t i = map * size; i < (map + 1) * size; ++i) {
+      const float value = rounded(dy[i]);
+      gradients[i] = !c.relu || y[i] > 0 ? value : 0;
+      sum += gradients[i];
+    }
+    sums[map] = sum;
+  });
+  std::fill_n(dbias, maps, 0.0f);
+  for (int64_t map = 0; map < c.images * maps; ++map) dbias[map % maps] += sums[map];
+  return gradients;
+}
+
+// Of one map in each row of `from`, `stride` from row to row, to one in each column: pairs of
+// pixels stay together.
+void transpose_pairs(const Pair* from, int64_t stride, int64_t maps, int64_t pairs,
+                     Pair* to, int64_t to_stride) {
+  for (int64_t first = 0; first < pairs; first += kTileRows)
+    for (int64_t map = 0; map < maps; ++map)
+      for (int64_t i = first; i < first + kTileRows; ++i)
+        to[i * to_stride + map] = from[map * stride + i];
+}
+
+// A group's: for each element of the kernel, sums over all pixels of products of the inputs from
+// that element on, and the outputs' gradients.
+void differentiate_weights(const Convolution& c, const float* x, const float* dy, int64_t g,
+                           float* dw) {
+  static thread_local std::vector<float> buffers[4];
+  Convolution outputs = c;  // the gradients' maps, whose rows are as wide as the inputs'
+  outputs.stride = outputs.side = 1;
+  outputs.channels = c.filters;
+  outputs.in[0] = c.out[0];
+  outputs.in[1] = c.out[1];
+  outputs.pad[0] = outputs.pad[1] = 0;
+  const Planes planes(c);
+  const int64_t channel_blocks = in_blocks(c.channels, kBlock);
+  const int64_t filter_blocks = in_blocks(c.filters, kBlock);
+  const int64_t tasks = c.side * c.side * channel_blocks * filter_blocks;
+  const int64_t plane = planes.stride(2 * kLine), pairs = planes.pixels / 2;
+  const int64_t of_inputs = channel_blocks * kBlock * plane;
+  const int64_t of_outputs = c.filters * plane;
+  const int64_t row = (2 * filter_blocks | 1) * kTileRows;  // of pairs, one for each filter
+  const int64_t together = std::min(
+      c.images, std::max<int64_t>(1, kTogetherBytes / (2 * of_inputs + 4 * pairs * row)));
+  Bfloat16* const inputs = aligned_values<Bfloat16>(&buffers[0], together * of_inputs);
+  Bfloat16* const maps = aligned_values<Bfloat16>(&buffers[1], together * of_outputs);
+  Pair* const gradients = aligned_values<Pair>(&buffers[2], together * pairs * row);
+  float* const sums = aligned(&buffers[3], tasks * kBlock * kBlock);
+  std::fill_n(inputs, together * of_inputs, Bfloat16());
+  std::fill_n(maps, together * of_outputs, Bfloat16());
+  std::fill_n(gradients, together * pairs * row, Pair());
+  std::vector<int64_t> a_at, b_at;
+  for (int64_t image = 0; image < together; ++image)
+    for (int64_t step = 0; step < planes.pixels / kStep; ++step) {
+      a_at.push_back(2 * (image * of_inputs + step * kStep));
+      b_at.push_back(4 * (image * pairs + step * kStep / 2) * row);
+    }
+  for (int64_t first = 0; first < c.images; first += together) {
+    const int64_t images = std::min(together, c.images - first);
+    parallel_for(images, [&](int64_t i) {
+      dispatch<FillMaps>(c, planes, x + c.input(first + i, g), inputs + i * of_inputs);
+      Bfloat16* const map = maps + i * of_outputs;
+      dispatch<FillMaps>(outputs, planes, dy + c.output(first + i, g, 0, 0), map);
+      transpose_pairs(reinterpret_cast<const Pair*>(map), plane / 2, c.filters, pairs,
+                      gradients + i * pairs * row, row);
+    });
+    split(tasks, [&](int64_t begin, int64_t end) {
+      const AmxTiles tiles;
+      float block[kBlock * kBlock];
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t f = task % filter_blocks * kBlock, rest = task / filter_blocks;
+        const int64_t channel = rest % channel_blocks * kBlock, element = rest / channel_blocks;
+        multiply_block({inputs + channel * plane + planes.place(c, element), gradients + f,
+                        a_at.data(), b_at.data(), images * planes.pixels / kStep, 2 * plane,
+                        4 * row, 2 * kTileRows * plane, 64, true, true},
+                       block, kBlock);
+        float* const to = sums + task * kBlock * kBlock;
+        for (int64_t i = 0; i < kBlock * kBlock; ++i) to[i] = block[i] + (first ? to[i] : 0);
+      }
+    });
+  }
+  parallel_for(c.filters, [&](int64_t f) {
+    for (int64_t channel = 0; channel < c.channels; ++channel)
+      for_each_element(c, f, channel, [&](int64_t e, int64_t index) {
+        const int64_t task = (e * channel_blocks + channel / kBlock) * filter_blocks + f / kBlock;
+        dw[index] = sums[(task * kBlock + channel % kBlock) * kBlock + f % kBlock];
+      });
+  });
+}
+
+// dx may be null, if x's gradients are not wanted; a convolution with a stride has none.
+void differentiate_in_tiles(const Convolution& c, const float* dy, const float* x, const float* w,
+                            const float* y, float* dx, float* dw, float* dbias) {
+  static thread_local std::vector<float> buffers[2];
+  const float* const gradients = output_gradients(c, dy, y, &buffers[0], dbias);
+  Convolution back = c;  // of the gradients with the kernels turned round
+  back.channels = c.filters;
+  back.filters = c.channels;
+  back.relu = false;
+  for (int i = 0; i < 2; ++i) {
+    back.in[i] = c.out[i];
+    back.out[i] = c.in[i];
+    back.pad[i] = c.side - 1 - c.pad[i];
+  }
+  for (int64_t g = 0; g < c.groups; ++g) {
+    differentiate_weights(c, x, gradients, g, dw + g * c.weights());
+    if (dx)
+      multiply_maps(back, gradients, arrange_weights(c, w + g * c.weights(), true, &buffers[1],
+                                                     false), nullptr, g, dx);
+  }
+}
+
+}  // namespace
