@@ -6,7 +6,7 @@
 NETWORK: alexnet, say; alexnet@67 takes pictures of 67 pixels. "ours" runs as
 train_imagenet.py and score.py do; "stock" is the same symbol in a plain Module with MXNet's own
 operators and optimizer; "int8" is the network that quantize.py makes, run as score.py
-does: in float32 on a CPU without VNNI; "bf16" is score.py --dtype bfloat16. All start as many
+does: in float32 on a CPU without VNNI; "bf16" is "ours" with --dtype bfloat16. All start as many
 threads as there are cores.
 """
 
@@ -21,6 +21,8 @@ from common.evaluate import network
 from common.runtime.mxnet import mx
 from common.train import binding
 from common.train.schedule import LearningRate
+
+DTYPES = {"ours": "float32", "bf16": "bfloat16"}
 
 
 def main():
@@ -54,9 +56,10 @@ def measure(mode, variant, network, shape, steps, warmup):
 def train_step(variant, name, shape, batch):
     """A function that trains on ``batch`` once."""
     symbol = symbols.get_symbol(name)
-    if variant == "ours":
-        rate = LearningRate(0.01)
-        settings = binding.ModuleSettings(rate, "sgd", 0.9, 5e-4, initializer="normal")
+    if variant in ("ours", "bf16"):
+        settings = binding.ModuleSettings(
+            LearningRate(0.01), "sgd", 0.9, 5e-4, initializer="normal", dtype=DTYPES[variant]
+        )
         module = binding.bind(symbol, [mx.cpu()], shape, settings)
     else:
         module = mx.mod.Module(symbol)
@@ -98,8 +101,7 @@ def infer_step(variant, name, shape, batch):
         quantized = quantization.quantize(symbol, *module.get_params(), images, shape[1:])
         module = network.bind(*quantized, shape, [mx.cpu()])
     elif variant in ("ours", "bf16"):
-        dtype = "bfloat16" if variant == "bf16" else "float32"
-        module = network.bind(symbol, *module.get_params(), shape, [mx.cpu()], dtype)
+        module = network.bind(symbol, *module.get_params(), shape, [mx.cpu()], DTYPES[variant])
     return lambda: module.forward(batch, is_train=False)
 
 

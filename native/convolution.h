@@ -31,6 +31,7 @@ Convolution convolution_of(const Attributes& attrs, const Shape& x) {
   c.pad[0] = c.pad[1] = 0;
   if (has(attrs, "pad")) read_pair(attrs, "pad", 0, c.pad);
   c.relu = read_relu(attrs);
+  c.narrow = read_bfloat16(attrs);
   c.kernel = kernel[0];
   c.stride = stride[0];
   c.side = (c.kernel + c.stride - 1) / c.stride;
@@ -90,9 +91,8 @@ void convolve(const Attributes& attrs, Tensors& in, Tensors& out, KeptWeights* k
       floats(in[0], shape, "the input"), floats(in[1], weight_shape(c), "the weight"),
       floats(in[2], {c.groups * c.filters}, "the bias"), nullptr};
   float* const y = floats(out[0], output_shape(c), "the output");
-  const bool narrow = read_bfloat16(attrs);
-  if (narrow && kAmx) return convolve_in_tiles(c, arrays.x, arrays.w, arrays.bias, y, kept);
-  if (narrow) round_arrays(c, &arrays);
+  if (c.narrow && kAmx) return convolve_in_tiles(c, arrays.x, arrays.w, arrays.bias, y, kept);
+  if (c.narrow) round_arrays(c, &arrays);
   if (by_fourier) c.choose_fourier();
   convolve(c, arrays.x, arrays.w, arrays.bias, y, kept);
 }
@@ -132,10 +132,9 @@ void convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
   float* const dx = of_input ? floats(out[0], shape, "the input's gradient") : nullptr;
   float* const dw = floats(out[1], weight_shape(c), "the weight's gradient");
   float* const dbias = floats(out[2], {c.groups * c.filters}, "the bias's gradient");
-  const bool narrow = read_bfloat16(attrs);
-  if (narrow && kAmx && (!dx || c.stride == 1))
+  if (c.narrow && kAmx && (!dx || c.stride == 1))
     return differentiate_in_tiles(c, arrays.dy, arrays.x, arrays.w, y, dx, dw, dbias);
-  if (narrow) round_arrays(c, &arrays);
+  if (c.narrow) round_arrays(c, &arrays);
   differentiate(c, arrays.dy, arrays.x, arrays.w, y, dx, dw, dbias);
 }
 

@@ -41,6 +41,26 @@ std::vector<Case> convolutions() {
   return cases;
 }
 
+std::vector<Case> of_bfloat16() {
+  std::vector<Case> cases;
+  for (const char* kernel : {"(3, 3)", "(5, 5)"})
+    for (const Shape& shape : {Shape{1, 1, 5, 5}, Shape{2, 33, 13, 7}, Shape{9, 66, 6, 7}})
+      cases.push_back({"_alexnet_convolution",
+                       {{"kernel", kernel}, {"pad", "(1, 4)"}, {"num_filter", "37"},
+                        {"act_type", "relu"}}, shape, 3});
+  cases.push_back({"_alexnet_convolution", {{"kernel", "(3, 3)"}, {"num_filter", "40"},
+                   {"num_group", "2"}}, {3, 34, 13, 12}, 3});
+  for (const Shape& shape : {Shape{1, 1, 11, 11}, Shape{3, 3, 31, 44}})
+    cases.push_back({"_alexnet_first_convolution",
+                     {{"kernel", "(11, 11)"}, {"stride", "(4, 4)"}, {"pad", "(2, 3)"},
+                      {"num_filter", "18"}}, shape, 3});
+  for (const char* outputs : {"1", "33", "1100"})
+    for (const Shape& shape : {Shape{1, 1}, Shape{13, 257}, Shape{33, 3, 5, 7}})
+      cases.push_back({"_alexnet_fully_connected", {{"num_hidden", outputs}}, shape, 3});
+  for (Case& each : cases) each.attrs["dtype"] = "bfloat16";
+  return cases;
+}
+
 std::vector<Case> fully_connected() {
   std::vector<Case> cases;
   for (const char* outputs : {"1", "5", "33", "130"})

@@ -134,7 +134,7 @@ void run(CustomOp& op, const Case& c, Run* r) {
 std::string title(const Case& c) {
   std::string text = c.op + " " + text_of(c.data);
   for (const char* name : {"kernel", "stride", "pad", "num_filter", "num_group", "num_hidden",
-                           "nsize", "beta", "act_type", "pooling_convention"})
+                           "nsize", "beta", "act_type", "pooling_convention", "dtype"})
     if (has(c.attrs, name)) text += std::string(" ") + name + "=" + c.attrs.at(name);
   return text;
 }
@@ -298,6 +298,7 @@ void check_refusals() {
       {convolution, "num_group", "3"}, {convolution, "num_group", "0"},
       {convolution, "act_type", "tanh"}, {dense, "num_hidden", "0"},
       {dense, "num_hidden", "4294967300"}, {dense, "num_hidden", "1e300"}, {lrn, "nsize", "0"},
+      {dense, "dtype", "float16"}, {convolution, "dtype", "half"},
       {lrn, "nsize", "1e300"}, {lrn, "alpha", "0,5"}, {lrn, "kernel", "(2, 2)"}};
   for (const auto& each : wrong) {
     Case c = each.like;
@@ -321,7 +322,8 @@ void check_refusals() {
 
 int main(int argc, char**) {
   std::vector<Case> cases;
-  for (auto make : {convolutions, fully_connected, normalisations_and_poolings, updates})
+  for (auto make : {convolutions, fully_connected, of_bfloat16, normalisations_and_poolings,
+                    updates})
     for (const Case& c : make()) cases.push_back(c);
   std::printf("variant: %s\n", alexnet_variant());
   if (argc > 1) {

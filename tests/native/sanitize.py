@@ -17,8 +17,10 @@ from importlib.util import find_spec
 HERE = os.path.dirname(os.path.abspath(__file__))
 DRIVER = os.path.join(HERE, "driver.cc")
 PLAIN = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
+STRICT = ["-O1", "-fopenmp", "-fno-sanitize-recover=all"]
 BUILDS = {
-    "address,undefined": ["-O1", "-fopenmp", "-fno-sanitize-recover=all"],
+    "address,undefined": STRICT,
+    "address,undefined; emulated AMX": [*STRICT, "-include", os.path.join(HERE, "amx_emulator.h")],
     "thread": ["-O1"],
 }
 VARIANTS = {"ALL": ["AVX-512", "AVX2", "baseline"], "AVX2": ["AVX2", "baseline"],
@@ -58,20 +60,21 @@ def variants(path: str) -> dict:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        paths = {names: os.path.join(folder, names.replace(",", "-")) for names in BUILDS}
+        paths = {title: os.path.join(folder, str(i)) for i, title in enumerate(BUILDS)}
         jobs = [
-            compile_driver(paths[names], f"-fsanitize={names}", *flags)
-            for names, flags in BUILDS.items()
+            compile_driver(paths[title], f"-fsanitize={title.partition(';')[0]}", *flags)
+            for title, flags in BUILDS.items()
         ]
         codes = [job.wait() for job in jobs]
         if any(codes):
             sys.exit("the driver does not compile")
-        for names, path in paths.items():
+        for title, path in paths.items():
             for name, said in variants(path).items():
-                print(f"{names}: {name}: {said.count(chr(10))} cases", flush=True)
-        said = run_driver(paths["address,undefined"], "allocations")
-        failed = sum(int(line.split()[0]) for line in said.splitlines()[1:])
-        print(f"address,undefined: {failed} failing allocations are reported")
+                print(f"{title}: {name}: {said.count(chr(10))} cases", flush=True)
+        for title in list(BUILDS)[:2]:
+            said = run_driver(paths[title], "allocations")
+            failed = sum(int(line.split()[0]) for line in said.splitlines()[1:])
+            print(f"{title}: {failed} failing allocations are reported", flush=True)
 
 
 if __name__ == "__main__":
