@@ -35,7 +35,17 @@ _INDENT = 18
 _TO_DO = "to do"
 _Section = Iterator[Tuple[str, str]]  # titles and texts of the report's rows
 # Flags of /proc/cpuinfo that decide which kernels MXNet and native/ choose
-_INSTRUCTIONS = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
+_INSTRUCTIONS = (
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_int8",
+    "amx_bf16",
+)
 # Prints each fact at once, on a line of its own: the next step may end the process.
 _TRIAL = """
 import importlib, json
@@ -49,7 +59,7 @@ say(threads=ctypes.CDLL("libgomp.so.1").omp_get_max_threads())
 say(computes=bool((mx.nd.dot(mx.nd.ones((64, 64)), mx.nd.ones((64, 64))) == 64).asnumpy().all()))
 from common.runtime import native
 say(native=native.load())
-say(variant=native.variant() if native.load() else None)
+say(variant=native.variant() if native.load() else None, amx=native.load() and native.has_amx())
 from common.io.opencv import cv2
 say(opencv=cv2.__version__)
 for script in ("train_imagenet", "predict", "score", "quantize", "import_weights", "export_mxnet",
@@ -192,7 +202,8 @@ def _native(facts: Dict[str, Any]) -> _Section:
         version = done.stdout.partition("\n")[0]
     if facts.get("native"):
         variant = facts.get("variant", "unknown")
-        yield "native operators", f"built, loaded; {variant} variant; {version}"
+        amx = ", AMX" if facts.get("amx") else ""
+        yield "native operators", f"built, loaded; {variant} variant{amx}; {version}"
     elif "computes" not in facts:
         yield "native operators", f"not tried; {version}"
     else:

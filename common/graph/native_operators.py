@@ -185,19 +185,23 @@ def use_native_layers(
         first = not input_gradient and source.is_variable and source.name == "data"
         output = shapes.get(node.name + "_output", ())
         op = _native_layer(node, known, output, for_training, first, in_tiles)
-        if not op or any(not one.is_variable or uses[one] > 1 for one in weights):
-            continue
-        node.op = op
-        if narrow:
-            node.attrs["dtype"] = dtype
-        if len(weights) == 1:
-            del node.attrs["no_bias"]
-            attrs = {"shape": f"({known[0][0]},)", "dtype": "float32"}
-            node.inputs.append(Output(Node("_zeros", f"{node.name}_no_bias", attrs=attrs)))
-        # MXNet infers shapes through an extension's operator only if all ranks are known.
-        for variable, shape in zip(weights, known):
-            variable.attrs.setdefault("__shape__", str(shape))
+        if op and all(one.is_variable and uses[one] == 1 for one in weights):
+            _replace(node, op, weights, known)
+            if narrow:
+                node.attrs["dtype"] = dtype
     return graph.symbol()
+
+
+def _replace(node, op, weights, shapes):
+    """Make it our operator; ``weights``: the variables, weight and bias, of such ``shapes``."""
+    node.op = op
+    if len(weights) == 1:
+        del node.attrs["no_bias"]
+        attrs = {"shape": f"({shapes[0][0]},)", "dtype": "float32"}
+        node.inputs.append(Output(Node("_zeros", f"{node.name}_no_bias", attrs=attrs)))
+    # MXNet infers shapes through an extension's operator only if all ranks are known.
+    for variable, shape in zip(weights, shapes):
+        variable.attrs.setdefault("__shape__", str(shape))
 
 
 def _native_layer(node, weights, output, for_training, first, in_tiles):
