@@ -41,9 +41,7 @@ def use_native_operators(
 ) -> mx.sym.Symbol:
     """Replace all that our C++ operators compute, which ``native.load`` must have loaded.
 
-    ``symbol`` is any float32 graph, ``data`` the shape of the input of that name as one device sees
-    it. Without ``input_gradient`` its gradient may be wrong, or not computed. Bind with
-    ``grad_req="write"``: our operators do not add to gradients.
+    The arguments are those of lowering.for_cpu.
 
     - Convolutions and fully connected layers, as :func:`use_native_layers` does.
     - Each LRN; for inference only an LRN that follows our convolution: MXNet's LRN is fast on the
@@ -51,9 +49,9 @@ def use_native_operators(
     - A max pooling that follows our convolution: MXNet's is slow on the layout that ours leaves.
 
     Then neighbours are fused, where nothing else reads what lies between them: a relu into our
-    convolution before it, a relu into our LRN after it, a max pooling into our LRN before it. The
-    one operator has the name of the last. In an int8 network an LRN with what dequantizes before it
-    and quantizes after it becomes one operator.
+    convolution before it, a relu into our LRN after it, a max pooling into our LRN before it; in an
+    int8 network an LRN with what dequantizes before it and quantizes after it. The one operator has
+    the name of the last.
 
     For inference our convolutions keep the values of their weights. In training a reshape
     NAME_plain keeps a plain copy of what MXNet's operator NAME leaves for ours.
