@@ -33,8 +33,8 @@ def for_cpu(
     first convolution with a stride is faster.
 
     With the ``dtype`` 'bfloat16' our convolutions and fully connected layers multiply values that
-    are rounded to it; all else is float32, so are weights and sums. Where the CPU has AMX that is
-    faster, and more convolutions are ours.
+    are rounded to it; all else is float32, so are weights and sums. Where the CPU has AMX, its tiles
+    multiply, and more convolutions are ours.
 
     C++ operators compute the layers at which they are the faster ones. The first call on a machine
     builds them, which takes half a minute; inference with fewer than ``MIN_IMAGES`` images does not

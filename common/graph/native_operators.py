@@ -39,9 +39,7 @@ def use_native_operators(
     input_gradient: bool = True,
     dtype: str = "float32",
 ) -> mx.sym.Symbol:
-    """Replace all that our C++ operators compute, which ``native.load`` must have loaded.
-
-    The arguments are those of lowering.for_cpu.
+    """Replace what our C++ operators compute, which are loaded; arguments: those of for_cpu.
 
     - Convolutions and fully connected layers, as :func:`use_native_layers` does.
     - Each LRN; for inference only an LRN that follows our convolution: MXNet's LRN is fast on the
