@@ -279,6 +279,35 @@ void check_narrow_weights() {
     }
 }
 
+// One operator that keeps its weights' values meets other numbers of images, which take other
+// methods, other weights, and the first ones again.
+void check_kept_weights() {
+  CustomOp& op = find("_alexnet_keeping_convolution");
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    const Attributes attrs = {{"kernel", "(5, 5)"}, {"pad", "(2, 2)"}, {"num_filter", "17"},
+                              {"dtype", dtype}};
+    CustomStatefulOp* keeping = nullptr;
+    op.create_op_fp[0](attrs, MXContext::CPU(0), {}, {}, &keeping);
+    std::unique_ptr<CustomStatefulOp> owner(keeping);
+    const struct { int64_t images; int weights; } meetings[] = {
+        {1, 2}, {60, 2}, {60, 2}, {60, 9}, {1, 9}, {1, 2}};
+    for (const auto& each : meetings) {
+      Arrays kept, plain;
+      Array x({each.images, 3, 7, 7}, 1), w({17, 3, 5, 5}, each.weights), bias({17}, 3);
+      Tensors ins = {x.tensor(), w.tensor(), bias.tensor()};
+      for (Arrays* y : {&kept, &plain}) y->emplace_back(new Array({each.images, 17, 7, 7}));
+      Tensors outs = tensors(kept), plain_outs = tensors(plain);
+      const fcomp_t forward = find("_alexnet_convolution").forward_fp[0];
+      if (keeping->Forward(&ins, &outs, no_resource()) != MX_SUCCESS ||
+          forward(attrs, &ins, &plain_outs, no_resource()) != MX_SUCCESS ||
+          checksum(kept) != checksum(plain))
+        fail("kept weights");
+      std::printf("%08x kept weights, %s, %d images\n", checksum(kept), dtype,
+                  static_cast<int>(each.images));
+    }
+  }
+}
+
 void check_refusals() {
   const Case pool = {"_alexnet_max_pool", {{"kernel", "(2, 2)"}, {"stride", "(2, 2)"}},
                      {2, 3, 4, 7}, 1};
@@ -333,6 +362,7 @@ int main(int argc, char**) {
     check_pixels();
     check_int8();
     check_narrow_weights();
+    check_kept_weights();
     check_refusals();
   }
   return failures > 0;
