@@ -97,7 +97,7 @@ class Case:
         self.length = (max(1, steps // 4), 1) if args.quick else (steps, warmup)
         self.folder = folder
         ours = ["int8", "ours"] if precision == "int8" else ["ours", "stock"]
-        if precision == "float32" and (mode == "infer" or report.has_bf16()):
+        if precision == "float32" and (mode == "infer" or report.has_amx()):
             ours.append("bf16")
         forms = list(FORMS[mode, precision])
         if precision == "float32" and report.has_bf16():

@@ -66,6 +66,11 @@ def _cpuinfo() -> dict:
     return dict(re.split(r"\s*:\s*", line, maxsplit=1) for line in lines if ":" in line)
 
 
+def has_amx() -> bool:
+    """Has it AMX with bfloat16, which --dtype bfloat16 uses in training?"""
+    return "amx_bf16" in cpus.instructions()
+
+
 def has_bf16() -> bool:
     """Does the processor multiply bfloat16?"""
     return not {"amx_bf16", "avx512_bf16"}.isdisjoint(cpus.instructions())

@@ -2,7 +2,7 @@
 //
 // A tile has 16 rows of 64 bytes. One instruction adds to 16 x 16 float32 sums the products of 16
 // rows of 32 bfloat16 with 16 columns of as many; a column's values lie in pairs, each pair in one
-// row. Values below 2**-126 count as 0.
+// row. Values and sums below 2**-126 count as 0.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 #include "variants.h"
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && defined(__has_include)
-#if __has_include(<amxtileintrin.h>)  // GCC 11, Clang 12
+#if __has_include(<amxtileintrin.h>) && !defined(ALEXNET_NO_AMX)  // GCC 11, Clang 12
 #define HAS_AMX_INTRINSICS
 #endif
 #endif
@@ -50,9 +50,6 @@ struct BlockProduct {
 
 // Whether the processor has tiles of bfloat16 and Linux lets this process use them.
 bool tiles_are_there() {
-#ifdef ALEXNET_EMULATED_TILES  // tests/native/amx_emulator.h
-  return true;
-#endif
   unsigned a, b, c, d;
   const unsigned kBf16 = 1u << 22, kTile = 1u << 24;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kBf16) || !(d & kTile)) return false;
@@ -60,9 +57,8 @@ bool tiles_are_there() {
   return syscall(SYS_arch_prctl, kReqXcompPerm, kXtiledata) == 0;
 }
 
-// Makes the compiler write what is at `from` by now: GCC's instructions of tiles do not say all that
-// they read.
-INLINED void keep(const void* from) { asm volatile("" : : "r"(from) : "memory"); }
+// Has all that was stored so far in memory: GCC's instructions of tiles do not say what they read.
+INLINED void write_to_memory(const void* address) { asm volatile("" : : "r"(address) : "memory"); }
 
 // The calling thread's tiles, in use.
 class AmxTiles {
@@ -74,7 +70,7 @@ class AmxTiles {
       all.bytes[i] = 64;
       all.rows[i] = kTileRows;
     }
-    keep(&all);
+    write_to_memory(&all);
     _tile_loadconfig(&all);
   }
   AMX ~AmxTiles() { _tile_release(); }
@@ -83,7 +79,7 @@ class AmxTiles {
 template <bool two_down, bool two_across>
 AMX void multiply_block_of(const BlockProduct& p, float* c, int64_t c_row) {
   const char *const a = static_cast<const char*>(p.a), *const b = static_cast<const char*>(p.b);
-  keep(p.a);
+  write_to_memory(p.a);
   _tile_zero(0);
   if (two_across) _tile_zero(1);
   if (two_down) _tile_zero(2);
@@ -121,14 +117,20 @@ void multiply_block_of(const BlockProduct&, float*, int64_t) {}
 
 #endif
 
-// As a processor that has them is asked for: DNNL_MAX_CPU_ISA's levels below AMX exclude them.
+// DNNL_MAX_CPU_ISA may exclude AMX, as it does for MXNet.
 bool tiles_are_wanted() {
   const char* const limit = std::getenv("DNNL_MAX_CPU_ISA");
-  const std::string isa = limit ? limit : "ALL";
-  return isa == "ALL" || isa == "DEFAULT" || isa.find("AMX") != std::string::npos;
+  const std::string isa = limit ? limit : "";
+  return isa.empty() || isa == "ALL" || isa == "DEFAULT" || isa.find("AMX") != std::string::npos;
 }
 
-const bool kAmx = tiles_are_wanted() && tiles_are_there();
+#ifdef ALEXNET_EMULATED_TILES  // tests/native/amx_emulator.h
+const bool kEmulated = true;
+#else
+const bool kEmulated = false;
+#endif
+// Linux is asked in any case: the processor's own tiles go before emulated ones.
+const bool kAmx = tiles_are_wanted() && (tiles_are_there() || kEmulated);
 
 // Rows of c are c_row floats apart. The calling thread has AmxTiles.
 void multiply_block(const BlockProduct& p, float* c, int64_t c_row) {

@@ -17,11 +17,13 @@
 
 namespace {
 
-const int64_t kTogetherBytes = 1 << 20;  // of images over which a weight's gradient is summed
+const int64_t kTogetherBytes = 1 << 24;  // of images over which a weight's gradient is summed
 
 // A group's padded maps of an image.
 struct Planes {
-  int64_t width, pixels, reach;  // of a row; sums of a map, in whole blocks; what those read
+  int64_t width;   // of a row
+  int64_t pixels;  // for which there are sums, in whole blocks
+  int64_t reach;   // pixels that these read
   explicit Planes(const Convolution& c)
       : width(c.out[1] + c.side - 1),
         pixels(in_blocks(c.out[0] * width, kBlock) * kBlock),
@@ -33,52 +35,74 @@ struct Planes {
   }
 };
 
-// Calls work(channel, place, n, map, stride) for what the padded maps have of each row.
+// Calls work(channel, place, n, map, stride) for what the padded maps of up to 16 channels have of
+// each row.
 template <typename Work>
 INLINED void for_each_padded_row(const Convolution& c, const Planes& planes, const float* x,
-                                 Work work) {
+                                 int64_t first, Work work) {
   Window all;
   all.top = 0;
   all.rows = c.out[0] + c.side - 1;
   all.columns = planes.width;
-  for (int64_t first = 0; first < c.channels; first += kLanes)
-    for_each_input_row(c, all, x, first,
-                       [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
-                           int64_t stride) INLINED_LAMBDA {
-                         work(first + l, row * planes.width + column, n, from, stride);
-                       });
+  for_each_input_row(c, all, x, first,
+                     [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
+                         int64_t stride) INLINED_LAMBDA {
+                       work(first + l, row * planes.width + column, n, from, stride);
+                     });
 }
 
-// Maps in pairs of channels; the padding stays as it is.
+// The maps of up to 16 channels in pairs of channels; the padding stays as it is.
 struct FillPairs {
-  static INLINED void run(const Convolution& c, const Planes& planes, const float* x, Pair* to) {
+  static INLINED void run(const Convolution& c, const Planes& planes, const float* x, int64_t first,
+                          Pair* to) {
     const int64_t plane = planes.stride(kLine), next = c.in[0] * c.in[1];
-    for_each_padded_row(c, planes, x, [&](int64_t channel, int64_t place, int64_t n,
-                                          const float* from, int64_t stride) INLINED_LAMBDA {
+    for_each_padded_row(c, planes, x, first, [&](int64_t channel, int64_t place, int64_t n,
+                                                 const float* from, int64_t s) INLINED_LAMBDA {
       Pair* const pairs = to + channel / 2 * plane + place;
-      if (stride > 1) {
-        Bfloat16* const halves = reinterpret_cast<Bfloat16*>(pairs) + channel % 2;
-        for (int64_t i = 0; i < n; ++i) halves[2 * i] = bfloat16(from[i * stride]);
-      } else if (channel % 2 == 0 && channel + 1 < c.channels) {
+      const bool first_of_two = channel % 2 == 0 && channel + 1 < c.channels;
+      if (s == 1 && first_of_two) {
         PairRows::run(from, from + next, n, pairs);
-      } else if (channel % 2 == 0) {
+      } else if (s == 1 && channel % 2 == 0) {
         for (int64_t i = 0; i < n; ++i) pairs[i] = bfloat16(from[i]);
+      } else if (s % 2 == 0 && c.pad[1] % 2 == 0) {  // pairs of neighbouring pixels
+        const int64_t pixel = place % planes.width * s + channel % s - c.pad[1];
+        const int64_t left = c.in[1] - 1 - pixel;  // neighbours on the right
+        const int64_t many = channel % 2 ? 0 : n, two = std::min(many, (left + s - 1) / s);
+        for (int64_t i = 0; i < two; ++i)
+          pairs[i] = rounded_bits(from[i * s]) >> 16 | rounded_bits(from[i * s + 1]);
+        for (int64_t i = two; i < many; ++i) pairs[i] = bfloat16(from[i * s]);
+      } else if (s > 1) {
+        Bfloat16* const halves = reinterpret_cast<Bfloat16*>(pairs) + channel % 2;
+        for (int64_t i = 0; i < n; ++i) halves[2 * i] = bfloat16(from[i * s]);
       }
     });
   }
 };
 
-// Maps one by one; the padding stays as it is.
+// The maps of up to 16 channels one by one; the padding stays as it is.
 struct FillMaps {
-  static INLINED void run(const Convolution& c, const Planes& planes, const float* x,
+  static INLINED void run(const Convolution& c, const Planes& planes, const float* x, int64_t first,
                           Bfloat16* to) {
     const int64_t plane = planes.stride(2 * kLine);
-    for_each_padded_row(c, planes, x, [&](int64_t channel, int64_t place, int64_t n,
-                                          const float* from, int64_t stride) INLINED_LAMBDA {
+    for_each_padded_row(c, planes, x, first, [&](int64_t channel, int64_t place, int64_t n,
+                                                 const float* from, int64_t s) INLINED_LAMBDA {
       Bfloat16* const row = to + channel * plane + place;
-      if (stride == 1) return NarrowRow::run(from, n, row);
-      for (int64_t i = 0; i < n; ++i) row[i] = bfloat16(from[i * stride]);
+      if (s == 1) return NarrowRow::run(from, n, row);
+      for (int64_t i = 0; i < n; ++i) row[i] = bfloat16(from[i * s]);
     });
+  }
+};
+
+// A map of a filter, of rows of sums that are `width` apart.
+struct FinishMap {
+  static INLINED void run(const Convolution& c, const float* sums, int64_t width, float bias,
+                          float* to) {
+    const float least = c.relu ? 0 : -std::numeric_limits<float>::infinity();
+    for (int64_t row = 0; row < c.out[0]; ++row)
+      for (int64_t i = 0; i < c.out[1]; ++i) {
+        const float value = sums[row * width + i] + bias;
+        to[row * c.out[1] + i] = value < least ? least : value;  // NaN stays NaN
+      }
   }
 };
 
@@ -115,7 +139,6 @@ void multiply_maps(const Convolution& c, const float* x, const Bfloat16* weights
   const int64_t of_depth = in_blocks(c.channels, kStep), steps = c.side * c.side * of_depth;
   const int64_t plane = planes.stride(kLine), size = of_depth * kStep / 2 * plane;
   const int64_t row_blocks = in_blocks(c.filters, kBlock);
-  const float least = c.relu ? 0 : -std::numeric_limits<float>::infinity();
   std::vector<int64_t> a_at, b_at;
   for (int64_t step = 0; step < steps; ++step) {
     a_at.push_back(step * 2 * kTileBytes);
@@ -130,21 +153,16 @@ void multiply_maps(const Convolution& c, const float* x, const Bfloat16* weights
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / row_blocks, first = task % row_blocks * kBlock;
       const int64_t rows = std::min(kBlock, c.filters - first);
-      if (task == begin || first == 0) dispatch<FillPairs>(c, planes, x + c.input(image, g), pairs);
+      for (int64_t channel = 0; channel < c.channels && (task == begin || first == 0);
+           channel += kLanes)
+        dispatch<FillPairs>(c, planes, x + c.input(image, g), channel, pairs);
       for (int64_t pixel = 0; pixel < planes.pixels; pixel += kBlock)
         multiply_block({weights + first * steps * kStep, pairs + pixel, a_at.data(), b_at.data(),
                         steps, 2 * kStep, 4 * plane, kTileBytes, 64, rows > kTileRows, true},
                        sums + pixel, planes.pixels);
-      for (int64_t row = 0; row < c.out[0]; ++row)
-        for (int64_t f = 0; f < rows; ++f) {
-          const float* const from = sums + f * planes.pixels + row * planes.width;
-          const float of_filter = bias ? bias[first + f] : 0;
-          float* const to = y + c.output(image, g, first + f, row);
-          for (int64_t i = 0; i < c.out[1]; ++i) {
-            const float value = from[i] + of_filter;
-            to[i] = value < least ? least : value;  // NaN stays NaN
-          }
-        }
+      for (int64_t f = 0; f < rows; ++f)
+        dispatch<FinishMap>(c, sums + f * planes.pixels, planes.width,
+                            bias ? bias[first + f] : 0.0f, y + c.output(image, g, first + f, 0));
     }
   });
 }
@@ -162,20 +180,31 @@ void convolve_in_tiles(const Convolution& c, const float* x, const float* w, con
   if (kept && !known) kept->weights.assign(w, w + c.groups * c.weights());
 }
 
-// y's gradient, rounded; with a relu, only where y is above 0. dbias: its sums.
+// A map of y's gradient, rounded; with a relu, only where y is above 0. sum: its sum.
+struct PassGradient {
+  static INLINED void run(const float* dy, const float* y, bool relu, int64_t size, float* to,
+                          float* sum) {
+    float sums[kLanes] = {};
+    for (int64_t i = 0; i < size; ++i) {
+      const float value = rounded(dy[i]);  // read in any case, or there would be a branch
+      to[i] = relu && !(y[i] > 0) ? 0 : value;
+    }
+    for (int64_t first = 0; first < size; first += kLanes)
+      for (int64_t l = 0; l < std::min(kLanes, size - first); ++l) sums[l] += to[first + l];
+    *sum = 0;
+    for (const float part : sums) *sum += part;
+  }
+};
+
+// y's gradients in that way; dbias: their sums.
 const float* output_gradients(const Convolution& c, const float* dy, const float* y,
                               std::vector<float>* buffer, float* dbias) {
   const int64_t maps = c.groups * c.filters, size = c.out[0] * c.out[1];
   buffer->resize(c.images * maps * (size + 1));
   float *const gradients = buffer->data(), *const sums = gradients + c.images * maps * size;
   parallel_for(c.images * maps, [&](int64_t map) {
-    float sum = 0;
-    for (int64_t i = map * size; i < (map + 1) * size; ++i) {
-      const float value = rounded(dy[i]);
-      gradients[i] = !c.relu || y[i] > 0 ? value : 0;
-      sum += gradients[i];
-    }
-    sums[map] = sum;
+    const int64_t at = map * size;
+    dispatch<PassGradient>(dy + at, y + at, c.relu, size, gradients + at, sums + map);
   });
   std::fill_n(dbias, maps, 0.0f);
   for (int64_t map = 0; map < c.images * maps; ++map) dbias[map % maps] += sums[map];
@@ -210,30 +239,40 @@ void differentiate_weights(const Convolution& c, const float* x, const float* dy
   const int64_t plane = planes.stride(2 * kLine), pairs = planes.pixels / 2;
   const int64_t of_inputs = channel_blocks * kBlock * plane;
   const int64_t of_outputs = c.filters * plane;
-  const int64_t row = (2 * filter_blocks | 1) * kTileRows;  // of pairs, one for each filter
+  const int64_t filters = (2 * filter_blocks | 1) * kTileRows;  // in a row of pairs
   const int64_t together = std::min(
-      c.images, std::max<int64_t>(1, kTogetherBytes / (2 * of_inputs + 4 * pairs * row)));
+      c.images, std::max<int64_t>(1, kTogetherBytes / (2 * of_inputs + 4 * pairs * filters)));
   Bfloat16* const inputs = aligned_values<Bfloat16>(&buffers[0], together * of_inputs);
   Bfloat16* const maps = aligned_values<Bfloat16>(&buffers[1], together * of_outputs);
-  Pair* const gradients = aligned_values<Pair>(&buffers[2], together * pairs * row);
+  Pair* const gradients = aligned_values<Pair>(&buffers[2], together * pairs * filters);
   float* const sums = aligned(&buffers[3], tasks * kBlock * kBlock);
-  std::fill_n(inputs, together * of_inputs, Bfloat16());
-  std::fill_n(maps, together * of_outputs, Bfloat16());
-  std::fill_n(gradients, together * pairs * row, Pair());
+  parallel_for(together, [&](int64_t i) {
+    std::fill_n(inputs + i * of_inputs, of_inputs, Bfloat16());
+    std::fill_n(maps + i * of_outputs, of_outputs, Bfloat16());
+    std::fill_n(gradients + i * pairs * filters, pairs * filters, Pair());
+  });
   std::vector<int64_t> a_at, b_at;
   for (int64_t image = 0; image < together; ++image)
     for (int64_t step = 0; step < planes.pixels / kStep; ++step) {
       a_at.push_back(2 * (image * of_inputs + step * kStep));
-      b_at.push_back(4 * (image * pairs + step * kStep / 2) * row);
+      b_at.push_back(4 * (image * pairs + step * kStep / 2) * filters);
     }
   for (int64_t first = 0; first < c.images; first += together) {
     const int64_t images = std::min(together, c.images - first);
-    parallel_for(images, [&](int64_t i) {
-      dispatch<FillMaps>(c, planes, x + c.input(first + i, g), inputs + i * of_inputs);
+    const int64_t parts = blocks(c.channels) + blocks(c.filters);  // of an image, of 16 maps
+    parallel_for(images * parts, [&](int64_t task) {
+      const int64_t i = task / parts, part = task % parts;
+      if (part < blocks(c.channels)) {
+        dispatch<FillMaps>(c, planes, x + c.input(first + i, g), part * kLanes,
+                           inputs + i * of_inputs);
+        return;
+      }
+      const int64_t f = (part - blocks(c.channels)) * kLanes;
       Bfloat16* const map = maps + i * of_outputs;
-      dispatch<FillMaps>(outputs, planes, dy + c.output(first + i, g, 0, 0), map);
-      transpose_pairs(reinterpret_cast<const Pair*>(map), plane / 2, c.filters, pairs,
-                      gradients + i * pairs * row, row);
+      dispatch<FillMaps>(outputs, planes, dy + c.output(first + i, g, 0, 0), f, map);
+      transpose_pairs(reinterpret_cast<const Pair*>(map + f * plane), plane / 2,
+                      std::min(kLanes, c.filters - f), pairs,
+                      gradients + i * pairs * filters + f, filters);
     });
     split(tasks, [&](int64_t begin, int64_t end) {
       const AmxTiles tiles;
@@ -243,7 +282,7 @@ void differentiate_weights(const Convolution& c, const float* x, const float* dy
         const int64_t channel = rest % channel_blocks * kBlock, element = rest / channel_blocks;
         multiply_block({inputs + channel * plane + planes.place(c, element), gradients + f,
                         a_at.data(), b_at.data(), images * planes.pixels / kStep, 2 * plane,
-                        4 * row, 2 * kTileRows * plane, 64, true, true},
+                        4 * filters, 2 * kTileRows * plane, 64, true, true},
                        block, kBlock);
         float* const to = sums + task * kBlock * kBlock;
         for (int64_t i = 0; i < kBlock * kBlock; ++i) to[i] = block[i] + (first ? to[i] : 0);

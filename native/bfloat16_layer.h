@@ -29,21 +29,27 @@ template <typename Value>
 struct TileRows {
   static INLINED Bfloat16 narrow(float value) { return bfloat16(value); }
   static INLINED Bfloat16 narrow(Bfloat16 value) { return value; }
-  static INLINED void run(const Value* from, int64_t rows, int64_t depth, int64_t row_stride,
-                          int64_t stride, Bfloat16* to) {
+  static INLINED void run(const Value* from, int64_t rows, int64_t depth, int64_t stride,
+                          Bfloat16* to) {
     if (rows < kBlock || depth % kStep)
       std::fill_n(to, in_blocks(depth, kStep) * kBlockStep, Bfloat16());
     for (int64_t row = 0; row < rows; ++row)
       for (int64_t first = 0; first < depth; first += kStep) {
-        const Value* const values = from + row * row_stride + first * stride;
+        const Value* const values = from + row * stride + first;
         Bfloat16* const tile = to + first * kBlock + row * kStep;
-        const int64_t many = std::min(kStep, depth - first);
-        if (stride == 1) {
-          for (int64_t i = 0; i < many; ++i) tile[i] = narrow(values[i]);
-        } else {
-          for (int64_t i = 0; i < many; ++i) tile[i] = narrow(values[i * stride]);
-        }
+        for (int64_t i = 0; i < std::min(kStep, depth - first); ++i) tile[i] = narrow(values[i]);
       }
+  }
+};
+
+// The same of a matrix that is given with its rows as columns.
+struct TileRowsOfTransposed {
+  static INLINED void run(const float* from, int64_t depth, int64_t rows, int64_t stride,
+                          Bfloat16* to) {
+    std::fill_n(to, in_blocks(depth, kStep) * kBlockStep, Bfloat16());
+    for (int64_t d = 0; d < depth; ++d)
+      for (int64_t row = 0; row < rows; ++row)
+        to[d / kStep * kBlockStep + row * kStep + d % kStep] = bfloat16(from[d * stride + row]);
   }
 };
 
@@ -68,7 +74,8 @@ struct TileColumns {
   }
 };
 
-// c = a b, of a block of a's rows and one of b's columns; so many rows and columns are wanted.
+// c = a b, of a block of a's rows and one of b's columns. Of a block of which half is enough for
+// so many rows or columns, half is computed.
 void multiply_blocks(const Bfloat16* a, const Bfloat16* b, int64_t steps, int64_t rows,
                      int64_t columns, float* c, int64_t c_row) {
   static thread_local std::vector<int64_t> at;
@@ -85,15 +92,16 @@ void multiply_in_tiles(int64_t images, int64_t inputs, int64_t outputs, int64_t 
   static thread_local std::vector<float> buffers[2];
   const int64_t steps = in_blocks(inputs, kStep);
   Bfloat16* const of_x = blocks_of(images, steps, &buffers[0]);
-  parallel_for(in_blocks(images, kBlock), [&](int64_t i) {
-    const int64_t first = i * kBlock, many = std::min(kBlock, images - first);
-    dispatch<TileColumns>(x + first * inputs, inputs, many, int64_t(1), inputs,
-                          of_x + first * steps * kStep);
+  parallel_for(in_blocks(images, kBlock) * steps, [&](int64_t task) {
+    const int64_t first = task / steps * kBlock, column = task % steps * kStep;
+    dispatch<TileColumns>(x + first * inputs + column, std::min(kStep, inputs - column),
+                          std::min(kBlock, images - first), int64_t(1), inputs,
+                          of_x + task * kBlockStep);
   });
   parallel_for(in_blocks(outputs, kBlock), [&](int64_t block) {
     const int64_t first = block * kBlock, rows = std::min(kBlock, outputs - first);
     Bfloat16* const of_w = blocks_of(kBlock, steps, &buffers[1]);
-    dispatch<TileRows<Value>>(w + first * row, rows, inputs, row, int64_t(1), of_w);
+    dispatch<TileRows<Value>>(w + first * row, rows, inputs, row, of_w);
     const AmxTiles tiles;
     float sums[kBlock * kBlock];
     for (int64_t i = 0; i < images; i += kBlock) {
@@ -120,7 +128,7 @@ void differentiate_weight_in_tiles(int64_t images, int64_t inputs, int64_t outpu
   parallel_for(in_blocks(outputs, kBlock), [&](int64_t block) {
     const int64_t first = block * kBlock, rows = std::min(kBlock, outputs - first);
     Bfloat16* const of_g = blocks_of(kBlock, steps, &buffers[1]);
-    dispatch<TileRows<float>>(g + first, rows, images, int64_t(1), outputs, of_g);
+    dispatch<TileRowsOfTransposed>(g + first, images, rows, outputs, of_g);
     const AmxTiles tiles;
     float sums[kBlock * kBlock];
     for (int64_t i = 0; i < inputs; i += kBlock) {
@@ -143,7 +151,7 @@ void differentiate_input_in_tiles(int64_t images, int64_t inputs, int64_t output
   Bfloat16* const of_g = blocks_of(images, steps, &buffers[0]);
   parallel_for(in_blocks(images, kBlock), [&](int64_t i) {
     const int64_t first = i * kBlock, many = std::min(kBlock, images - first);
-    dispatch<TileRows<float>>(g + first * outputs, many, outputs, outputs, int64_t(1),
+    dispatch<TileRows<float>>(g + first * outputs, many, outputs, outputs,
                               of_g + first * steps * kStep);
   });
   parallel_for(in_blocks(inputs, kColumnsTogether), [&](int64_t task) {

@@ -31,7 +31,7 @@ Convolution convolution_of(const Attributes& attrs, const Shape& x) {
   c.pad[0] = c.pad[1] = 0;
   if (has(attrs, "pad")) read_pair(attrs, "pad", 0, c.pad);
   c.relu = read_relu(attrs);
-  c.narrow = read_bfloat16(attrs);
+  c.of_bfloat16 = read_bfloat16(attrs);
   c.kernel = kernel[0];
   c.stride = stride[0];
   c.side = (c.kernel + c.stride - 1) / c.stride;
@@ -82,23 +82,25 @@ void round_arrays(const Convolution& c, ConvolutionArrays* arrays) {
     arrays->dy = round_all(arrays->dy, c.output(c.images, 0, 0, 0), &buffers[2]);
 }
 
-// By the method that is the cheaper one, or only by Fourier's. in: x, w, bias
-void convolve(const Attributes& attrs, Tensors& in, Tensors& out, KeptWeights* kept,
-              bool by_fourier) {
+enum Method { kCheaper, kFourier };
+
+// In float32 by this method. in: x, w, bias
+void compute_convolution(const Attributes& attrs, Tensors& in, Tensors& out, Method method,
+                         KeptWeights* kept) {
   const Shape shape = in[0].shape;
   Convolution c = convolution_of(attrs, shape);
   ConvolutionArrays arrays = {
       floats(in[0], shape, "the input"), floats(in[1], weight_shape(c), "the weight"),
       floats(in[2], {c.groups * c.filters}, "the bias"), nullptr};
   float* const y = floats(out[0], output_shape(c), "the output");
-  if (c.narrow && kAmx) return convolve_in_tiles(c, arrays.x, arrays.w, arrays.bias, y, kept);
-  if (c.narrow) round_arrays(c, &arrays);
-  if (by_fourier) c.choose_fourier();
+  if (c.of_bfloat16 && kAmx) return convolve_in_tiles(c, arrays.x, arrays.w, arrays.bias, y, kept);
+  if (c.of_bfloat16) round_arrays(c, &arrays);
+  if (method == kFourier) c.choose_fourier();
   convolve(c, arrays.x, arrays.w, arrays.bias, y, kept);
 }
 
 void convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
-  convolve(attrs, in, out, nullptr, false);
+  compute_convolution(attrs, in, out, kCheaper, nullptr);
 }
 
 // A convolution of a bound network: MXNet runs it in one thread at a time.
@@ -106,7 +108,7 @@ class KeepingConvolution : public CustomStatefulOp {
  public:
   explicit KeepingConvolution(const Attributes& attrs) : attrs_(attrs) {}
   MXReturnValue Forward(Tensors* in, Tensors* out, const OpResource&) override {
-    return reported([&] { convolve(attrs_, *in, *out, &kept_, false); });
+    return reported([&] { compute_convolution(attrs_, *in, *out, kCheaper, &kept_); });
   }
 
  private:
@@ -132,9 +134,9 @@ void convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
   float* const dx = of_input ? floats(out[0], shape, "the input's gradient") : nullptr;
   float* const dw = floats(out[1], weight_shape(c), "the weight's gradient");
   float* const dbias = floats(out[2], {c.groups * c.filters}, "the bias's gradient");
-  if (c.narrow && kAmx && (!dx || c.stride == 1))
+  if (c.of_bfloat16 && kAmx && (!dx || c.stride == 1))
     return differentiate_in_tiles(c, arrays.dy, arrays.x, arrays.w, y, dx, dw, dbias);
-  if (c.narrow) round_arrays(c, &arrays);
+  if (c.of_bfloat16) round_arrays(c, &arrays);
   differentiate(c, arrays.dy, arrays.x, arrays.w, y, dx, dw, dbias);
 }
 

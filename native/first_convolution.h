@@ -1,8 +1,8 @@
 // _alexnet_first_convolution: a network's first convolution, with a stride, for training; a relu
 // after it if asked for. Its input gets no gradient: nothing reads one.
 //
-// Its outputs are computed by Fourier's method: the rounding of Winograd's would turn relus over,
-// and with them the whole network's gradients. The weights' gradients decide nothing.
+// Its outputs in float32 are computed by Fourier's method: the rounding of Winograd's would turn
+// relus over, and with them the whole network's gradients. The weights' gradients decide nothing.
 #pragma once
 
 #include "convolution.h"
@@ -10,7 +10,7 @@
 namespace {
 
 void first_convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
-  convolve(attrs, in, out, nullptr, true);
+  compute_convolution(attrs, in, out, kFourier, nullptr);
 }
 
 }  // namespace

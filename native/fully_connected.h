@@ -1,7 +1,6 @@
 // _alexnet_fully_connected: y = x w^T + bias of (N, ...) arrays, each image flattened, and its
-// gradients. For inference `weights` may be bfloat16, or int8, which stand for themselves times
-// `scale`. dtype=bfloat16: of products of bfloat16, with float32 sums, as with `weights` of that
-// type.
+// gradients. For inference `weights` may be int8, which stand for themselves times `scale`, or
+// bfloat16. With those, or dtype=bfloat16, products are of bfloat16, and sums of float32.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +25,8 @@ void widen_row(const View& a, int64_t row, int64_t column, int64_t count, float*
 struct Layer {
   int64_t images, inputs, outputs;
   int weights_of_word;
-  bool narrow;  // products of bfloat16
+  float scale;  // of int8 weights
+  bool of_bfloat16;  // products
   int64_t row() const {  // of weights: narrow ones end with zeros
     return weights_of_word == 1 ? inputs : (inputs + kUnit - 1) / kUnit * kUnit;
   }
@@ -52,7 +52,10 @@ Layer layer_of(const Attributes& attrs, const Shape& x) {
   Layer layer;
   layer.outputs = read_integer(attrs, "num_hidden", 0, 0);
   layer.weights_of_word = read_weights_of_word(attrs);
-  layer.narrow = read_bfloat16(attrs) || layer.weights_of_word == Bfloat16Weights::kOfWord;
+  const bool bytes = layer.weights_of_word == ByteWeights::kOfWord;
+  layer.of_bfloat16 = read_bfloat16(attrs) || layer.weights_of_word == Bfloat16Weights::kOfWord;
+  if (bytes && layer.of_bfloat16) throw Refused("weights=int8 is not for dtype=bfloat16");
+  layer.scale = bytes ? static_cast<float>(read_number(attrs, "scale", 1)) : 1;
   if (layer.outputs < 1 || x.size() < 2)
     throw Refused("_alexnet_fully_connected needs num_hidden of at least 1, and (N, ...) data");
   layer.images = x[0];
@@ -100,14 +103,14 @@ void multiply_many_images(const Layer& layer, float* x, float* w, const float* b
   product.block_columns = 128;
   product.of_word = Weights::kOfWord;
   product.widen = widen_row<Weights>;
-  product.round = layer.narrow;
+  product.round = layer.of_bfloat16;
   multiply_matrices(product);
 }
 
 // x is to be like the rows of w, whose words are floats here.
 template <typename Weights>
 void multiply_images(const Layer& layer, float* x, float* w, const float* bias, float* y) {
-  const bool to_be_rounded = layer.narrow && Weights::kOfWord == 1;
+  const bool to_be_rounded = layer.of_bfloat16 && Weights::kOfWord == 1;
   if (layer.images > kFewImages || to_be_rounded)
     return multiply_many_images<Weights>(layer, x, w, bias, y);
   multiply_few_images<Weights>({reinterpret_cast<const int32_t*>(w), x, bias, y, layer.images,
@@ -118,7 +121,7 @@ void multiply_images(const Layer& layer, float* x, float* w, const float* bias, 
 bool multiply_by_amx(const Layer& layer, const float* x, const float* w, const float* bias,
                      float* y) {
   const bool plain = layer.weights_of_word == FloatWeights::kOfWord;
-  if (!kAmx || !layer.narrow || (!plain && layer.images <= kFewImages)) return false;
+  if (!kAmx || !layer.of_bfloat16 || (!plain && layer.images <= kFewImages)) return false;
   if (plain)
     multiply_in_tiles(layer.images, layer.inputs, layer.outputs, layer.row(), x, w, bias, y);
   else
@@ -140,12 +143,11 @@ void fully_connected_forward(const Attributes& attrs, Tensors& in, Tensors& out)
   float* const w = static_cast<float*>(in[1].data_ptr);
   if (multiply_by_amx(layer, x, w, bias, y)) return;
   if (layer.weights_of_word > 1) {
-    const float scale = static_cast<float>(read_number(attrs, "scale", 1));
     float* const arranged = aligned(&buffer, layer.images * layer.row());
     for (int64_t i = 0; i < layer.images; ++i)
-      arrange(x + i * layer.inputs, layer.inputs, layer.row(), scale, layer.weights_of_word,
+      arrange(x + i * layer.inputs, layer.inputs, layer.row(), layer.scale, layer.weights_of_word,
               arranged + i * layer.row());
-    if (layer.narrow) dispatch<RoundRow>(arranged, layer.images * layer.row(), arranged);
+    if (layer.of_bfloat16) dispatch<RoundRow>(arranged, layer.images * layer.row(), arranged);
     x = arranged;
   }
   if (layer.weights_of_word == ByteWeights::kOfWord)
@@ -166,7 +168,7 @@ void differentiate_weight(const Layer& layer, float* g, float* x, float* dw) {
   product.depth = layer.images;
   product.add = false;
   product.weights = kNeither;
-  product.round = layer.narrow;
+  product.round = layer.of_bfloat16;
   product.block_depth = 128;
   product.block_columns = 1024;
   multiply_matrices(product);
@@ -182,7 +184,7 @@ void differentiate_input(const Layer& layer, float* g, float* w, float* dx) {
   product.depth = layer.outputs;
   product.add = false;
   product.weights = kRight;
-  product.round = layer.narrow;
+  product.round = layer.of_bfloat16;
   product.block_depth = 256;
   product.block_columns = 256;
   multiply_matrices(product);
@@ -198,13 +200,15 @@ void fully_connected_backward(const Attributes& attrs, Tensors& in, Tensors& out
   float* const dx = floats(out[0], shape, "the input's gradient");
   float* const dw = floats(out[1], layer.weight(), "the weight's gradient");
   float* const dbias = floats(out[2], {layer.outputs}, "the bias's gradient");
-  std::fill_n(dbias, layer.outputs, 0.0f);
-  for (int64_t i = 0; i < layer.images; ++i)
-    for (int64_t o = 0; o < layer.outputs; ++o) {
-      const float value = g[i * layer.outputs + o];
-      dbias[o] += layer.narrow ? rounded(value) : value;
-    }
-  if (layer.narrow && kAmx) {
+  split(layer.outputs, [&](int64_t first, int64_t last) {
+    std::fill_n(dbias + first, last - first, 0.0f);
+    for (int64_t i = 0; i < layer.images; ++i)
+      for (int64_t o = first; o < last; ++o) {
+        const float value = g[i * layer.outputs + o];
+        dbias[o] += layer.of_bfloat16 ? rounded(value) : value;
+      }
+  });
+  if (layer.of_bfloat16 && kAmx) {
     differentiate_weight_in_tiles(layer.images, layer.inputs, layer.outputs, g, x, dw);
     differentiate_input_in_tiles(layer.images, layer.inputs, layer.outputs, g, w, dx);
     return;

@@ -34,7 +34,7 @@ struct Convolution {
   int64_t large[2], small[2];                 // tiles of a column, a row; small: the last, or none
   int most;                                   // points of a large tile; over 7 by Fourier's method
   int64_t side, kernel, stride;               // side: of the kernel with stride 1
-  bool relu, narrow;                          // narrow: products of bfloat16
+  bool relu, of_bfloat16;                     // the latter: products
   int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
   int64_t weights() const { return filters * maps() * kernel * kernel; }  // of a group
   bool by_fourier() const { return most > kMostPoints; }

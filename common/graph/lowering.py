@@ -33,8 +33,8 @@ def for_cpu(
     first convolution with a stride is faster.
 
     With the ``dtype`` 'bfloat16' our convolutions and fully connected layers multiply values that
-    are rounded to it; all else is float32, so are weights and sums. Where the CPU has AMX, its tiles
-    multiply, and more convolutions are ours.
+    are rounded to it, by AMX where the CPU has it; all else is float32, so are weights and sums.
+    More convolutions are ours then.
 
     C++ operators compute the layers at which they are the faster ones. The first call on a machine
     builds them, which takes half a minute; inference with fewer than ``MIN_IMAGES`` images does not
@@ -51,7 +51,7 @@ def for_cpu(
 
 
 def check_bfloat16(contexts: List[mx.Context]) -> None:
-    """Raise UserError if no layer can compute in bfloat16 there; say what it is worth."""
+    """Raise UserError if no layer can compute in bfloat16 there; without AMX a line says so."""
     if contexts[0].device_type == "gpu":
         raise UserError("--dtype bfloat16: is for CPUs; leave out --gpus, or --dtype")
     if not native.load():

@@ -1,9 +1,9 @@
 """Our C++ operators in place of MXNet's, put into a graph before it is bound on the CPU.
 
-They compute the same values. LRN's gradient is right, where MXNet's is wrong on the CPU
-(common/graph/stock_lrn.py says why); convolutions and fully connected layers are faster with many
-images. Arguments, auxiliary states and outputs stay, so weights move freely between the two
-symbols. Stock MXNet cannot load the new one: save the plain one.
+They compute the same values, or those of rounded ones with bfloat16. LRN's gradient is right, where
+MXNet's is wrong on the CPU (common/graph/stock_lrn.py says why); convolutions and fully connected
+layers are faster with many images. Arguments, auxiliary states and outputs stay, so weights move
+freely between the two symbols. Stock MXNet cannot load the new one: save the plain one.
 """
 
 import ast
@@ -172,7 +172,7 @@ def use_native_layers(
     if for_training and data[0] < MIN_IMAGES and not narrow:
         return symbol
     graph = Graph(symbol)
-    in_tiles = narrow and native.has_amx()
+    in_tiles = narrow and (for_training or native.has_amx())
     shapes, uses = graph.shapes(data=data), graph.uses()
     for node in graph.nodes:
         weights = [source.node for source in node.inputs[1:]]  # weight and bias
@@ -203,7 +203,7 @@ def _replace(node, op, weights, shapes):
 def _native_layer(node, weights, output, for_training, first, in_tiles):
     """Our operator for ``node``, with weight and bias of the shapes ``weights``, or None.
 
-    first: its input needs no gradient. in_tiles: products are AMX's.
+    first: its input needs no gradient. in_tiles: choose for AMX.
     """
     settings = node.settings
     said = {key for key, value in settings.items() if value not in _DEFAULTS.get(key, ())}
@@ -246,7 +246,10 @@ def _winograd_pays(weight, groups, output, strides, for_training):
 
 
 def _amx_pays(weight, groups, output, strides, for_training):
-    """The same of products in AMX's tiles, of which few channels leave most of the room empty."""
+    """Whether AMX is worth it: its tiles hold 16 filters and 32 channels.
+
+    Training does so without AMX, too: what it rounds does not depend on the CPU.
+    """
     filters, channels = weight[0] // groups, weight[1] * math.prod(strides)
     return _can_be_ours(weight, output, strides) and min(filters, channels) >= 16
 

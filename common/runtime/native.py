@@ -165,6 +165,9 @@ def _compile(compiler, path):
     sources = [_SOURCE, os.path.join(package, "src", "lib_api.cc")]
     command = [*compiler, *_FLAGS, f"-I{package}/include", "-o", path, *sources]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode and "tile" in done.stderr:  # binutils before 2.35 do not know AMX
+        command.append("-DALEXNET_NO_AMX")
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason"]
         raise UserError(f"{' '.join(compiler)} fails: {lines[0]}")

@@ -71,7 +71,7 @@ def _check_cache(args):
     others = {
         f"--kv-store {args.kv_store}": args.kv_store.startswith("dist"),
         "--model-parallel": args.model_parallel,
-        "--dtype float16": args.dtype == "float16",
+        f"--dtype {args.dtype}": args.dtype != "float32",
         "--data-dtype uint8": args.data_dtype == "uint8",
         "--data-backend dali": args.data_backend == "dali",
         "--benchmark": args.benchmark,

@@ -41,10 +41,13 @@ extern "C" void connect_narrow(int64_t images, int64_t inputs, int64_t outputs, 
                     y);
 }
 
-extern "C" long products() {
+extern "C" bool has_tiles() { return kAmx; }
+
+// Products of tiles so far, if they are emulated.
+extern "C" int64_t products() {
 #ifdef ALEXNET_EMULATED_TILES
   return emulated::products;
 #else
-  return kAmx;
+  return 0;
 #endif
 }

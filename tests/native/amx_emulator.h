@@ -1,9 +1,8 @@
 // AMX's instructions on x86-64 processors that lack them: Linux reports an unknown instruction by
 // SIGILL, and the handler does what Intel's manual (volume 2, TDPBF16PS and others) says of it.
-//
 // `g++ -include tests/native/amx_emulator.h` lets native/amx.h run as on a processor with AMX, some
-// thousand times slower. Each thread has tiles of its own; what is no such instruction ends the
-// process as before.
+// thousand times slower; one that has AMX executes the instructions itself. Each thread has tiles of
+// its own. What is no such instruction ends the process as before.
 #pragma once
 
 #include <signal.h>
@@ -82,12 +81,18 @@ void configure(const uint8_t* from) {
   }
 }
 
-float widen(uint16_t half) {
-  const uint32_t exponent = half >> 7 & 0xff;
-  const uint32_t bits = static_cast<uint32_t>(exponent ? half : half & 0x8000) << 16;
+// A value of 32 bits, or 0 where it is below 2**-126.
+float flushed(uint32_t bits) {
+  if ((bits & 0x7f800000) == 0) bits &= 0x80000000;
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
+}
+
+float flushed(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return flushed(bits);
 }
 
 void multiply(int sums, int a, int b) {
@@ -98,14 +103,17 @@ void multiply(int sums, int a, int b) {
   products += 1;
   for (int m = 0; m < s.rows[a]; ++m)
     for (int n = 0; n < s.bytes[b] / 4; ++n) {
-      float sum;
-      std::memcpy(&sum, &state.values[sums][m][4 * n], 4);
+      float sum, parts[2] = {0, 0};  // of even and of odd values
       for (int k = 0; k < s.bytes[a] / 2; ++k) {
         uint16_t left, right;
         std::memcpy(&left, &s.values[a][m][2 * k], 2);
         std::memcpy(&right, &s.values[b][k / 2][4 * n + k % 2 * 2], 2);
-        sum += widen(left) * widen(right);
+        // A product of two is exact in float32, so this is a fused multiply-add.
+        const float product = flushed(uint32_t(left) << 16) * flushed(uint32_t(right) << 16);
+        parts[k % 2] = flushed(parts[k % 2] + product);
       }
+      std::memcpy(&sum, &state.values[sums][m][4 * n], 4);
+      sum = flushed(flushed(sum) + flushed(parts[0] + parts[1]));
       std::memcpy(&state.values[sums][m][4 * n], &sum, 4);
     }
 }
