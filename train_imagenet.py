@@ -161,14 +161,14 @@ def main() -> None:
     args, recipe, changed, source = parse_args()
     contexts = devices.contexts(args.gpus, args.cpus)
     devices.check_kv_store(args.kv_store, contexts)
-    if args.dtype == "bfloat16":
-        check_bfloat16(contexts)
     data, validation = open_data(args)
     args.num_classes = data.num_classes
     args.top_k = scores.resolve_top_k(args.top_k, args.num_classes)
     classes = data.records and data.records.classes
     symbol, pretrained = build(args, source, classes)
     check_network(symbol, args.kv_store)
+    if args.dtype == "bfloat16":
+        check_bfloat16(contexts)
     print(recipes.describe(args, recipe, contexts, changed))
     if pretrained:
         print(finetune.describe(args, pretrained, source and source["args"]))

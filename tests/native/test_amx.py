@@ -26,15 +26,21 @@ TOLERANCE = 2e-6  # of an array's largest value: sums in another order
 OWN = {"amx_tile", "amx_bf16"} <= set(cpus.instructions())
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """tests/native/amx.cc, on the processor's own tiles if it has them, else on emulated ones."""
-    path = str(tmp_path_factory.mktemp("tiles") / "amx.so")
-    emulator = [] if OWN else ["-include", os.path.join(HERE, "amx_emulator.h")]
-    command = ["g++", *FLAGS.split(), *emulator, "-o", path, os.path.join(HERE, "amx.cc")]
+def compiled(folder, *flags):
+    """tests/native/amx.cc as a library."""
+    path = str(folder / "amx.so")
+    command = ["g++", *FLAGS.split(), *flags, "-o", path, os.path.join(HERE, "amx.cc")]
     subprocess.run(command, check=True, capture_output=True)
     made = ctypes.CDLL(path)
     made.has_tiles.restype = ctypes.c_bool
+    return made
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """On the processor's own tiles if it has them, else on emulated ones."""
+    emulator = [] if OWN else ["-include", os.path.join(HERE, "amx_emulator.h")]
+    made = compiled(tmp_path_factory.mktemp("tiles"), *emulator)
     if not made.has_tiles():
         pytest.skip("Linux, DNNL_MAX_CPU_ISA or an old compiler keeps AMX away")
     return made
@@ -43,6 +49,10 @@ def library(tmp_path_factory):
 @pytest.mark.skipif(not OWN, reason="this CPU has no AMX with bfloat16; an emulator stands in")
 def test_this_cpu_multiplies_itself(library):
     assert native.has_amx() and library.products() == 0
+
+
+def test_a_compiler_that_does_not_know_amx_leaves_it_out(tmp_path):
+    assert not compiled(tmp_path, "-DALEXNET_NO_AMX").has_tiles()
 
 
 def pointers(*arrays):

@@ -11,7 +11,17 @@ import mxnet as mx
 import numpy as np
 import pytest
 import reference
-from conftest import ROOT, operators, output_and_gradients, run_script
+from conftest import (
+    ROOT,
+    assert_refused,
+    assert_same_arrays,
+    before_batch,
+    operators,
+    output_and_gradients,
+    run_script,
+    terminate,
+    train,
+)
 from test_convolution import draw
 
 from common.evaluate.network import bind
@@ -80,6 +90,20 @@ def test_other_types_are_refused():
         operator(*arrays, num_hidden=4, dtype="float16").wait_to_read()
 
 
+def test_int8_weights_are_not_for_it():
+    operator = mx.nd._internal._alexnet_fully_connected
+    arrays = mx.nd.ones((9, 64)), mx.nd.ones((4, 64), dtype=np.int8), mx.nd.ones((4,))
+    with pytest.raises(mx.base.MXNetError, match="weights=int8 is not for dtype=bfloat16"):
+        operator(*arrays, num_hidden=4, weights="int8", dtype="bfloat16").wait_to_read()
+
+
+def test_without_a_compiler_training_in_it_is_refused(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "load", lambda: False)
+    result = train(*flags, "--dtype", "bfloat16", "--model-prefix", tmp_path / "new" / "x")
+    assert_refused(result, "--dtype bfloat16: needs the C++ operators")
+    assert os.listdir(tmp_path) == []
+
+
 def drawn(symbol, images, side, seed=0):
     """Values for every argument, as a fresh network has them, with classes for labels."""
     rng = np.random.RandomState(seed)
@@ -129,10 +153,27 @@ def test_a_network_trains_in_bfloat16():
         )
     )
     for name in found.keys() - {"data", "softmax_label"}:
-        # Where float32's rounding makes a value another one of bfloat16, results differ by that: with
-        # four seeds by up to 2e-3 and a quarter of the way to float32.
+        # Where float32's rounding makes a value another one of bfloat16, results differ by that:
+        # with four seeds by up to 2e-3 and a quarter of the way to float32.
         far, near = (np.linalg.norm(found[name] - to[name]) for to in (of_float32, right))
         assert near < far / 2 and near < 5e-3 * np.linalg.norm(right[name]), name
+
+
+def test_training_in_bfloat16_resumes_bit_for_bit_and_leaves_plain_float32(
+    flags, finished, tmp_path
+):
+    narrow, whole, prefix = [*flags, "--dtype", "bfloat16"], tmp_path / "whole", tmp_path / "x"
+    result = train(*narrow, "--model-prefix", whole)
+    assert result.returncode == 0 and "+dtype bfloat16" in " ".join(result.stdout.split())
+    with before_batch(9, terminate):
+        assert train(*narrow, "--model-prefix", prefix).returncode == 143
+    assert train(*narrow, "--model-prefix", prefix, "--resume").returncode == 0
+    assert_same_arrays(f"{prefix}-0002.params", f"{whole}-0002.params")
+    ours, plain = (mx.model.load_checkpoint(str(one), 2) for one in (whole, finished))
+    assert ours[0].tojson() == plain[0].tojson()
+    for name, array in ours[1].items():
+        difference = np.abs(array.asnumpy() - plain[1][name].asnumpy()).max()
+        assert array.dtype == np.float32 and 0 < difference < 0.05, name
 
 
 @pytest.mark.parametrize("images", [1, 9])

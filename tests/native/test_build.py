@@ -60,6 +60,24 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_library(tmp_path):
     assert after.returncode == 0 and after.stderr == ""
 
 
+# As one whose assembler does not know AMX's instructions.
+OLD_COMPILER = """#!/bin/sh
+case "$*" in
+  *-DALEXNET_NO_AMX*) while [ "$1" != -o ]; do shift; done; echo built > "$2";;
+  *) echo "Error: no such instruction: 'tileloadd (%rdx,%r8,1),%tmm4'" >&2; exit 1;;
+esac
+"""
+
+
+def test_an_assembler_that_does_not_know_amx_builds_the_rest(tmp_path):
+    compiler = tmp_path / "old"
+    compiler.write_text(OLD_COMPILER)
+    compiler.chmod(0o755)
+    show = f"{BUILD}; print(open(mx_lib).read().strip())"
+    result = run_script("-c", show, XDG_CACHE_HOME=str(tmp_path), CXX=str(compiler))
+    assert (result.stdout, result.stderr) == ("built\n", "")
+
+
 def assert_falls_back(result, *words):
     assert result.returncode == 0, result.stderr
     assert (

@@ -149,6 +149,7 @@ def test_what_is_not_frozen_from_the_first_layer_on_is_refused():
         (["--freeze", "f2_weight"], ["--cache-features", "from the first on"]),
         (["--model-parallel", "--cpus", 2], ["--model-parallel", "leave one out"]),
         (["--data-dtype", "uint8"], ["--data-dtype uint8"]),
+        (["--dtype", "bfloat16"], ["--dtype bfloat16"]),
         (["--data-backend", "dali"], ["--data-backend dali", "leave one out"]),
         (["--benchmark", 1], ["--benchmark"]),
         (["--test-io", 1], ["--test-io"]),
