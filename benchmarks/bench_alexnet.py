@@ -124,7 +124,7 @@ class Case:
     def measure(self, name, steps, warmup):
         """A process's seconds of each step and its peak memory."""
         arguments = self.mode, name, self.network, self.batch, steps, warmup
-        if name in ("ours", "int8", "stock", "bf16"):
+        if name in report.OWN:
             return report.run_worker("worker_mxnet.py", *arguments)
         files = [] if self.mode == "train" else [self.onnx(1 if name == "ncnn" else self.batch)]
         return report.run_worker("worker_peers.py", *arguments, *files, python=self.args.peers)

@@ -19,6 +19,13 @@ from common.cli import UserError
 from common.io import cpus
 from common.io.files import atomic
 
+# The contestants that are no peers, in results' files and for readers.
+OWN = {
+    "ours": "this project",
+    "int8": "this project, int8",
+    "bf16": "this project, bf16",
+    "stock": "stock MXNet",
+}
 HERE = os.path.dirname(os.path.abspath(__file__))
 FOLDER = os.path.join(HERE, "results")
 # Instruction sets from the best, by the flag of /proc/cpuinfo that tells of each.

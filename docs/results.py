@@ -15,6 +15,7 @@ import re
 from statistics import median
 from typing import Any, Dict, List
 
+from benchmarks.report import OWN
 from common import cli
 from common.evaluate.scores import wilson
 from common.io.files import atomic
@@ -34,12 +35,8 @@ _ENGINES = {
     "openvino": "OpenVINO",
     "mnn": "MNN",
     "ncnn": "ncnn",
-    "ours": "this project",
-    "int8": "this project, int8",
-    "bf16": "this project, bf16",
-    "stock": "stock MXNet",
+    **OWN,
 }
-_NOT_PEERS = ("ours", "int8", "bf16", "stock")
 _OPTIONS = {
     "last": "channels last",
     "decomposed": "LRN taken apart",
@@ -120,7 +117,7 @@ def _speeds(case):
 
 
 def _peers(case):
-    return {f: s for f, s in _speeds(case).items() if f not in _NOT_PEERS}
+    return {f: s for f, s in _speeds(case).items() if f not in OWN}
 
 
 def _cell(case):
