@@ -144,22 +144,34 @@ void multiply_maps(const Convolution& c, const float* x, const Bfloat16* weights
     a_at.push_back(step * 2 * kTileBytes);
     b_at.push_back((step % of_depth * (kStep / 2) * plane + planes.place(c, step / of_depth)) * 4);
   }
+  BlockProduct product = {};
+  product.a_at = a_at.data();
+  product.b_at = b_at.data();
+  product.steps = steps;
+  product.a_row = 2 * kStep;
+  product.a_next = kTileBytes;
+  product.b_row = 4 * plane;
+  product.b_next = 4 * kTileRows;
+  product.two_across = true;
   split(c.images * row_blocks, [&](int64_t begin, int64_t end) {
     if (begin == end) return;
     Pair* const pairs = aligned_values<Pair>(&buffers[0], size);
     float* const sums = aligned(&buffers[1], kBlock * planes.pixels);
     std::fill_n(pairs, size, Pair());
     const AmxTiles tiles;
+    BlockProduct part = product;
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / row_blocks, first = task % row_blocks * kBlock;
       const int64_t rows = std::min(kBlock, c.filters - first);
       for (int64_t channel = 0; channel < c.channels && (task == begin || first == 0);
            channel += kLanes)
         dispatch<FillPairs>(c, planes, x + c.input(image, g), channel, pairs);
-      for (int64_t pixel = 0; pixel < planes.pixels; pixel += kBlock)
-        multiply_block({weights + first * steps * kStep, pairs + pixel, a_at.data(), b_at.data(),
-                        steps, 2 * kStep, 4 * plane, kTileBytes, 64, rows > kTileRows, true},
-                       sums + pixel, planes.pixels);
+      part.a = weights + first * steps * kStep;
+      part.two_down = rows > kTileRows;
+      for (int64_t pixel = 0; pixel < planes.pixels; pixel += kBlock) {
+        part.b = pairs + pixel;
+        multiply_block(part, sums + pixel, planes.pixels);
+      }
       for (int64_t f = 0; f < rows; ++f)
         dispatch<FinishMap>(c, sums + f * planes.pixels, planes.width,
                             bias ? bias[first + f] : 0.0f, y + c.output(image, g, first + f, 0));
@@ -257,8 +269,17 @@ void differentiate_weights(const Convolution& c, const float* x, const float* dy
       a_at.push_back(2 * (image * of_inputs + step * kStep));
       b_at.push_back(4 * (image * pairs + step * kStep / 2) * filters);
     }
+  BlockProduct product = {};
+  product.a_at = a_at.data();
+  product.b_at = b_at.data();
+  product.a_row = 2 * plane;
+  product.a_next = kTileRows * product.a_row;
+  product.b_row = 4 * filters;
+  product.b_next = 4 * kTileRows;
+  product.two_down = product.two_across = true;
   for (int64_t first = 0; first < c.images; first += together) {
     const int64_t images = std::min(together, c.images - first);
+    product.steps = images * planes.pixels / kStep;
     const int64_t parts = blocks(c.channels) + blocks(c.filters);  // of an image, of 16 maps
     parallel_for(images * parts, [&](int64_t task) {
       const int64_t i = task / parts, part = task % parts;
@@ -276,14 +297,14 @@ void differentiate_weights(const Convolution& c, const float* x, const float* dy
     });
     split(tasks, [&](int64_t begin, int64_t end) {
       const AmxTiles tiles;
+      BlockProduct part = product;
       float block[kBlock * kBlock];
       for (int64_t task = begin; task < end; ++task) {
         const int64_t f = task % filter_blocks * kBlock, rest = task / filter_blocks;
         const int64_t channel = rest % channel_blocks * kBlock, element = rest / channel_blocks;
-        multiply_block({inputs + channel * plane + planes.place(c, element), gradients + f,
-                        a_at.data(), b_at.data(), images * planes.pixels / kStep, 2 * plane,
-                        4 * filters, 2 * kTileRows * plane, 64, true, true},
-                       block, kBlock);
+        part.a = inputs + channel * plane + planes.place(c, element);
+        part.b = gradients + f;
+        multiply_block(part, block, kBlock);
         float* const to = sums + task * kBlock * kBlock;
         for (int64_t i = 0; i < kBlock * kBlock; ++i) to[i] = block[i] + (first ? to[i] : 0);
       }

@@ -80,9 +80,18 @@ void multiply_blocks(const Bfloat16* a, const Bfloat16* b, int64_t steps, int64_
                      int64_t columns, float* c, int64_t c_row) {
   static thread_local std::vector<int64_t> at;
   for (int64_t step = at.size(); step < steps; ++step) at.push_back(step * 2 * kTileBytes);
-  multiply_block({a, b, at.data(), at.data(), steps, 2 * kStep, 4 * kBlock, kTileBytes, 64,
-                  rows > kTileRows, columns > kTileRows},
-                 c, c_row);
+  BlockProduct product = {};
+  product.a = a;
+  product.b = b;
+  product.a_at = product.b_at = at.data();
+  product.steps = steps;
+  product.a_row = 2 * kStep;
+  product.a_next = kTileBytes;
+  product.b_row = 4 * kBlock;
+  product.b_next = 4 * kTileRows;
+  product.two_down = rows > kTileRows;
+  product.two_across = columns > kTileRows;
+  multiply_block(product, c, c_row);
 }
 
 // y = x w^T + bias. row: values from a row of w to the next.
