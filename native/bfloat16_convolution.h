@@ -179,17 +179,15 @@ void multiply_maps(const Convolution& c, const float* x, const Bfloat16* weights
   });
 }
 
+// kept, known: as convolve's.
 void convolve_in_tiles(const Convolution& c, const float* x, const float* w, const float* bias,
-                       float* y, KeptWeights* kept) {
+                       float* y, KeptWeights* kept, bool known) {
   static thread_local std::vector<float> buffer;
-  const bool known = kept && kept->are_of(c, w);
-  if (kept && !known) kept->forget(c);
   for (int64_t g = 0; g < c.groups; ++g) {
     const Bfloat16* const weights = arrange_weights(
         c, w + g * c.weights(), false, kept ? &kept->values[g] : &buffer, known);
     multiply_maps(c, x, weights, bias + g * c.filters, g, y);
   }
-  if (kept && !known) kept->weights.assign(w, w + c.groups * c.weights());
 }
 
 // A map of y's gradient, rounded; with a relu, only where y is above 0. sum: its sum.

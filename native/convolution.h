@@ -1,5 +1,6 @@
 // _alexnet_convolution: a convolution of (N, C, H, W) arrays with a 3x3 or 5x5 kernel, or with one
-// of 3 or 5 times the stride, with a relu after it if asked for; and its gradients.
+// of 3 or 5 times the stride, with a relu after it if asked for; and its gradients. With
+// dtype=bfloat16 products are of that, and sums of float32.
 // _alexnet_keeping_convolution: the same for inference, without gradients; it keeps what it
 // computes of the weights, which with few images takes longer than all else.
 #pragma once
@@ -68,35 +69,41 @@ void convolution_shape(const Attributes& attrs, std::vector<Shape>* in, std::vec
   out->at(0) = output_shape(c);
 }
 
-// What a convolution computes with. x, w and dy may have been rounded.
-struct ConvolutionArrays {
-  const float *x, *w, *bias, *dy;
-};
-
-// Without AMX, products of bfloat16 are those of float32 with the same values.
-void round_arrays(const Convolution& c, ConvolutionArrays* arrays) {
-  static thread_local std::vector<float> buffers[3];
-  arrays->x = round_all(arrays->x, c.input(c.images, 0), &buffers[0]);
-  arrays->w = round_all(arrays->w, c.groups * c.weights(), &buffers[1]);
-  if (arrays->dy)
-    arrays->dy = round_all(arrays->dy, c.output(c.images, 0, 0, 0), &buffers[2]);
+// Without AMX, products of bfloat16 are those of float32 with rounded values.
+const float* round_images(const Convolution& c, const float* x) {
+  static thread_local std::vector<float> buffer;
+  return round_all(x, c.input(c.images, 0), &buffer);
+}
+const float* round_weights(const Convolution& c, const float* w) {
+  static thread_local std::vector<float> buffer;
+  return round_all(w, c.groups * c.weights(), &buffer);
+}
+const float* round_gradients(const Convolution& c, const float* dy) {
+  static thread_local std::vector<float> buffer;
+  return round_all(dy, c.output(c.images, 0, 0, 0), &buffer);
 }
 
 enum Method { kCheaper, kFourier };
 
-// In float32 by this method. in: x, w, bias
+// In float32 by this method. kept: null, or what an earlier call kept. in: x, w, bias
 void compute_convolution(const Attributes& attrs, Tensors& in, Tensors& out, Method method,
                          KeptWeights* kept) {
   const Shape shape = in[0].shape;
   Convolution c = convolution_of(attrs, shape);
-  ConvolutionArrays arrays = {
-      floats(in[0], shape, "the input"), floats(in[1], weight_shape(c), "the weight"),
-      floats(in[2], {c.groups * c.filters}, "the bias"), nullptr};
+  const float* const x = floats(in[0], shape, "the input");
+  const float* const w = floats(in[1], weight_shape(c), "the weight");
+  const float* const bias = floats(in[2], {c.groups * c.filters}, "the bias");
   float* const y = floats(out[0], output_shape(c), "the output");
-  if (c.of_bfloat16 && kAmx) return convolve_in_tiles(c, arrays.x, arrays.w, arrays.bias, y, kept);
-  if (c.of_bfloat16) round_arrays(c, &arrays);
   if (method == kFourier) c.choose_fourier();
-  convolve(c, arrays.x, arrays.w, arrays.bias, y, kept);
+  const bool known = kept && kept->are_of(c, w);
+  if (kept && !known) kept->forget(c);
+  if (c.of_bfloat16 && kAmx)
+    convolve_in_tiles(c, x, w, bias, y, kept, known);
+  else if (c.of_bfloat16)
+    convolve(c, round_images(c, x), known ? w : round_weights(c, w), bias, y, kept, known);
+  else
+    convolve(c, x, w, bias, y, kept, known);
+  if (kept && !known) kept->weights.assign(w, w + c.groups * c.weights());
 }
 
 void convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
@@ -127,17 +134,20 @@ template <bool of_input>
 void convolution_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
   const Shape shape = in[1].shape;
   const Convolution c = convolution_of(attrs, shape);
-  ConvolutionArrays arrays = {floats(in[1], shape, "the input"),
-                              floats(in[2], weight_shape(c), "the weight"), nullptr,
-                              floats(in[0], output_shape(c), "the output's gradient")};
+  const float* const dy = floats(in[0], output_shape(c), "the output's gradient");
+  const float* const x = floats(in[1], shape, "the input");
+  const float* const w = floats(in[2], weight_shape(c), "the weight");
   const float* const y = floats(in[4], output_shape(c), "the output");
   float* const dx = of_input ? floats(out[0], shape, "the input's gradient") : nullptr;
   float* const dw = floats(out[1], weight_shape(c), "the weight's gradient");
   float* const dbias = floats(out[2], {c.groups * c.filters}, "the bias's gradient");
   if (c.of_bfloat16 && kAmx && (!dx || c.stride == 1))
-    return differentiate_in_tiles(c, arrays.dy, arrays.x, arrays.w, y, dx, dw, dbias);
-  if (c.of_bfloat16) round_arrays(c, &arrays);
-  differentiate(c, arrays.dy, arrays.x, arrays.w, y, dx, dw, dbias);
+    differentiate_in_tiles(c, dy, x, w, y, dx, dw, dbias);
+  else if (c.of_bfloat16)
+    differentiate(c, round_gradients(c, dy), round_images(c, x), round_weights(c, w), y, dx, dw,
+                  dbias);
+  else
+    differentiate(c, dy, x, w, y, dx, dw, dbias);
 }
 
 }  // namespace

@@ -133,15 +133,14 @@ void transform_outputs(const Convolution& c, const std::vector<Part>& all,
   });
 }
 
-// A group's channels are the depth of the products. kept: null, or what an earlier call kept.
+// A group's channels are the depth of the products. kept: null, or where the weights' values are to
+// stay. known: it has them.
 void convolve(const Convolution& c, const float* x, const float* w, const float* bias, float* y,
-              KeptWeights* kept) {
+              KeptWeights* kept, bool known) {
   static thread_local std::vector<float> buffers[3];
   const int64_t most = c.together() * c.tiles_of_image();
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(c, &buffers[1], most, c.filters);
-  const bool known = kept && kept->are_of(c, w);
-  if (kept && !known) kept->forget(c);
   for (int64_t g = 0; g < c.groups; ++g) {
     const PointPanels weights = transform_weights(
         c, w + g * c.weights(), false, kept ? &kept->values[g] : &buffers[2], known);
@@ -154,7 +153,6 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
       transform_outputs(c, all, outputs, g, bias, y);
     }
   }
-  if (kept && !known) kept->weights.assign(w, w + c.groups * c.weights());
 }
 
 // To points: y's gradient; with a relu, only where y is above 0. Its sums are added to dbias.
