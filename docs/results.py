@@ -87,6 +87,7 @@ _WORDS = {
 
 # Pages on studies; the words for the columns of their tables where they are not the report's own.
 _STUDY_PAGES = {
+    "docs/training.md": "",
     "docs/six-ideas.md": "",
     "docs/six-ideas.zh-CN.md": "| 变体 | 学习率 | top-1 | 种子之差 | 与基线之差"
     " | 测试损失 | 训练 top-1 | 训练损失 | 种子数 |",

@@ -12,7 +12,9 @@ from docs import results
 
 PAGES = ["README.md", "README.zh-CN.md", "docs/results.md"]
 PAGES += ["docs/six-ideas.md", "docs/six-ideas.zh-CN.md", "docs/your-photographs.md"]
-FIRST = {"docs/your-photographs.md": "| Caltech-101 |"}  # before the figures of a page
+PAGES += ["docs/training.md"]
+# What is before the figures of a page.
+FIRST = {"docs/your-photographs.md": "| Caltech-101 |", "docs/training.md": "| float32 |"}
 
 
 @pytest.fixture
