@@ -1,4 +1,4 @@
-// What native/ computes with AMX, as C functions for tests/native/test_amx.py; with amx_emulator.h
+// What native/ computes with AMX, as C functions for tests/native/test_amx_tiles.py; with amx_emulator.h
 // on processors without it.
 #include "../../native/bfloat16_convolution.h"
 #include "../../native/bfloat16_layer.h"

@@ -72,7 +72,8 @@ CONVOLUTIONS = [  # images, groups, channels, filters (of a group), size, pad, s
     (1, 1, 2, 70, (3, 20), (4, 3), 3, 1),
     (2, 1, 3, 40, (31, 29), (0, 2), 11, 4),
     (2, 3, 1, 2, (9, 16), (1, 0), 5, 2),
-    (20, 1, 70, 40, (13, 13), (1, 1), 3, 1),  # whose gradients are summed in parts
+    (4, 1, 70, 40, (13, 13), (1, 1), 3, 1),
+    (3, 1, 1, 2, (200, 200), (1, 1), 3, 1),  # large: weights' gradients are summed in parts
 ]
 
 
