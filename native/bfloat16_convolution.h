@@ -274,7 +274,6 @@ void differentiate_weights(const Convolution& c, const float* x, const float* dy
   product.a_next = kTileRows * product.a_row;
   product.b_row = 4 * filters;
   product.b_next = 4 * kTileRows;
-  product.two_down = product.two_across = true;
   for (int64_t first = 0; first < c.images; first += together) {
     const int64_t images = std::min(together, c.images - first);
     product.steps = images * planes.pixels / kStep;
@@ -296,12 +295,14 @@ void differentiate_weights(const Convolution& c, const float* x, const float* dy
     split(tasks, [&](int64_t begin, int64_t end) {
       const AmxTiles tiles;
       BlockProduct part = product;
-      float block[kBlock * kBlock];
+      float block[kBlock * kBlock] = {};
       for (int64_t task = begin; task < end; ++task) {
         const int64_t f = task % filter_blocks * kBlock, rest = task / filter_blocks;
         const int64_t channel = rest % channel_blocks * kBlock, element = rest / channel_blocks;
         part.a = inputs + channel * plane + planes.place(c, element);
         part.b = gradients + f;
+        part.two_down = c.channels - channel > kTileRows;
+        part.two_across = c.filters - f > kTileRows;
         multiply_block(part, block, kBlock);
         float* const to = sums + task * kBlock * kBlock;
         for (int64_t i = 0; i < kBlock * kBlock; ++i) to[i] = block[i] + (first ? to[i] : 0);

@@ -73,12 +73,15 @@ CONVOLUTIONS = [  # images, groups, channels, filters (of a group), size, pad, s
     (2, 1, 3, 40, (31, 29), (0, 2), 11, 4),
     (2, 3, 1, 2, (9, 16), (1, 0), 5, 2),
     (4, 1, 70, 40, (13, 13), (1, 1), 3, 1),
-    (3, 1, 1, 2, (200, 200), (1, 1), 3, 1),  # large: weights' gradients are summed in parts
 ]
 
 
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("case", CONVOLUTIONS)
+LARGE = (3, 1, 1, 2, (200, 200), (1, 1), 3, 1)  # weights' gradients are summed in parts
+
+
+@pytest.mark.parametrize(
+    "case, relu", [(c, relu) for c in CONVOLUTIONS for relu in (False, True)] + [(LARGE, True)]
+)
 def test_a_convolution_and_its_gradients_are_right(case, relu, library):
     images, groups, channels, filters, size, pad, side, stride = case
     out = [(n + 2 * p - side) // stride + 1 for n, p in zip(size, pad)]
