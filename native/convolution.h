@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bfloat16_convolution.h"
+#include "bfloat16_gradients.h"
 #include "common.h"
 #include "tiled_convolution.h"
 

@@ -1,6 +1,6 @@
 // What native/ computes with AMX, as C functions for tests/native/test_amx_tiles.py; with amx_emulator.h
 // on processors without it.
-#include "../../native/bfloat16_convolution.h"
+#include "../../native/bfloat16_gradients.h"
 #include "../../native/bfloat16_layer.h"
 
 // sides: images, groups, channels and filters of a group, rows and columns, both pads, kernel,
