@@ -1,5 +1,5 @@
-// What native/ computes with AMX, as C functions for tests/native/test_amx_tiles.py; with amx_emulator.h
-// on processors without it.
+// What native/ computes with AMX, as C functions for tests/native/test_amx_tiles.py; with
+// amx_emulator.h on processors without it.
 #include "../../native/bfloat16_gradients.h"
 #include "../../native/bfloat16_layer.h"
 

@@ -44,7 +44,7 @@ struct Address {
 };
 
 Address address_of(const ucontext_t* context, const uint8_t* modrm, bool high_base,
-                          bool high_index) {
+                   bool high_index) {
   const int mode = modrm[0] >> 6, rm = modrm[0] & 7;
   Address address = {0, 0, 1};
   if (mode == 3 || (mode == 0 && rm == 5)) refuse();  // a register; relative to the instruction
