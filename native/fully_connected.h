@@ -185,8 +185,8 @@ void differentiate_input(const Layer& layer, float* g, float* w, float* dx) {
   product.add = false;
   product.weights = kRight;
   product.round = layer.of_bfloat16;
-  product.block_depth = 256;
-  product.block_columns = 256;
+  product.block_depth = 64;
+  product.block_columns = 1024;
   multiply_matrices(product);
 }
 

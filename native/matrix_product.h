@@ -1,11 +1,13 @@
 // Products of whole matrices, in blocks that stay in the cache and tiles that stay in registers.
 //
-// Weights are nearly all of the memory, and each of them is used only once an image: those that
-// come next are prefetched while a tile is computed.
+// Weights are nearly all of the memory, and each of them is used only once an image. On the left
+// those that come next are prefetched while a tile is computed, on the right while others are
+// copied.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "bfloat16.h"
@@ -39,22 +41,36 @@ struct Block {
 // Of bfloat16, if they are to be rounded.
 void copy_values(const float* from, int64_t count, bool round, float* to) {
   if (round) return dispatch<RoundRow>(from, count, to);
-  std::copy_n(from, count, to);
+  const int64_t part = 8;  // a small constant, or each copy would be a call
+  int64_t i = 0;
+  for (; i + part <= count; i += part) std::memcpy(to + i, from + i, part * sizeof(float));
+  for (; i < count; ++i) to[i] = from[i];
 }
 
-// Rows [top, top + depth) and columns [first, first + width) of b without gaps, then zeros up to
-// `columns`.
-void pack_panel(const Product& product, int64_t top, int64_t depth, int64_t first, int64_t width,
-                int64_t columns, float* to) {
+// The block of b in panels without gaps, `columns` wide, the last one with zeros at the end. b is
+// read row by row, in long stretches, and the next row is fetched meanwhile.
+void pack_block(const Product& product, const Block& block, int64_t columns, float* panels) {
   const View& b = product.b;
-  if (width < columns) std::fill_n(to, depth * columns, 0.0f);
+  for (int64_t j = block.left; j < block.right; j += columns)
+    if (block.right - j < columns)
+      std::fill_n(panels + (j - block.left) * block.depth, columns * block.depth, 0.0f);
   if (b.column_stride == 1) {
-    for (int64_t p = 0; p < depth; ++p)
-      copy_values(b.at(top + p, first), width, product.round, to + p * columns);
+    for (int64_t p = 0; p < block.depth; ++p)
+      for (int64_t j = block.left; j < block.right; j += columns) {
+        const float* const from = b.at(block.top + p, j);
+        float* const to = panels + (j - block.left) * block.depth + p * columns;
+        for (int64_t at = 0; at < columns; at += kLine)
+          __builtin_prefetch(from + b.row_stride + at);
+        copy_values(from, std::min(columns, block.right - j), product.round, to);
+      }
   } else {
-    for (int64_t i = 0; i < width; ++i)
-      for (int64_t p = 0; p < depth; ++p) to[p * columns + i] = *b.at(top + p, first + i);
-    if (product.round) dispatch<RoundRow>(to, depth * columns, to);
+    for (int64_t j = block.left; j < block.right; j += columns) {
+      float* const to = panels + (j - block.left) * block.depth;
+      for (int64_t i = 0; i < std::min(columns, block.right - j); ++i)
+        for (int64_t p = 0; p < block.depth; ++p)
+          to[p * columns + i] = *b.at(block.top + p, j + i);
+      if (product.round) dispatch<RoundRow>(to, block.depth * columns, to);
+    }
   }
 }
 
@@ -74,22 +90,6 @@ void pack_strip(const Product& product, int64_t row, int64_t height, int64_t top
         *to.at(r, p) = product.round ? rounded(value) : value;
       }
   }
-}
-
-// The weights that are read after the tile of c at (row, column): the strip that follows, or some
-// rows of the block of b that follows, a few for each tile. Without weights, `strip` again.
-View next_weights(const Kernel& kernel, const Product& product, const Block& block, int64_t row,
-                  int64_t column, const View& strip) {
-  if (product.weights == kLeft)
-    return product.a.from(std::min(row + kernel.rows, product.rows - 1),
-                          block.top / product.of_word);
-  if (product.weights == kNeither) return strip;
-  const int64_t columns = block.vectors * kernel.width;
-  const int64_t tiles = (block.right - block.left + columns - 1) / columns;
-  const int64_t fetched = row * tiles + (column - block.left) / columns * kernel.rows;
-  return fetched < block.depth
-             ? product.b.from(block.top + block.depth + fetched, block.left)
-             : strip;
 }
 
 // Copies, or adds, a tile at the edge of c from the buffer in which it was computed whole.
@@ -117,17 +117,19 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
   tile.a_column_stride = 1;
   tile.b_row_stride = columns;
   tile.depth = block.depth;
+  const View next = product.a.from(std::min(row + kernel.rows, product.rows - 1),
+                                   block.top / product.of_word);
+  tile.fetch = product.weights == kLeft ? kNext : kNothing;
+  tile.next = next.data;
+  tile.next_row_stride = next.row_stride;
+  tile.next_of_float = product.of_word;
   for (int64_t j = block.left; j < block.right; j += columns) {
     const int64_t width = std::min(columns, block.right - j);
     const bool whole = c.column_stride == 1 && width == columns && height % third == 0;
-    const View next = next_weights(kernel, product, block, row, j, strip);
     tile.b = block.panels + (j - block.left) * block.depth;
     tile.c = whole ? c.at(row, j) : edge.data;
     tile.c_row_stride = whole ? c.row_stride : columns;
     tile.add = whole && add;
-    tile.next = next.data;
-    tile.next_row_stride = next.row_stride;
-    tile.next_of_float = product.of_word;
     kernel.multiply_tile(tile, (height + third - 1) / third, block.vectors);
     if (!whole) copy_edge(edge, c.from(row, j), height, width, add);
   }
@@ -144,9 +146,7 @@ void multiply_on_this_thread(const Kernel& kernel, const Product& product) {
     block.right = std::min(product.columns, block.left + product.block_columns);
     for (block.top = 0; block.top < product.depth; block.top += product.block_depth) {
       block.depth = std::min(product.block_depth, product.depth - block.top);
-      for (int64_t j = block.left; j < block.right; j += columns)
-        pack_panel(product, block.top, block.depth, j, std::min(columns, block.right - j),
-                   columns, panels + (j - block.left) * block.depth);
+      pack_block(product, block, columns, panels);
       for (int64_t i = 0; i < product.rows; i += kernel.rows)
         multiply_strip(kernel, product, block, i);
     }

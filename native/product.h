@@ -2,6 +2,7 @@
 // are summed up; one variant for each kind of processor.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -11,7 +12,7 @@
 namespace {
 
 const int64_t kLine = 64 / sizeof(float);  // floats in a cache line
-const int64_t kAhead = 64;                 // rows of b that are prefetched before they are used
+const int64_t kRowsAhead = 64;             // of b, from one to that which is prefetched with it
 
 // `size` floats that begin with a cache line.
 float* aligned(std::vector<float>* buffer, int64_t size) {
@@ -45,14 +46,18 @@ struct View {
   View transposed() const { return {data, column_stride, row_stride}; }
 };
 
+enum Fetch { kNothing, kNext, kAhead };  // kAhead: rows of b, which has no gaps then
+
 struct Tile {  // c = a b
   const float *a, *b;
   float* c;
   int64_t a_row_stride, a_column_stride, b_row_stride, c_row_stride, depth;
-  bool add;           // c += a b
-  const float* next;  // as many rows as a has, `depth` long, to be prefetched
+  bool add;  // c += a b
+  Fetch fetch;
+  // With kNext: as many rows as a has, `depth` long, in floats of so many values, 1, 2 or 4.
+  const float* next;
   int64_t next_row_stride;
-  int next_of_float;  // values in a float there: 1, 2 or 4
+  int next_of_float;
 };
 
 // Here fused multiply-add is used where the processor has it, so the last bits differ between
@@ -60,48 +65,74 @@ struct Tile {  // c = a b
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=fast")
 
-template <typename Vector, int rows, int vectors>
+// Whoever shares the core takes half of the instructions that it can begin in a cycle, and then all
+// but the multiplications cost time. So two steps of the sums are unrolled, the stride of b is a
+// constant where there are no gaps, and nothing is fetched that is in the cache.
+template <typename Vector, int rows, int vectors, bool gapless, Fetch fetch>
 INLINED void multiply_rows(const Tile& tile) {
   const int64_t width = sizeof(Vector) / sizeof(float), a_row_stride = tile.a_row_stride;
-  const int next_shift = tile.next_of_float / 2;
+  const int64_t b_row_stride = gapless ? vectors * width : tile.b_row_stride;
+  const int64_t c_row_stride = tile.c_row_stride, depth = tile.depth;
   const float *a = tile.a, *b = tile.b;
+  float* const c = tile.c;
   Vector sums[rows][vectors];
   // The compiler would keep the sums in memory if it did not unroll these loops at once.
 #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < vectors; ++v) {
-      __builtin_prefetch(tile.c + r * tile.c_row_stride + v * width, 1);
+      __builtin_prefetch(c + r * c_row_stride + v * width, 1);
       sums[r][v] = Vector{};
     }
   }
-  for (int64_t p = 0; p < tile.depth; ++p, a += tile.a_column_stride, b += tile.b_row_stride) {
-    if (p % kLine == 0) {
+  const int64_t stretch = fetch == kNext ? kLine : depth;
+  for (int64_t p = 0; p < depth; p += stretch) {
+    if (fetch == kNext) {
 #pragma GCC unroll 12
       for (int r = 0; r < rows; ++r)
-        __builtin_prefetch(tile.next + r * tile.next_row_stride + (p >> next_shift), 0, 2);
+        __builtin_prefetch(tile.next + r * tile.next_row_stride + p / tile.next_of_float, 0, 2);
     }
-    for (int64_t at = 0; at < vectors * width; at += kLine)
-      __builtin_prefetch(b + kAhead * tile.b_row_stride + at);
-    Vector row[vectors];
+    const int64_t steps = std::min(stretch, depth - p);
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) row[v] = load<Vector>(b + v * width);
+    for (int64_t step = 0; step < steps; ++step) {
+      for (int64_t at = 0; fetch == kAhead && at < vectors * width; at += kLine)
+        __builtin_prefetch(b + kRowsAhead * b_row_stride + at);
+      Vector row[vectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < vectors; ++v) row[v] = load<Vector>(b + v * width);
+#pragma GCC unroll 12
+      for (int r = 0; r < rows; ++r) {
+        const float value = a[r * a_row_stride];
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) sums[r][v] += value * row[v];
+      }
+      a += tile.a_column_stride;
+      b += b_row_stride;
+    }
+  }
+  if (tile.add) {
 #pragma GCC unroll 12
     for (int r = 0; r < rows; ++r) {
-      const float value = a[r * a_row_stride];
 #pragma GCC unroll 2
-      for (int v = 0; v < vectors; ++v) sums[r][v] += value * row[v];
+      for (int v = 0; v < vectors; ++v)
+        sums[r][v] += load<Vector>(c + r * c_row_stride + v * width);
     }
   }
 #pragma GCC unroll 12
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
-    for (int v = 0; v < vectors; ++v) {
-      float* const c = tile.c + r * tile.c_row_stride + v * width;
-      if (tile.add) sums[r][v] += load<Vector>(c);
-      store(sums[r][v], c);
-    }
+    for (int v = 0; v < vectors; ++v) store(sums[r][v], c + r * c_row_stride + v * width);
   }
+}
+
+template <typename Vector, int rows, int vectors>
+INLINED void multiply_rows(const Tile& tile) {
+  const int64_t width = sizeof(Vector) / sizeof(float);
+  if (tile.b_row_stride != vectors * width)
+    return multiply_rows<Vector, rows, vectors, false, kNothing>(tile);
+  if (tile.fetch == kNext) return multiply_rows<Vector, rows, vectors, true, kNext>(tile);
+  if (tile.fetch == kAhead) return multiply_rows<Vector, rows, vectors, true, kAhead>(tile);
+  multiply_rows<Vector, rows, vectors, true, kNothing>(tile);
 }
 
 template <typename Vector, int third>

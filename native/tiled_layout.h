@@ -16,6 +16,7 @@ namespace {
 const int64_t kTogether = 192, kTogetherByFourier = 96;
 const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a time
 const int64_t kMostRowsOfTile = 12;
+const int64_t kRowsToFetch = 24;  // of a product, up to which its right side is from memory
 const int kOfWeight = 24;  // multiplications that a value of a weight costs
 const int64_t kMostElements = 25;  // of a kernel
 
@@ -172,13 +173,13 @@ void multiply_panel(const PointProducts& products, int64_t pair, const Tiles& ti
   tile.c_row_stride = c.first.row_stride;
   tile.depth = products.over_tiles ? tiles.count : products.length;
   tile.add = products.add;
-  tile.next_row_stride = 0;  // what comes next follows: the processor prefetches it by itself
+  tile.fetch = rows <= kRowsToFetch ? kAhead : kNothing;
   for (int64_t row = 0; row < rows; row += kernel.rows)
     for (int64_t column = left; column < right; column += 2 * kernel.width) {
       const int64_t height = std::min(kernel.rows, rows - row);
       const int64_t vectors = std::min<int64_t>(2, (right - column) / kernel.width);
       tile.a = a.first.at(first_row + row, first_of_sum) + pair * a.stride;
-      tile.b = tile.next = b.at(first_of_sum, column) + pair * b.stride;
+      tile.b = b.at(first_of_sum, column) + pair * b.stride;
       tile.c = c.first.at(first_row + row, column) + pair * c.stride;
       kernel.multiply_tile(tile, (height + third - 1) / third, static_cast<int>(vectors));
     }
