@@ -43,7 +43,7 @@ INLINED void for_each_padded_row(const Convolution& c, const Planes& planes, con
   all.top = 0;
   all.rows = c.out[0] + c.side - 1;
   all.columns = planes.width;
-  for_each_input_row(c, all, x, first,
+  for_each_input_row(c, all, x, first, 1,
                      [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
                          int64_t stride) INLINED_LAMBDA {
                        work(first + l, row * planes.width + column, n, from, stride);

@@ -15,6 +15,7 @@
 #include <limits>
 #include <vector>
 
+#include "lanes.h"
 #include "tiled_layout.h"
 
 namespace {
@@ -55,10 +56,13 @@ void transform_inputs(const Convolution& c, const std::vector<Part>& all, const 
                       int64_t g, const PointMatrices& inputs) {
   for_each_part(all, c.channels, [&](const Part& part, int64_t first) {
     const Window& w = input_window(c, part);
-    for_each_input_row(c, w, x + c.input(part.image, g), first,
+    const int64_t channels = std::min(kLanes, c.channels - first), map = c.in[0] * c.in[1];
+    for_each_input_row(c, w, x + c.input(part.image, g), first, c.stride == 1 ? kLanes : 1,
                        [&](int64_t l, int64_t row, int64_t column, int64_t n, const float* from,
                            int64_t stride) {
                          float* to = w.at(row, column) + l;
+                         if (stride == 1)
+                           return rows_to_lanes(PlainRows<const float>{from, map}, channels, n, to);
                          for (int64_t i = 0; i < n; ++i) to[i * kLanes] = from[i * stride];
                        });
     transform_part(c, Step::kInputs, part, w, inputs, first);
@@ -122,13 +126,11 @@ void transform_outputs(const Convolution& c, const std::vector<Part>& all,
   for_each_part(all, c.filters, [&](const Part& part, int64_t first) {
     const Window& w = output_window(c, part);
     transform_part(c, Step::kOutputs, part, w, outputs, first);
-    for_each_row(c, w, first, [&](int64_t l, int64_t row, int64_t n) {
-      const float* from = w.at(row, 0) + l;
-      float* to = y + c.output(part.image, g, first + l, row);
-      for (int64_t i = 0; i < n; ++i) {
-        const float value = from[i * kLanes] + bias[g * c.filters + first + l];
-        to[i] = value < least ? least : value;  // NaN stays NaN
-      }
+    const int64_t channels = std::min(kLanes, c.filters - first), map = c.out[0] * c.out[1];
+    for_each_row(c, w, [&](int64_t row, int64_t n) {
+      const PlainRows<float> rows = {y + c.output(part.image, g, first, row), map};
+      lanes_to_rows(w.at(row, 0), channels, n,
+                    OutputRows{rows, bias + g * c.filters + first, least});
     });
   });
 }
@@ -161,18 +163,14 @@ void transform_output_gradients(const Convolution& c, const std::vector<Part>& a
                                 const PointMatrices& gradients, float* dbias) {
   static thread_local std::vector<float> buffer;
   buffer.assign(all.size() * padded(c.filters), 0.0f);
-  const std::vector<float> ones(c.out[1], 1.0f);
   std::vector<float>& sums = buffer;  // in a lambda, `buffer` would be the thread's own
   for_each_part(all, c.filters, [&](const Part& part, int64_t first) {
     const Window& w = output_window(c, part);
-    for_each_row(c, w, first, [&](int64_t l, int64_t row, int64_t n) {
-      const int64_t at = c.output(part.image, g, first + l, row);
-      const float *from = dy + at, *on = c.relu ? y + at : ones.data();
-      float* to = w.at(row, 0) + l;
-      for (int64_t i = 0; i < n; ++i) {
-        const float value = from[i];  // read in any case, or there would be a branch
-        to[i * kLanes] = on[i] > 0 ? value : 0;
-      }
+    const int64_t channels = std::min(kLanes, c.filters - first), map = c.out[0] * c.out[1];
+    for_each_row(c, w, [&](int64_t row, int64_t n) {
+      const int64_t at = c.output(part.image, g, first, row);
+      rows_to_lanes(GradientRows{{dy + at, map}, {c.relu ? y + at : nullptr, map}}, channels, n,
+                    w.at(row, 0));
     });
     float* const sum = &sums[(&part - &all[0]) * padded(c.filters) + first];
     for (int64_t i = 0; i < w.rows * w.columns; ++i)
@@ -190,10 +188,13 @@ void transform_input_gradients(const Convolution& c, const std::vector<Part>& im
   for_each_part(images, c.channels, [&](const Part& part, int64_t first) {
     const Window& w = input_window(c, part);
     transform_part(c, Step::kInputGradients, part, w, back, first);
-    for_each_input_row(c, w, dx + c.input(part.image, g), first,
+    const int64_t channels = std::min(kLanes, c.channels - first), map = c.in[0] * c.in[1];
+    for_each_input_row(c, w, dx + c.input(part.image, g), first, c.stride == 1 ? kLanes : 1,
                        [&](int64_t l, int64_t row, int64_t column, int64_t n, float* to,
                            int64_t stride) {
                          const float* from = w.at(row, column) + l;
+                         if (stride == 1)
+                           return lanes_to_rows(from, channels, n, PlainRows<float>{to, map});
                          for (int64_t i = 0; i < n; ++i) to[i * stride] = from[i * kLanes];
                        });
   });

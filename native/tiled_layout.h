@@ -220,26 +220,24 @@ Window& window(int64_t top, int64_t rows, int64_t columns) {
   return w;
 }
 
-// Calls work(channel, row, n) for the window's part of each row of up to 16 channels of the output:
-// row by row, so that what all channels have in a row of the window stays in the cache.
+// Calls work(row, n) for the window's part of each row of the output.
 template <typename Work>
-INLINED void for_each_row(const Convolution& c, const Window& w, int64_t first, Work work) {
+INLINED void for_each_row(const Convolution& c, const Window& w, Work work) {
   const int64_t bottom = std::min(c.out[0], w.top + w.rows);
-  for (int64_t row = w.top; row < bottom; ++row)
-    for (int64_t l = 0; l < std::min(kLanes, c.filters - first); ++l)
-      work(l, row, std::min(c.out[1], w.columns));
+  for (int64_t row = w.top; row < bottom; ++row) work(row, std::min(c.out[1], w.columns));
 }
 
 // Calls work(channel, row, column, n, map, stride) for the window's part of each row of up to 16
-// channels of the input from the channel `first` on; `map` is where the array has the first of the
-// n elements, and `stride` how far apart they are. x: the array's maps of an image and a group.
+// channels of the input from the channel `first` on, for one of `step` channels; `map` is where the
+// array has the first of the n elements, and `stride` how far apart they are. x: the array's maps
+// of an image and a group.
 template <typename Float, typename Work>
 INLINED void for_each_input_row(const Convolution& c, const Window& w, Float* x, int64_t first,
-                                Work work) {
+                                int64_t step, Work work) {
   const int64_t s = c.stride, bottom = w.top + w.rows;
   const auto reach = [s](int64_t n) { return n > 0 ? (n + s - 1) / s : 0; };
   for (int64_t row = w.top; row < bottom; ++row)
-    for (int64_t l = 0; l < std::min(kLanes, c.channels - first); ++l) {
+    for (int64_t l = 0; l < std::min(kLanes, c.channels - first); l += step) {
       const int64_t map = (first + l) / (s * s), place = (first + l) % (s * s);
       const int64_t down = s * row + place / s - c.pad[0], right = place % s - c.pad[1];
       if (down < 0 || down >= c.in[0]) continue;

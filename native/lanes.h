@@ -1,0 +1,109 @@
+// Rows of maps, and the same with 16 channels side by side: one is made of the other in squares of
+// four channels by four places.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "product.h"
+#include "winograd_transforms.h"
+
+namespace {
+
+typedef int32_t Places __attribute__((vector_size(16)));
+
+INLINED void transpose(Floats4* square) {
+  const Places low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, last = {2, 3, 6, 7};
+  const Floats4 a = __builtin_shuffle(square[0], square[1], low);
+  const Floats4 b = __builtin_shuffle(square[2], square[3], low);
+  const Floats4 c = __builtin_shuffle(square[0], square[1], high);
+  const Floats4 d = __builtin_shuffle(square[2], square[3], high);
+  square[0] = __builtin_shuffle(a, b, first);
+  square[1] = __builtin_shuffle(a, b, last);
+  square[2] = __builtin_shuffle(c, d, first);
+  square[3] = __builtin_shuffle(c, d, last);
+}
+
+// Calls of_square(channel, place) for squares that cover so many channels and places, some of them
+// twice, and of_one(channel, place) where there are fewer than four.
+template <typename OfSquare, typename OfOne>
+INLINED void for_each_square(int64_t channels, int64_t places, OfSquare of_square, OfOne of_one) {
+  int64_t channel = 0;
+  for (; places >= 4 && channel + 4 <= channels; channel += 4)
+    for (int64_t place = 0; place < places; place += 4)
+      of_square(channel, std::min(place, places - 4));
+  for (; channel < channels; ++channel)
+    for (int64_t place = 0; place < places; ++place) of_one(channel, place);
+}
+
+// rows.get<float>(channel, place) is an element, and of Floats4 that and the three behind it.
+template <typename Rows>
+INLINED void rows_to_lanes(const Rows& rows, int64_t channels, int64_t places, float* to) {
+  for_each_square(
+      channels, places,
+      [&](int64_t channel, int64_t place) INLINED_LAMBDA {
+        Floats4 square[4];
+        for (int i = 0; i < 4; ++i) square[i] = rows.template get<Floats4>(channel + i, place);
+        transpose(square);
+        for (int i = 0; i < 4; ++i) store(square[i], to + (place + i) * kLanes + channel);
+      },
+      [&](int64_t channel, int64_t place) INLINED_LAMBDA {
+        to[place * kLanes + channel] = rows.template get<float>(channel, place);
+      });
+}
+
+// rows.put(channel, place, value) takes an element, or four.
+template <typename Rows>
+INLINED void lanes_to_rows(const float* from, int64_t channels, int64_t places, const Rows& rows) {
+  for_each_square(
+      channels, places,
+      [&](int64_t channel, int64_t place) INLINED_LAMBDA {
+        Floats4 square[4];
+        for (int i = 0; i < 4; ++i)
+          square[i] = load<Floats4>(from + (place + i) * kLanes + channel);
+        transpose(square);
+        for (int i = 0; i < 4; ++i) rows.put(channel + i, place, square[i]);
+      },
+      [&](int64_t channel, int64_t place) INLINED_LAMBDA {
+        rows.put(channel, place, from[place * kLanes + channel]);
+      });
+}
+
+// A row of each of some channels' maps.
+template <typename Float>
+struct PlainRows {
+  Float* data;
+  int64_t map;  // from a map to the next
+  template <typename Value>
+  Value get(int64_t channel, int64_t place) const {
+    return load<Value>(data + channel * map + place);
+  }
+  template <typename Value>
+  void put(int64_t channel, int64_t place, const Value& value) const {
+    store(value, data + channel * map + place);
+  }
+};
+
+// With bias and relu, where `least` is 0.
+struct OutputRows {
+  PlainRows<float> rows;
+  const float* bias;
+  float least;
+  template <typename Value>
+  void put(int64_t channel, int64_t place, Value value) const {
+    value += bias[channel];
+    rows.put(channel, place, value < least ? Value{} + least : value);  // NaN stays NaN
+  }
+};
+
+// Where `on` is above 0; null: everywhere.
+struct GradientRows {
+  PlainRows<const float> rows, on;
+  template <typename Value>
+  Value get(int64_t channel, int64_t place) const {
+    const Value value = rows.get<Value>(channel, place);
+    return !on.data || on.get<Value>(channel, place) > 0 ? value : Value{};
+  }
+};
+
+}  // namespace
