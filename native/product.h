@@ -14,9 +14,10 @@ namespace {
 const int64_t kLine = 64 / sizeof(float);  // floats in a cache line
 const int64_t kRowsAhead = 64;             // of b, from one to that which is prefetched with it
 
-// `size` floats that begin with a cache line.
+// `size` floats that begin with a cache line. A buffer never shrinks: to grow again, it would be
+// filled with zeros.
 float* aligned(std::vector<float>* buffer, int64_t size) {
-  buffer->resize(size + kLine);
+  if (static_cast<int64_t>(buffer->size()) < size + kLine) buffer->resize(size + kLine);
   const uintptr_t start = reinterpret_cast<uintptr_t>(buffer->data()), line = 64;
   return reinterpret_cast<float*>((start + line - 1) / line * line);
 }

@@ -79,14 +79,24 @@ PointPanels transform_weights(const Convolution& c, const float* w, bool filters
   const int64_t size = (lanes + width - 1) / width * width * rows + kLanes;
   const PointPanels panels = {aligned(buffer, c.values() * size), size, rows * width, width, width};
   if (known) return panels;
+  const int64_t elements = c.kernel * c.kernel;
   parallel_for(blocks(lanes), [&](int64_t block) {
     const int64_t first = block * kLanes, many = std::min(kLanes, lanes - first);
     for (int64_t row = 0; row < rows; ++row) {
       float kernel[kMostElements * kLanes] = {};
-      for (int64_t l = 0; l < many; ++l)
-        for_each_element(c, filters_in_rows ? row : first + l, filters_in_rows ? first + l : row,
-                         [&](int64_t e, int64_t index) { kernel[e * kLanes + l] = w[index]; });
+      if (c.stride == 1) {
+        const int64_t of_row = filters_in_rows ? c.channels * elements : elements;
+        const int64_t of_lane = filters_in_rows ? elements : c.channels * elements;
+        const float* const from = w + row * of_row + first * of_lane;
+        rows_to_lanes(PlainRows<const float>{from, of_lane}, many, elements, kernel);
+      } else {
+        for (int64_t l = 0; l < many; ++l)
+          for_each_element(c, filters_in_rows ? row : first + l, filters_in_rows ? first + l : row,
+                           [&](int64_t e, int64_t index) { kernel[e * kLanes + l] = w[index]; });
+      }
       const View values = {panels.at(row, first), c.points(1) * size, size};
+      for (int64_t i = 0; !c.by_fourier() && i < c.values(); ++i)
+        __builtin_prefetch(values.data + i * size + 2 * width, 1);  // of a row that follows
       transform_kernel(c, Step::kWeights, kernel, values);
     }
   });
@@ -210,7 +220,12 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
     for (int64_t i = 0; i < c.points(0); ++i)
       for (int64_t j = 0; j < c.points(1); ++j) __builtin_prefetch(next.at(i, j));
     transform_kernel(c, Step::kWeightGradients, kernel, sums.values(channel, first));
-    for (int64_t l = 0; l < std::min(kLanes, c.filters - first); ++l)
+    const int64_t many = std::min(kLanes, c.filters - first), elements = c.kernel * c.kernel;
+    if (c.stride == 1) {
+      float* const to = dw + (first * c.channels + channel) * elements;
+      return lanes_to_rows(kernel, many, elements, PlainRows<float>{to, c.channels * elements});
+    }
+    for (int64_t l = 0; l < many; ++l)
       for_each_element(c, first + l, channel, [&](int64_t e, int64_t index) {
         dw[index] = kernel[e * kLanes + l];
       });

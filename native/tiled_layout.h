@@ -251,13 +251,8 @@ INLINED void for_each_input_row(const Convolution& c, const Window& w, Float* x,
 // (filter, channel) reaches; index: in a group's weights.
 template <typename Work>
 INLINED void for_each_element(const Convolution& c, int64_t filter, int64_t channel, Work work) {
-  const int64_t s = c.stride, elements = c.kernel * c.kernel;
-  if (s == 1) {  // without a division
-    for (int64_t i = 0; i < elements; ++i) work(i, (filter * c.channels + channel) * elements + i);
-    return;
-  }
-  const int64_t map = channel / (s * s), place = channel % (s * s);
-  const int64_t first = (filter * c.maps() + map) * elements;
+  const int64_t s = c.stride, map = channel / (s * s), place = channel % (s * s);
+  const int64_t first = (filter * c.maps() + map) * c.kernel * c.kernel;
   for (int64_t i = 0, row = place / s; i < c.side && row < c.kernel; ++i, row += s)
     for (int64_t j = 0, column = place % s; j < c.side && column < c.kernel; ++j, column += s)
       work(i * c.side + j, first + row * c.kernel + column);
