@@ -18,6 +18,14 @@
 
 namespace {
 
+int64_t threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 3;
+#endif
+}
+
 // Calls work(first, last) on each thread, for its share of [0, count), and throws what one of the
 // calls has thrown.
 template <typename Work>
@@ -37,7 +45,8 @@ void split(int64_t count, const Work& work) {
   run(omp_get_thread_num(), omp_get_num_threads());
 #else
   std::vector<std::thread> running;
-  for (int64_t thread = 0; thread < 3; ++thread) running.emplace_back(run, thread, 3);
+  for (int64_t thread = 0; thread < threads(); ++thread)
+    running.emplace_back(run, thread, threads());
   for (std::thread& thread : running) thread.join();
 #endif
   if (failure) std::rethrow_exception(failure);

@@ -9,14 +9,13 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "lanes.h"
 #include "tiled_layout.h"
+#include "tiled_weights.h"
 
 namespace {
 
@@ -45,12 +44,6 @@ void transform_part(const Convolution& c, Step::Kind step, const Part& part, con
   }
 }
 
-// Between a kernel of 16 channels, its elements one after the other, and its values at the points.
-void transform_kernel(const Convolution& c, Step::Kind step, float* kernel, const View& values) {
-  transform({step, c.side, {c.points(0), c.points(1)}, 1, 1,
-             {kernel, c.side * kLanes, kLanes}, values, 0});
-}
-
 // To points: x's maps of group g.
 void transform_inputs(const Convolution& c, const std::vector<Part>& all, const float* x,
                       int64_t g, const PointMatrices& inputs) {
@@ -68,66 +61,6 @@ void transform_inputs(const Convolution& c, const std::vector<Part>& all, const 
     transform_part(c, Step::kInputs, part, w, inputs, first);
   });
 }
-
-// To points: a group's weights, with a channel in each row and a filter in each column, or the
-// other way round, in `buffer`. known: it has them already.
-PointPanels transform_weights(const Convolution& c, const float* w, bool filters_in_rows,
-                              std::vector<float>* buffer, bool known) {
-  const int64_t rows = filters_in_rows ? c.filters : c.channels;
-  const int64_t lanes = filters_in_rows ? c.channels : c.filters, width = panel_width();
-  // Not a multiple of a page, or all points would share places in the cache.
-  const int64_t size = (lanes + width - 1) / width * width * rows + kLanes;
-  const PointPanels panels = {aligned(buffer, c.values() * size), size, rows * width, width, width};
-  if (known) return panels;
-  const int64_t elements = c.kernel * c.kernel;
-  parallel_for(blocks(lanes), [&](int64_t block) {
-    const int64_t first = block * kLanes, many = std::min(kLanes, lanes - first);
-    for (int64_t row = 0; row < rows; ++row) {
-      float kernel[kMostElements * kLanes] = {};
-      if (c.stride == 1) {
-        const int64_t of_row = filters_in_rows ? c.channels * elements : elements;
-        const int64_t of_lane = filters_in_rows ? elements : c.channels * elements;
-        const float* const from = w + row * of_row + first * of_lane;
-        rows_to_lanes(PlainRows<const float>{from, of_lane}, many, elements, kernel);
-      } else {
-        for (int64_t l = 0; l < many; ++l)
-          for_each_element(c, filters_in_rows ? row : first + l, filters_in_rows ? first + l : row,
-                           [&](int64_t e, int64_t index) { kernel[e * kLanes + l] = w[index]; });
-      }
-      const View values = {panels.at(row, first), c.points(1) * size, size};
-      for (int64_t i = 0; !c.by_fourier() && i < c.values(); ++i)
-        __builtin_prefetch(values.data + i * size + 2 * width, 1);  // of a row that follows
-      transform_kernel(c, Step::kWeights, kernel, values);
-    }
-  });
-  return panels;
-}
-
-// The weights' values at the points, and the weights that they were computed of. Which points they
-// are at depends on the sizes of the maps and on how many images there are.
-struct KeptWeights {
-  int64_t points[2];
-  std::vector<float> weights;
-  std::vector<std::vector<float>> values;  // of each group
-  // Compares all, since neither an address nor MXNet's count of versions tells whether weights have
-  // changed: MXNet hands over a copy of those that it has in a layout of its own.
-  bool are_of(const Convolution& c, const float* w) const {
-    const int64_t count = c.groups * c.weights();
-    if (static_cast<int64_t>(weights.size()) != count) return false;
-    if (points[0] != c.points(0) || points[1] != c.points(1)) return false;
-    std::atomic<bool> same(true);
-    split(count, [&](int64_t first, int64_t last) {
-      if (std::memcmp(&weights[first], w + first, (last - first) * sizeof(float))) same = false;
-    });
-    return same;
-  }
-  void forget(const Convolution& c) {
-    weights.clear();
-    values.assign(c.groups, std::vector<float>());
-    points[0] = c.points(0);
-    points[1] = c.points(1);
-  }
-};
 
 // To maps: y's of group g, with bias and relu.
 void transform_outputs(const Convolution& c, const std::vector<Part>& all,
@@ -153,15 +86,21 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   const int64_t most = c.together() * c.tiles_of_image();
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(c, &buffers[1], most, c.filters);
+  const bool at_once = !kept && is_at_once(c, c.filters);
   for (int64_t g = 0; g < c.groups; ++g) {
-    const PointPanels weights = transform_weights(
-        c, w + g * c.weights(), false, kept ? &kept->values[g] : &buffers[2], known);
+    const WeightMatrix matrix = weight_matrix(c, w + g * c.weights(), false);
+    PointPanels weights = {};
+    if (!at_once)
+      weights = transform_weights(c, matrix, kept ? &kept->values[g] : &buffers[2], known);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
       transform_inputs(c, all, x, g, inputs);
-      multiply_at_points(c, last - image, {inputs, weights, outputs, padded(c.filters), c.channels,
-                                           false, false});
+      if (at_once)
+        multiply_by_weights(c, inputs, matrix, outputs);
+      else
+        multiply_at_points(c, last - image, {inputs, weights, outputs, padded(c.filters),
+                                             c.channels, false, false, 0});
       transform_outputs(c, all, outputs, g, bias, y);
     }
   }
@@ -210,28 +149,6 @@ void transform_input_gradients(const Convolution& c, const std::vector<Part>& im
   });
 }
 
-// To kernels: the weights' gradients of a group.
-void transform_weight_gradients(const Convolution& c, const PointMatrices& sums, float* dw) {
-  parallel_for(blocks(c.filters) * c.channels, [&](int64_t task) {
-    const int64_t first = task / c.channels * kLanes, channel = task % c.channels;
-    float kernel[kMostElements * kLanes];
-    // Fetched ahead, since they lie far apart.
-    const View next = sums.values(std::min(channel + 2, c.channels - 1), first);
-    for (int64_t i = 0; i < c.points(0); ++i)
-      for (int64_t j = 0; j < c.points(1); ++j) __builtin_prefetch(next.at(i, j));
-    transform_kernel(c, Step::kWeightGradients, kernel, sums.values(channel, first));
-    const int64_t many = std::min(kLanes, c.filters - first), elements = c.kernel * c.kernel;
-    if (c.stride == 1) {
-      float* const to = dw + (first * c.channels + channel) * elements;
-      return lanes_to_rows(kernel, many, elements, PlainRows<float>{to, c.channels * elements});
-    }
-    for (int64_t l = 0; l < many; ++l)
-      for_each_element(c, first + l, channel, [&](int64_t e, int64_t index) {
-        dw[index] = kernel[e * kLanes + l];
-      });
-  });
-}
-
 // Of the products, the weights' gradients sum over all tiles, the inputs' over a group's filters.
 // dx may be null, if x's gradients are not wanted.
 void differentiate(const Convolution& c, const float* dy, const float* x, const float* w,
@@ -240,7 +157,9 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   const int64_t most = c.together() * c.tiles_of_image(), width = panel_width();
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices gradients = point_matrices(c, &buffers[1], most, c.filters);
-  const PointMatrices sums = point_matrices(c, &buffers[3], padded(c.channels), c.filters);
+  const bool at_once = is_at_once(c, c.filters), back_at_once = is_at_once(c, c.channels);
+  PointMatrices sums = {};
+  if (!at_once) sums = point_matrices(c, &buffers[3], padded(c.channels), c.filters);
   const PointPanels gradient_panels = {gradients.first.data, gradients.stride, width,
                                        gradients.first.row_stride, width};
   std::fill_n(dbias, c.groups * c.filters, 0.0f);
@@ -248,24 +167,37 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
     std::fill_n(dx, c.input(c.images, 0), 0.0f);
   for (int64_t g = 0; g < c.groups; ++g) {
     PointMatrices back = {};
+    WeightMatrix matrix = {};
     PointPanels weights = {};
     if (dx) {
       back = point_matrices(c, &buffers[2], most, c.channels);
-      weights = transform_weights(c, w + g * c.weights(), true, &buffers[4], false);
+      matrix = weight_matrix(c, w + g * c.weights(), true);
+      if (!back_at_once) weights = transform_weights(c, matrix, &buffers[4], false);
     }
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
       transform_inputs(c, all, x, g, inputs);
       transform_output_gradients(c, all, dy, y, g, gradients, dbias + g * c.filters);
-      multiply_at_points(c, last - image, {inputs.transposed(), gradient_panels, sums,
-                                           padded(c.filters), padded(c.channels), true, image > 0});
+      if (at_once)
+        differentiate_weights(c, inputs, gradient_panels, dw + g * c.weights());
+      else
+        multiply_at_points(c, last - image, {inputs.transposed(), gradient_panels, sums,
+                                             padded(c.filters), padded(c.channels), true,
+                                             image > 0, 0});
       if (!dx) continue;
-      multiply_at_points(c, last - image, {gradients, weights, back, padded(c.channels), c.filters,
-                                           false, false});
+      if (back_at_once)
+        multiply_by_weights(c, gradients, matrix, back);
+      else
+        multiply_at_points(c, last - image, {gradients, weights, back, padded(c.channels),
+                                             c.filters, false, false, 0});
       transform_input_gradients(c, parts(c, image, last, c.tiles(0)), back, g, dx);
     }
-    transform_weight_gradients(c, sums, dw + g * c.weights());
+    if (at_once) continue;
+    parallel_for(blocks(c.filters) * c.channels, [&](int64_t task) {
+      transform_weight_gradients(c, sums, 0, task / c.channels * kLanes, task % c.channels,
+                                 dw + g * c.weights());
+    });
   }
 }
 

@@ -133,6 +133,7 @@ struct PointPanels {
 };
 
 int64_t panel_width() { return std::max(kLanes, 2 * best_kernel().width); }
+int64_t panels_of(int64_t columns) { return (columns + panel_width() - 1) / panel_width(); }
 
 // Rows of matrices that have a row for each tile.
 struct Tiles {
@@ -155,6 +156,7 @@ struct PointProducts {
   PointMatrices c;
   int64_t columns, length;  // length: of the sums; or a's rows, where the sums are over tiles
   bool over_tiles, add;
+  int64_t left;  // the column of b to which c's first one belongs
 };
 
 void multiply_panel(const PointProducts& products, int64_t pair, const Tiles& tiles,
@@ -180,14 +182,14 @@ void multiply_panel(const PointProducts& products, int64_t pair, const Tiles& ti
       const int64_t vectors = std::min<int64_t>(2, (right - column) / kernel.width);
       tile.a = a.first.at(first_row + row, first_of_sum) + pair * a.stride;
       tile.b = b.at(first_of_sum, column) + pair * b.stride;
-      tile.c = c.first.at(first_row + row, column) + pair * c.stride;
+      tile.c = c.first.at(first_row + row, column - products.left) + pair * c.stride;
       kernel.multiply_tile(tile, (height + third - 1) / third, static_cast<int>(vectors));
     }
 }
 
 // Threads share the tiles evenly, of which some pairs of points have fewer.
 void multiply_at_points(const Convolution& c, int64_t images, const PointProducts& products) {
-  const int64_t width = products.b.width, panels = (products.columns + width - 1) / width;
+  const int64_t width = products.b.width, panels = panels_of(products.columns);
   int64_t all = 0;
   for (int64_t pair = 0; pair < c.values(); ++pair) all += tiles_at(c, images, pair).count;
   split(all * panels, [&](int64_t first, int64_t last) {
@@ -198,6 +200,12 @@ void multiply_at_points(const Convolution& c, int64_t images, const PointProduct
         if (first <= at && at < last) multiply_panel(products, pair, tiles, panel * width);
     }
   });
+}
+
+// All pairs of points, a panel on one thread.
+void multiply_panel_at_points(const Convolution& c, const PointProducts& products, int64_t left) {
+  for (int64_t pair = 0; pair < c.values(); ++pair)
+    multiply_panel(products, pair, tiles_at(c, c.images, pair), left);
 }
 
 // A window of 16 channels' maps with the channels innermost; it may reach beyond the maps. Rows and
