@@ -36,10 +36,12 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(BUILD),test,onnx]'
 	@touch $@
 
+# The operators are compiled while the images are fetched.
 demo: PREFIX := checkpoints/$(NETWORK)-$(DATASET)
 demo:
 	@test -n '$(DATASET)' || { echo 'error: NETWORK=$(NETWORK): the demo has alexnet and lenet' >&2; exit 2; }
-	@$(BIN)/python -m data.$(DATASET) --out datasets/$(DATASET)
+	@$(BIN)/python -c 'from common.runtime import native; native.load()' 2>/dev/null & \
+	  $(BIN)/python -m data.$(DATASET) --out datasets/$(DATASET); code=$$?; wait; exit $$code
 	@$(BIN)/python train_imagenet.py --network $(NETWORK) --dataset $(DATASET) \
 	  --data-train datasets/$(DATASET)/train.rec --data-val datasets/$(DATASET)/val.rec \
 	  --model-prefix $(PREFIX) --resume $(if $(CUDA),--gpus $(GPUS))
