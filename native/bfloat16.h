@@ -64,8 +64,7 @@ Value* aligned_values(std::vector<float>* buffer, int64_t count) {
 
 // A whole array, as float32 still.
 const float* round_all(const float* from, int64_t count, std::vector<float>* buffer) {
-  buffer->resize(count);
-  float* const to = buffer->data();
+  float* const to = aligned(buffer, count);
   split(count, [&](int64_t first, int64_t last) {
     dispatch<RoundRow>(from + first, last - first, to + first);
   });

@@ -33,8 +33,8 @@ struct PassGradient {
 const float* output_gradients(const Convolution& c, const float* dy, const float* y,
                               std::vector<float>* buffer, float* dbias) {
   const int64_t maps = c.groups * c.filters, size = c.out[0] * c.out[1];
-  buffer->resize(c.images * maps * (size + 1));
-  float *const gradients = buffer->data(), *const sums = gradients + c.images * maps * size;
+  float* const gradients = aligned(buffer, c.images * maps * (size + 1));
+  float* const sums = gradients + c.images * maps * size;
   parallel_for(c.images * maps, [&](int64_t map) {
     const int64_t at = map * size;
     dispatch<PassGradient>(dy + at, y + at, c.relu, size, gradients + at, sums + map);

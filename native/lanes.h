@@ -1,5 +1,5 @@
-// Rows of maps, and the same with 16 channels side by side: one is made of the other in squares of
-// four channels by four places.
+// Converts rows of maps to 16 channels side by side, and back, by transposing squares of four
+// channels by four places.
 #pragma once
 
 #include <algorithm>
@@ -102,7 +102,8 @@ struct GradientRows {
   template <typename Value>
   Value get(int64_t channel, int64_t place) const {
     const Value value = rows.get<Value>(channel, place);
-    return !on.data || on.get<Value>(channel, place) > 0 ? value : Value{};
+    if (!on.data) return value;
+    return on.get<Value>(channel, place) > 0 ? value : Value{};
   }
 };
 

@@ -117,12 +117,14 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
   tile.a_column_stride = 1;
   tile.b_row_stride = columns;
   tile.depth = block.depth;
-  const View next = product.a.from(std::min(row + kernel.rows, product.rows - 1),
-                                   block.top / product.of_word);
-  tile.fetch = product.weights == kLeft ? kNext : kNothing;
-  tile.next = next.data;
-  tile.next_row_stride = next.row_stride;
-  tile.next_of_float = product.of_word;
+  tile.fetch = kNothing;
+  if (product.weights == kLeft) {
+    tile.fetch = kNext;
+    tile.next = product.a.at(std::min(row + kernel.rows, product.rows - 1),
+                             block.top / product.of_word);
+    tile.next_row_stride = product.a.row_stride;
+    tile.next_of_float = product.of_word;
+  }
   for (int64_t j = block.left; j < block.right; j += columns) {
     const int64_t width = std::min(columns, block.right - j);
     const bool whole = c.column_stride == 1 && width == columns && height % third == 0;

@@ -18,6 +18,7 @@
 
 namespace {
 
+// How many threads `split` uses.
 int64_t threads() {
 #ifdef _OPENMP
   return omp_get_max_threads();
@@ -32,9 +33,9 @@ template <typename Work>
 void split(int64_t count, const Work& work) {
   std::mutex mutex;
   std::exception_ptr failure;  // the first
-  const auto run = [&](int64_t thread, int64_t threads) {
+  const auto run = [&](int64_t thread, int64_t all) {
     try {
-      work(count * thread / threads, count * (thread + 1) / threads);
+      work(count * thread / all, count * (thread + 1) / all);
     } catch (...) {
       std::lock_guard<std::mutex> lock(mutex);
       if (!failure) failure = std::current_exception();

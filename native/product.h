@@ -12,12 +12,12 @@
 namespace {
 
 const int64_t kLine = 64 / sizeof(float);  // floats in a cache line
-const int64_t kRowsAhead = 64;             // of b, from one to that which is prefetched with it
+const int64_t kRowsAhead = 64;             // how far ahead of the row in use b is prefetched
 
-// `size` floats that begin with a cache line. A buffer never shrinks: to grow again, it would be
-// filled with zeros.
+// `size` floats that begin with a cache line. The buffer is never shrunk: growing it again would
+// first fill it with zeros.
 float* aligned(std::vector<float>* buffer, int64_t size) {
-  if (static_cast<int64_t>(buffer->size()) < size + kLine) buffer->resize(size + kLine);
+  if (buffer->size() < static_cast<size_t>(size + kLine)) buffer->resize(size + kLine);
   const uintptr_t start = reinterpret_cast<uintptr_t>(buffer->data()), line = 64;
   return reinterpret_cast<float*>((start + line - 1) / line * line);
 }
@@ -55,7 +55,8 @@ struct Tile {  // c = a b
   int64_t a_row_stride, a_column_stride, b_row_stride, c_row_stride, depth;
   bool add;  // c += a b
   Fetch fetch;
-  // With kNext: as many rows as a has, `depth` long, in floats of so many values, 1, 2 or 4.
+  // With kNext, what to prefetch: as many rows as a has, of `depth` values each. A float holds
+  // next_of_float of them: 1, 2 or 4.
   const float* next;
   int64_t next_row_stride;
   int next_of_float;
@@ -66,9 +67,9 @@ struct Tile {  // c = a b
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=fast")
 
-// Whoever shares the core takes half of the instructions that it can begin in a cycle, and then all
-// but the multiplications cost time. So two steps of the sums are unrolled, the stride of b is a
-// constant where there are no gaps, and nothing is fetched that is in the cache.
+// Where another thread shares the core, each gets half of its instructions, and then every one that
+// is no multiplication costs time. So two steps of the sums are unrolled, the stride of b is a
+// constant where there are no gaps, and nothing is prefetched that is in the cache.
 template <typename Vector, int rows, int vectors, bool gapless, Fetch fetch>
 INLINED void multiply_rows(const Tile& tile) {
   const int64_t width = sizeof(Vector) / sizeof(float), a_row_stride = tile.a_row_stride;

@@ -86,17 +86,17 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   const int64_t most = c.together() * c.tiles_of_image();
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(c, &buffers[1], most, c.filters);
-  const bool at_once = !kept && is_at_once(c, c.filters);
+  const bool by_panels = !kept && goes_by_panels(c, c.filters);
   for (int64_t g = 0; g < c.groups; ++g) {
     const WeightMatrix matrix = weight_matrix(c, w + g * c.weights(), false);
     PointPanels weights = {};
-    if (!at_once)
+    if (!by_panels)
       weights = transform_weights(c, matrix, kept ? &kept->values[g] : &buffers[2], known);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
       transform_inputs(c, all, x, g, inputs);
-      if (at_once)
+      if (by_panels)
         multiply_by_weights(c, inputs, matrix, outputs);
       else
         multiply_at_points(c, last - image, {inputs, weights, outputs, padded(c.filters),
@@ -157,9 +157,10 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   const int64_t most = c.together() * c.tiles_of_image(), width = panel_width();
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices gradients = point_matrices(c, &buffers[1], most, c.filters);
-  const bool at_once = is_at_once(c, c.filters), back_at_once = is_at_once(c, c.channels);
+  const bool by_panels = goes_by_panels(c, c.filters);
+  const bool back_by_panels = goes_by_panels(c, c.channels);
   PointMatrices sums = {};
-  if (!at_once) sums = point_matrices(c, &buffers[3], padded(c.channels), c.filters);
+  if (!by_panels) sums = point_matrices(c, &buffers[3], padded(c.channels), c.filters);
   const PointPanels gradient_panels = {gradients.first.data, gradients.stride, width,
                                        gradients.first.row_stride, width};
   std::fill_n(dbias, c.groups * c.filters, 0.0f);
@@ -172,31 +173,35 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
     if (dx) {
       back = point_matrices(c, &buffers[2], most, c.channels);
       matrix = weight_matrix(c, w + g * c.weights(), true);
-      if (!back_at_once) weights = transform_weights(c, matrix, &buffers[4], false);
+      if (!back_by_panels) weights = transform_weights(c, matrix, &buffers[4], false);
     }
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
       transform_inputs(c, all, x, g, inputs);
       transform_output_gradients(c, all, dy, y, g, gradients, dbias + g * c.filters);
-      if (at_once)
-        differentiate_weights(c, inputs, gradient_panels, dw + g * c.weights());
+      if (by_panels)
+        differentiate_weights_by_panels(c, inputs, gradient_panels, dw + g * c.weights());
       else
         multiply_at_points(c, last - image, {inputs.transposed(), gradient_panels, sums,
                                              padded(c.filters), padded(c.channels), true,
                                              image > 0, 0});
       if (!dx) continue;
-      if (back_at_once)
+      if (back_by_panels)
         multiply_by_weights(c, gradients, matrix, back);
       else
         multiply_at_points(c, last - image, {gradients, weights, back, padded(c.channels),
                                              c.filters, false, false, 0});
       transform_input_gradients(c, parts(c, image, last, c.tiles(0)), back, g, dx);
     }
-    if (at_once) continue;
+    if (by_panels) continue;
     parallel_for(blocks(c.filters) * c.channels, [&](int64_t task) {
-      transform_weight_gradients(c, sums, 0, task / c.channels * kLanes, task % c.channels,
-                                 dw + g * c.weights());
+      const int64_t first = task / c.channels * kLanes, channel = task % c.channels;
+      // Fetched ahead, since they lie far apart.
+      const View next = sums.values(std::min(channel + 2, c.channels - 1), first);
+      for (int64_t i = 0; i < c.points(0); ++i)
+        for (int64_t j = 0; j < c.points(1); ++j) __builtin_prefetch(next.at(i, j));
+      transform_weight_gradients(c, sums, 0, first, channel, dw + g * c.weights());
     });
   }
 }

@@ -16,7 +16,7 @@ namespace {
 const int64_t kTogether = 192, kTogetherByFourier = 96;
 const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a time
 const int64_t kMostRowsOfTile = 12;
-const int64_t kRowsToFetch = 24;  // of a product, up to which its right side is from memory
+const int64_t kRowsToFetch = 24;  // a product of no more rows reads b from memory: prefetched
 const int kOfWeight = 24;  // multiplications that a value of a weight costs
 const int64_t kMostElements = 25;  // of a kernel
 
@@ -156,7 +156,7 @@ struct PointProducts {
   PointMatrices c;
   int64_t columns, length;  // length: of the sums; or a's rows, where the sums are over tiles
   bool over_tiles, add;
-  int64_t left;  // the column of b to which c's first one belongs
+  int64_t first_column;  // of b, to which c's first column belongs
 };
 
 void multiply_panel(const PointProducts& products, int64_t pair, const Tiles& tiles,
@@ -182,7 +182,7 @@ void multiply_panel(const PointProducts& products, int64_t pair, const Tiles& ti
       const int64_t vectors = std::min<int64_t>(2, (right - column) / kernel.width);
       tile.a = a.first.at(first_row + row, first_of_sum) + pair * a.stride;
       tile.b = b.at(first_of_sum, column) + pair * b.stride;
-      tile.c = c.first.at(first_row + row, column - products.left) + pair * c.stride;
+      tile.c = c.first.at(first_row + row, column - products.first_column) + pair * c.stride;
       kernel.multiply_tile(tile, (height + third - 1) / third, static_cast<int>(vectors));
     }
 }
@@ -235,10 +235,9 @@ INLINED void for_each_row(const Convolution& c, const Window& w, Work work) {
   for (int64_t row = w.top; row < bottom; ++row) work(row, std::min(c.out[1], w.columns));
 }
 
-// Calls work(channel, row, column, n, map, stride) for the window's part of each row of up to 16
-// channels of the input from the channel `first` on, for one of `step` channels; `map` is where the
-// array has the first of the n elements, and `stride` how far apart they are. x: the array's maps
-// of an image and a group.
+// Calls work(channel, row, column, n, map, stride) for the window's part of each row of every
+// `step`-th of up to 16 channels of the input, from `first` on; `map` is where the array has the
+// first of the n elements, `stride` how far apart they are, x the maps of an image and a group.
 template <typename Float, typename Work>
 INLINED void for_each_input_row(const Convolution& c, const Window& w, Float* x, int64_t first,
                                 int64_t step, Work work) {
@@ -259,7 +258,8 @@ INLINED void for_each_input_row(const Convolution& c, const Window& w, Float* x,
 // (filter, channel) reaches; index: in a group's weights.
 template <typename Work>
 INLINED void for_each_element(const Convolution& c, int64_t filter, int64_t channel, Work work) {
-  const int64_t s = c.stride, map = channel / (s * s), place = channel % (s * s);
+  const int64_t s = c.stride, map = s > 1 ? channel / (s * s) : channel;  // divisions cost time
+  const int64_t place = s > 1 ? channel % (s * s) : 0;
   const int64_t first = (filter * c.maps() + map) * c.kernel * c.kernel;
   for (int64_t i = 0, row = place / s; i < c.side && row < c.kernel; ++i, row += s)
     for (int64_t j = 0, column = place % s; j < c.side && column < c.kernel; ++j, column += s)

@@ -27,7 +27,7 @@ struct WeightMatrix {
 
 WeightMatrix weight_matrix(const Convolution& c, const float* w, bool filters_in_rows) {
   // From one to the next.
-  const int64_t channel = c.kernel * c.kernel, filter = c.channels * channel;
+  const int64_t channel = c.kernel * c.kernel, filter = c.maps() * channel;
   if (filters_in_rows) return {w, c.filters, c.channels, filter, channel, true};
   return {w, c.channels, c.filters, channel, filter, false};
 }
@@ -69,10 +69,10 @@ PointPanels transform_weights(const Convolution& c, const WeightMatrix& w,
   return panels;
 }
 
-// Whether the values of all images' tiles are in memory at a time, and each thread has a panel of
-// those of the weights or of their gradients, which then stays in the cache: that is faster where
-// there are few tiles.
-bool is_at_once(const Convolution& c, int64_t columns) {
+// Whether to take the weights' values, or their gradients', a panel at a time, which then stays in
+// the cache. That needs the values of all images' tiles in memory at once, and is slower than all
+// panels together where some thread would have none.
+bool goes_by_panels(const Convolution& c, int64_t columns) {
   return c.images <= c.together() && panels_of(columns) >= threads();
 }
 
@@ -123,10 +123,6 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
                                 int64_t first, int64_t channel, float* dw) {
   const int64_t many = std::min(kLanes, c.filters - first), elements = c.kernel * c.kernel;
   float kernel[kMostElements * kLanes];
-  // Fetched ahead, since they lie far apart.
-  const View next = sums.values(std::min(channel + 2, c.channels - 1), first - left);
-  for (int64_t i = 0; i < c.points(0); ++i)
-    for (int64_t j = 0; j < c.points(1); ++j) __builtin_prefetch(next.at(i, j));
   transform_kernel(c, Step::kWeightGradients, kernel, sums.values(channel, first - left));
   if (c.stride == 1) {
     float* const to = dw + (first * c.channels + channel) * elements;
@@ -139,12 +135,14 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
 }
 
 // Their sums over all tiles, a panel of filters at a time.
-void differentiate_weights(const Convolution& c, const PointMatrices& inputs,
+void differentiate_weights_by_panels(const Convolution& c, const PointMatrices& inputs,
                            const PointPanels& gradients, float* dw) {
   const int64_t width = panel_width();
   parallel_for(panels_of(c.filters), [&](int64_t panel) {
     static thread_local std::vector<float> buffer;
-    const PointMatrices sums = point_matrices(c, &buffer, padded(c.channels), width);
+    const int64_t stride = ((padded(c.channels) + kMostRowsOfTile) | 1) * width;
+    const PointMatrices sums = {{aligned(&buffer, c.values() * stride), width, 1}, stride,
+                                c.points(1)};
     const int64_t left = panel * width, right = std::min(c.filters, left + width);
     multiply_panel_at_points(c, {inputs.transposed(), gradients, sums, padded(c.filters),
                                  padded(c.channels), true, false, left}, left);

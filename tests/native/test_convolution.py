@@ -178,22 +178,26 @@ def test_what_is_not_finite_stays_in_its_image():
 
 
 BITS = """
-import common.runtime.mxnet, hashlib, mxnet as mx, numpy as np
+import common.runtime.mxnet, hashlib, itertools, mxnet as mx, numpy as np
 from common.runtime import native
 native.load()
 rng = np.random.RandomState(0)
 found = []
-for images in 30, 4:  # of 4 all tiles are in memory at a time
-    shapes = (images, 20, 13, 13), (40, 20, 3, 3), (40,)
+layers = ("convolution", 1), ("first_convolution", 1), ("first_convolution", 2)
+cases = (30, 3, 1), (4, 3, 1), (4, 5, 2)  # images, kernel, groups; 4 images are computed at once
+for (op, stride), (images, side, groups) in itertools.product(layers, cases):
+    kernel = stride * (side - 1) + 1
+    shapes = (images, 20, 13, 13), (80, 20 // groups, kernel, kernel), (80,)
     arrays = [mx.nd.array(rng.randn(*shape)) for shape in shapes]
     for array in arrays:
         array.attach_grad()
-    for op, attrs in (("convolution", {}), ("first_convolution", {"stride": (1, 1)})):
-        with mx.autograd.record():
-            operator = getattr(mx.nd._internal, "_alexnet_" + op)
-            y = operator(*arrays, kernel=(3, 3), num_filter=40, **attrs)
-        y.backward(mx.nd.array(rng.randn(*y.shape)))
-        found += [y, *(array.grad.copy() for array in arrays[op == "first_convolution":])]
+    attrs = {"kernel": (kernel,) * 2, "num_filter": 80, "num_group": groups}
+    if stride > 1:
+        attrs["stride"] = stride, stride
+    with mx.autograd.record():
+        y = getattr(mx.nd._internal, "_alexnet_" + op)(*arrays, **attrs)
+    y.backward(mx.nd.array(rng.randn(*y.shape)))
+    found += [y, *(array.grad for array in arrays[op == "first_convolution":])]
 print(hashlib.md5(b"".join(a.asnumpy().tobytes() for a in found)).hexdigest())
 """
 
