@@ -12,6 +12,7 @@
 #include "few_images.h"
 #include "matrix_product.h"
 #include "narrow_weights.h"
+#include "sparse_product.h"
 
 namespace {
 
@@ -85,11 +86,29 @@ MXReturnValue fully_connected_types(const Attributes& attrs, std::vector<int>* i
   });
 }
 
-// The product of all images with w in tiles.
+// Adds the product of images with many zeros and w to y, or returns false.
+bool add_sparse(const Layer& layer, float* x, float* w, float* y) {
+  Product product;  // y += x w^T
+  product.a = {x, layer.inputs, 1};
+  product.b = {w, 1, layer.inputs};
+  product.c = {y, layer.outputs, 1};
+  product.rows = layer.images;
+  product.columns = layer.outputs;
+  product.depth = layer.inputs;
+  product.add = true;
+  product.weights = kRight;
+  product.block_depth = 256;
+  product.block_columns = 1;
+  product.round = layer.of_bfloat16;
+  return multiply_sparse(product);
+}
+
+// The product of all images with w, in tiles if they have few zeros.
 template <typename Weights>
 void multiply_many_images(const Layer& layer, float* x, float* w, const float* bias, float* y) {
   for (int64_t i = 0; i < layer.images; ++i)
     std::copy_n(bias, layer.outputs, y + i * layer.outputs);
+  if (Weights::kOfWord == 1 && add_sparse(layer, x, w, y)) return;
   Product product;  // y^T += w x^T
   product.a = {w, layer.row() / Weights::kOfWord, 1};
   product.b = {x, 1, layer.row()};
@@ -171,7 +190,7 @@ void differentiate_weight(const Layer& layer, float* g, float* x, float* dw) {
   product.round = layer.of_bfloat16;
   product.block_depth = 128;
   product.block_columns = 1024;
-  multiply_matrices(product);
+  if (!multiply_sparse(product)) multiply_matrices(product);
 }
 
 void differentiate_input(const Layer& layer, float* g, float* w, float* dx) {
@@ -187,7 +206,7 @@ void differentiate_input(const Layer& layer, float* g, float* w, float* dx) {
   product.round = layer.of_bfloat16;
   product.block_depth = 64;
   product.block_columns = 1024;
-  multiply_matrices(product);
+  if (!multiply_sparse(product)) multiply_matrices(product);
 }
 
 // in: y's gradient, x, w, bias, y; out: the gradients of x, w and bias

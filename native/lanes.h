@@ -2,39 +2,12 @@
 // channels by four places.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
-#include "product.h"
+#include "squares.h"
 #include "winograd_transforms.h"
 
 namespace {
-
-typedef int32_t Places __attribute__((vector_size(16)));
-
-INLINED void transpose(Floats4* square) {
-  const Places low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, last = {2, 3, 6, 7};
-  const Floats4 a = __builtin_shuffle(square[0], square[1], low);
-  const Floats4 b = __builtin_shuffle(square[2], square[3], low);
-  const Floats4 c = __builtin_shuffle(square[0], square[1], high);
-  const Floats4 d = __builtin_shuffle(square[2], square[3], high);
-  square[0] = __builtin_shuffle(a, b, first);
-  square[1] = __builtin_shuffle(a, b, last);
-  square[2] = __builtin_shuffle(c, d, first);
-  square[3] = __builtin_shuffle(c, d, last);
-}
-
-// Calls of_square(channel, place) for squares that cover so many channels and places, some of them
-// twice, and of_one(channel, place) where there are fewer than four.
-template <typename OfSquare, typename OfOne>
-INLINED void for_each_square(int64_t channels, int64_t places, OfSquare of_square, OfOne of_one) {
-  int64_t channel = 0;
-  for (; places >= 4 && channel + 4 <= channels; channel += 4)
-    for (int64_t place = 0; place < places; place += 4)
-      of_square(channel, std::min(place, places - 4));
-  for (; channel < channels; ++channel)
-    for (int64_t place = 0; place < places; ++place) of_one(channel, place);
-}
 
 // rows.get<float>(channel, place) is an element, and of Floats4 that and the three behind it.
 template <typename Rows>

@@ -13,6 +13,7 @@
 #include "bfloat16.h"
 #include "parallel.h"
 #include "product.h"
+#include "squares.h"
 
 namespace {
 
@@ -47,8 +48,26 @@ void copy_values(const float* from, int64_t count, bool round, float* to) {
   for (; i < count; ++i) to[i] = from[i];
 }
 
-// The block of b in panels without gaps, `columns` wide, the last one with zeros at the end. b is
-// read row by row, in long stretches, and the next row is fetched meanwhile.
+// A panel of b^T, whose rows are b's columns: from a column on, `width` of them, to a panel in which
+// rows are `columns` apart.
+void pack_transposed(const View& b, int64_t depth, int64_t width, int64_t columns, float* panel) {
+  for_each_square(
+      width, depth,
+      [&](int64_t i, int64_t p) INLINED_LAMBDA {
+        Floats4 square[4];
+        for (int k = 0; k < 4; ++k) {
+          square[k] = load<Floats4>(b.at(p, i + k));
+          __builtin_prefetch(b.at(p, i + 4 + k), 0, 2);
+        }
+        transpose(square);
+        for (int k = 0; k < 4; ++k) store(square[k], panel + (p + k) * columns + i);
+      },
+      [&](int64_t i, int64_t p) INLINED_LAMBDA { panel[p * columns + i] = *b.at(p, i); });
+}
+
+// The block of b in panels without gaps, `columns` wide, the last one with zeros at the end. Rows of
+// b, or of b^T, are without gaps. They are read in long stretches, and the next one is fetched
+// meanwhile.
 void pack_block(const Product& product, const Block& block, int64_t columns, float* panels) {
   const View& b = product.b;
   for (int64_t j = block.left; j < block.right; j += columns)
@@ -66,9 +85,8 @@ void pack_block(const Product& product, const Block& block, int64_t columns, flo
   } else {
     for (int64_t j = block.left; j < block.right; j += columns) {
       float* const to = panels + (j - block.left) * block.depth;
-      for (int64_t i = 0; i < std::min(columns, block.right - j); ++i)
-        for (int64_t p = 0; p < block.depth; ++p)
-          to[p * columns + i] = *b.at(block.top + p, j + i);
+      pack_transposed(b.from(block.top, j), block.depth, std::min(columns, block.right - j),
+                      columns, to);
       if (product.round) dispatch<RoundRow>(to, block.depth * columns, to);
     }
   }
@@ -155,11 +173,11 @@ void multiply_on_this_thread(const Kernel& kernel, const Product& product) {
   }
 }
 
-// Each thread computes some rows of c, or some columns where the weights are b.
-void multiply_matrices(const Product& product) {
-  const Kernel& kernel = best_kernel();
+// Each thread calls work(part, row) for its part of c: some rows, the first of which is `row` of c,
+// or some columns where the weights are b. `unit`: so many stay together.
+template <typename Work>
+void split_product(const Product& product, int64_t unit, const Work& work) {
   const bool by_columns = product.weights == kRight;
-  const int64_t unit = by_columns ? 2 * kernel.width : kernel.rows;
   const int64_t length = by_columns ? product.columns : product.rows;
   split((length + unit - 1) / unit, [&](int64_t first, int64_t last) {
     const int64_t start = first * unit, end = std::min(length, last * unit);
@@ -174,6 +192,14 @@ void multiply_matrices(const Product& product) {
       part.a = product.a.from(start, 0);
       part.c = product.c.from(start, 0);
     }
+    work(part, by_columns ? 0 : start);
+  });
+}
+
+void multiply_matrices(const Product& product) {
+  const Kernel& kernel = best_kernel();
+  const int64_t unit = product.weights == kRight ? 2 * kernel.width : kernel.rows;
+  split_product(product, unit, [&](const Product& part, int64_t) {
     multiply_on_this_thread(kernel, part);
   });
 }

@@ -13,6 +13,7 @@ struct Case {
   Attributes attrs;
   Shape data;
   int inputs;
+  bool sparse;  // three of four values of the data, and of the output's gradient, are zero
 };
 
 std::vector<Case> convolutions() {
@@ -74,6 +75,9 @@ std::vector<Case> fully_connected() {
                                Shape{131, 40}})
       cases.push_back({"_alexnet_fully_connected", {{"num_hidden", outputs}}, shape, 3});
   cases.push_back({"_alexnet_fully_connected", {{"num_hidden", "523"}}, {13, 1300}, 3});
+  for (const char* outputs : {"16", "33", "430"})
+    for (const Shape& shape : {Shape{16, 16}, Shape{67, 257}, Shape{131, 1101}})
+      cases.push_back({"_alexnet_fully_connected", {{"num_hidden", outputs}}, shape, 3, true});
   return cases;
 }
 

@@ -72,6 +72,39 @@ def test_images_of_several_axes_are_flattened():
     assert_right(draw(9, (3, 5, 7), 6))
 
 
+def draw_sparse(images, inputs, outputs, share):
+    """The same, where only such a share of the data and of the gradient is not zero."""
+    x, weight, bias, gradient = draw(images, (inputs,), outputs)
+    for array in (x, gradient):
+        array[np.random.RandomState(1).rand(*array.shape) >= share] = 0
+    return x, weight, bias, gradient
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.39, 0.41])
+@pytest.mark.parametrize("images", [15, 16, 33, 128, 131])
+@pytest.mark.parametrize("inputs, outputs", [(15, 16), (16, 17), (1040, 300), (257, 2305)])
+def test_products_with_many_zeros_are_right(images, inputs, outputs, share):
+    assert_right(draw_sparse(images, inputs, outputs, share))
+
+
+ZEROS = """
+import common.runtime.mxnet, hashlib, sys
+from common.runtime import native
+native.load()
+sys.path[:0] = ["tests", "tests/native"]
+from test_fully_connected import draw_sparse, layer
+for share in (0.2, 1):
+    found = layer(*draw_sparse(67, 523, 700, share))
+    print(hashlib.md5(b"".join(array.tobytes() for array in found)).hexdigest())
+"""
+
+
+def test_any_number_of_threads_gives_the_same_bits_with_and_without_zeros():
+    said = [run_script("-c", ZEROS, OMP_NUM_THREADS=n).stdout for n in ("1", "2", "7")]
+    assert said[0].count("\n") == 2
+    assert said[0] == said[1] == said[2]
+
+
 @pytest.mark.parametrize("magnitude", [1e15, 1e-15])
 def test_big_and_small_values_are_right(magnitude):
     assert_right(draw(33, (257,), 129, magnitude))
@@ -79,10 +112,19 @@ def test_big_and_small_values_are_right(magnitude):
 
 def test_what_is_not_finite_stays_in_its_image():
     x, weight, bias, gradient = draw(16, (40,), 50)
-    x[3, 0], x[5, 1] = np.nan, np.inf
+    for share in (1, 0.2):
+        x[np.random.RandomState(1).rand(*x.shape) >= share] = 0
+        x[3, 0], x[5, 1] = np.nan, np.inf
+        output = layer(x, weight, bias, gradient)[0]
+        assert np.isnan(output[3]).all() and not np.isfinite(output[5]).any()
+        assert np.isfinite(np.delete(output, [3, 5], axis=0)).all()
+
+
+def test_with_many_zeros_a_weight_that_is_not_finite_counts_only_where_a_value_meets_it():
+    x, weight, bias, gradient = draw_sparse(16, 40, 50, 0.2)
+    x[:8, 3], x[8:, 3], weight[7, 3] = 0, 1, np.inf
     output = layer(x, weight, bias, gradient)[0]
-    assert np.isnan(output[3]).all() and not np.isfinite(output[5]).any()
-    assert np.isfinite(np.delete(output, [3, 5], axis=0)).all()
+    assert np.isfinite(output[:8]).all() and np.isinf(output[8:, 7]).all()
 
 
 def test_results_repeat_bit_for_bit():
