@@ -2,7 +2,8 @@
 // of 3 or 5 times the stride, with a relu after it if asked for; and its gradients. With
 // dtype=bfloat16 products are of that, and sums of float32.
 // _alexnet_keeping_convolution: the same for inference, without gradients; it keeps what it
-// computes of the weights, which with few images takes longer than all else.
+// computes of the weights, which with few images takes longer than all else. With constant=1 the
+// caller promises that the weights of the first call are those of all.
 #pragma once
 
 #include <cstdint>
@@ -104,7 +105,7 @@ void compute_convolution(const Attributes& attrs, Tensors& in, Tensors& out, Met
     convolve(c, round_images(c, x), known ? w : round_weights(c, w), bias, y, kept, known);
   else
     convolve(c, x, w, bias, y, kept, known);
-  if (kept && !known) kept->weights.assign(w, w + c.groups * c.weights());
+  if (kept && !known) kept->keep(c, w);
 }
 
 void convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
@@ -114,7 +115,9 @@ void convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
 // A convolution of a bound network: MXNet runs it in one thread at a time.
 class KeepingConvolution : public CustomStatefulOp {
  public:
-  explicit KeepingConvolution(const Attributes& attrs) : attrs_(attrs) {}
+  explicit KeepingConvolution(const Attributes& attrs) : attrs_(attrs) {
+    kept_.constant = read_integer(attrs, "constant", 0, 0) == 1;
+  }
   MXReturnValue Forward(Tensors* in, Tensors* out, const OpResource&) override {
     return reported([&] { compute_convolution(attrs_, *in, *out, kCheaper, &kept_); });
   }

@@ -1,6 +1,7 @@
 // _alexnet_fully_connected: y = x w^T + bias of (N, ...) arrays, each image flattened, and its
 // gradients. For inference `weights` may be int8, which stand for themselves times `scale`, or
-// bfloat16. With those, or dtype=bfloat16, products are of bfloat16, and sums of float32.
+// bfloat16. With those, or dtype=bfloat16, products are of bfloat16, and sums of float32. With
+// by_inputs=1, for inference with one image, w is transposed: a row has an input's weights.
 #pragma once
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include "few_images.h"
 #include "matrix_product.h"
 #include "narrow_weights.h"
+#include "one_image.h"
 #include "sparse_product.h"
 
 namespace {
@@ -28,12 +30,15 @@ struct Layer {
   int weights_of_word;
   float scale;  // of int8 weights
   bool of_bfloat16;  // products
-  int64_t row() const {  // of weights: narrow ones end with zeros
-    return weights_of_word == 1 ? inputs : (inputs + kUnit - 1) / kUnit * kUnit;
+  bool by_inputs;
+  int64_t row() const {  // of weights: it may end with zeros
+    if (weights_of_word == 1 && !by_inputs) return inputs;
+    return ((by_inputs ? outputs : inputs) + kUnit - 1) / kUnit * kUnit;
   }
   Shape output() const { return {images, outputs}; }
   Shape weight() const {  // an array of int32 holds pairs of bfloat16
-    return {outputs, weights_of_word == Bfloat16Weights::kOfWord ? row() / 2 : row()};
+    return {by_inputs ? inputs : outputs,
+            weights_of_word == Bfloat16Weights::kOfWord ? row() / 2 : row()};
   }
   int weight_type() const {
     if (weights_of_word == Bfloat16Weights::kOfWord) return kInt32;
@@ -56,6 +61,7 @@ Layer layer_of(const Attributes& attrs, const Shape& x) {
   const bool bytes = layer.weights_of_word == ByteWeights::kOfWord;
   layer.of_bfloat16 = read_bfloat16(attrs) || layer.weights_of_word == Bfloat16Weights::kOfWord;
   if (bytes && layer.of_bfloat16) throw Refused("weights=int8 is not for dtype=bfloat16");
+  layer.by_inputs = read_integer(attrs, "by_inputs", 0, 0) == 1;
   layer.scale = bytes ? static_cast<float>(read_number(attrs, "scale", 1)) : 1;
   if (layer.outputs < 1 || x.size() < 2)
     throw Refused("_alexnet_fully_connected needs num_hidden of at least 1, and (N, ...) data");
@@ -149,32 +155,53 @@ bool multiply_by_amx(const Layer& layer, const float* x, const float* w, const f
   return true;
 }
 
+template <typename Weights>
+void multiply_by_inputs(const Layer& layer, const float* x, const float* w, const float* bias,
+                        float* y) {
+  static thread_local OneImage image;
+  image.w = reinterpret_cast<const int32_t*>(w);
+  image.row = layer.row() / Weights::kOfWord;
+  for (int64_t i = 0; i < layer.images; ++i) {
+    take_image(x + i * layer.inputs, layer.inputs, layer.of_bfloat16, &image);
+    multiply_one_image<Weights>(image, layer.outputs, layer.scale, bias, y + i * layer.outputs);
+  }
+}
+
+// x as the rows of w are: in the order of narrow weights, with zeros at the end.
+float* arrange_images(const Layer& layer, float* x) {
+  static thread_local std::vector<float> buffer;
+  float* const arranged = aligned(&buffer, layer.images * layer.row());
+  for (int64_t i = 0; i < layer.images; ++i)
+    arrange(x + i * layer.inputs, layer.inputs, layer.row(), layer.scale, layer.weights_of_word,
+            arranged + i * layer.row());
+  if (layer.of_bfloat16) dispatch<RoundRow>(arranged, layer.images * layer.row(), arranged);
+  return arranged;
+}
+
+template <typename Weights>
+void multiply_layer(const Layer& layer, float* x, float* w, const float* bias, float* y) {
+  if (layer.by_inputs) return multiply_by_inputs<Weights>(layer, x, w, bias, y);
+  if (multiply_by_amx(layer, x, w, bias, y)) return;
+  if (Weights::kOfWord > 1) x = arrange_images(layer, x);
+  multiply_images<Weights>(layer, x, w, bias, y);
+}
+
 // in: x, w, bias
 void fully_connected_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
-  static thread_local std::vector<float> buffer;
   const Layer layer = layer_of(attrs, in[0].shape);
-  float* x = floats(in[0], Shape(in[0].shape), "the input");
+  float* const x = floats(in[0], Shape(in[0].shape), "the input");
   const float* const bias = floats(in[2], {layer.outputs}, "the bias");
   float* const y = floats(out[0], layer.output(), "the output");
   if (in[1].shape != layer.weight() || in[1].dtype != layer.weight_type())
     throw Refused("the weight has to be of shape " + text_of(layer.weight()) +
                   " and of the type that `weights` says, not " + text_of(in[1].shape));
   float* const w = static_cast<float*>(in[1].data_ptr);
-  if (multiply_by_amx(layer, x, w, bias, y)) return;
-  if (layer.weights_of_word > 1) {
-    float* const arranged = aligned(&buffer, layer.images * layer.row());
-    for (int64_t i = 0; i < layer.images; ++i)
-      arrange(x + i * layer.inputs, layer.inputs, layer.row(), layer.scale, layer.weights_of_word,
-              arranged + i * layer.row());
-    if (layer.of_bfloat16) dispatch<RoundRow>(arranged, layer.images * layer.row(), arranged);
-    x = arranged;
-  }
   if (layer.weights_of_word == ByteWeights::kOfWord)
-    multiply_images<ByteWeights>(layer, x, w, bias, y);
+    multiply_layer<ByteWeights>(layer, x, w, bias, y);
   else if (layer.weights_of_word == Bfloat16Weights::kOfWord)
-    multiply_images<Bfloat16Weights>(layer, x, w, bias, y);
+    multiply_layer<Bfloat16Weights>(layer, x, w, bias, y);
   else
-    multiply_images<FloatWeights>(layer, x, w, bias, y);
+    multiply_layer<FloatWeights>(layer, x, w, bias, y);
 }
 
 void differentiate_weight(const Layer& layer, float* g, float* x, float* dw) {
@@ -213,6 +240,7 @@ void differentiate_input(const Layer& layer, float* g, float* w, float* dx) {
 void fully_connected_backward(const Attributes& attrs, Tensors& in, Tensors& out) {
   const Shape shape = in[1].shape;
   const Layer layer = layer_of(attrs, shape);
+  if (layer.by_inputs) throw Refused("by_inputs=1 is for inference");
   float* const g = floats(in[0], layer.output(), "the output's gradient");
   float* const x = floats(in[1], shape, "the input");
   float* const w = floats(in[2], layer.weight(), "the weight");

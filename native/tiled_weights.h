@@ -94,6 +94,8 @@ void multiply_by_weights(const Convolution& c, const PointMatrices& a, const Wei
 // The weights' values at the points, and the weights that they were computed of. Which points they
 // are at depends on the sizes of the maps and on how many images there are.
 struct KeptWeights {
+  bool constant = false;  // the weights: they are neither copied nor compared
+  bool known = false;
   int64_t points[2];
   std::vector<float> weights;
   std::vector<std::vector<float>> values;  // of each group
@@ -101,8 +103,8 @@ struct KeptWeights {
   // changed: MXNet hands over a copy of those that it has in a layout of its own.
   bool are_of(const Convolution& c, const float* w) const {
     const int64_t count = c.groups * c.weights();
-    if (static_cast<int64_t>(weights.size()) != count) return false;
-    if (points[0] != c.points(0) || points[1] != c.points(1)) return false;
+    if (!known || points[0] != c.points(0) || points[1] != c.points(1)) return false;
+    if (constant) return true;
     std::atomic<bool> same(true);
     split(count, [&](int64_t first, int64_t last) {
       if (std::memcmp(&weights[first], w + first, (last - first) * sizeof(float))) same = false;
@@ -110,10 +112,14 @@ struct KeptWeights {
     return same;
   }
   void forget(const Convolution& c) {
-    weights.clear();
+    known = false;
     values.assign(c.groups, std::vector<float>());
     points[0] = c.points(0);
     points[1] = c.points(1);
+  }
+  void keep(const Convolution& c, const float* w) {
+    if (!constant) weights.assign(w, w + c.groups * c.weights());
+    known = true;
   }
 };
 

@@ -12,7 +12,7 @@ from common.checkpoint.config import load_config
 from common.cli import UserError
 from common.graph import dequantize, lowering
 from common.graph.graph import Graph
-from common.graph.narrow_weights import use_narrow_weights
+from common.graph.inference_weights import use_inference_weights
 from common.runtime.mxnet import mx
 
 
@@ -40,8 +40,7 @@ def bind(
             symbol, arg_params = dequantize.dequantized(symbol, arg_params)
         own = (data_shape[0] // len(contexts), *data_shape[1:])
         symbol = lowering.for_cpu(symbol, own, for_training=False, dtype=dtype)
-        if integers or dtype != "float32":
-            symbol, arg_params = use_narrow_weights(symbol, arg_params, integers, dtype)
+        symbol, arg_params = use_inference_weights(symbol, arg_params, own[0], integers, dtype)
     labels = None  # export_mxnet.py's copies have none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]

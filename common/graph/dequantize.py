@@ -15,7 +15,7 @@ from common.io import cpus
 from common.runtime.mxnet import mx
 
 from .graph import Graph
-from .narrow_weights import Integers
+from .inference_weights import Integers
 
 KEEP = "ALEXNET_INT8_OPERATORS"  # environment variable: 1 computes in int8 on any CPU
 _CONVERSIONS = ("_contrib_quantize_v2", "_contrib_requantize", "_contrib_dequantize")

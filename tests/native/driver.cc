@@ -265,42 +265,49 @@ void check_int8() {
     }
 }
 
-void check_narrow_weights() {
+void check_inference_weights() {
   const CustomOp& op = find("_alexnet_fully_connected");
-  const int64_t inputs = 1100, row = 1152, outputs = 11;
-  for (const char* kind : {"int8", "bfloat16"})
-    for (int64_t images : {1, 2, 5, 7, 13}) {
-      const bool bytes = kind == std::string("int8");
-      const Attributes attrs = {{"num_hidden", "11"}, {"weights", kind}, {"scale", "0.5"}};
-      const int64_t size = outputs * row * (bytes ? 1 : 2);
-      std::unique_ptr<uint8_t[]> weights(new uint8_t[size]);
-      for (int64_t i = 0; i < size; ++i)  // of bfloat16: 1 to 2
-        weights[i] = bytes ? static_cast<uint8_t>(i * 7) : i % 2 ? 0x3f : 0x80 | (i * 3 % 128);
-      Arrays y;
-      Array x({images, inputs}, 1), bias({outputs}, 2);
-      y.emplace_back(new Array({images, outputs}));
-      const Shape shape = {outputs, bytes ? row : row / 2};
-      Tensors ins = {x.tensor(), MXTensor(weights.get(), shape, bytes ? kInt8 : kInt32, 0,
-                                          MXContext::CPU(0)), bias.tensor()};
-      Tensors outs = tensors(y);
-      if (op.forward_fp[0](attrs, &ins, &outs, no_resource()) != MX_SUCCESS) fail(kind);
-      std::printf("%08x %s weights, %d images\n", checksum(y), kind, static_cast<int>(images));
-    }
+  const struct { const char* name; int type; } kinds[] = {
+      {"int8", kInt8}, {"bfloat16", kInt32}, {"float32", kFloat32}};
+  for (const auto& kind : kinds)
+    for (const char* by_inputs : {"0", "1"})
+      for (int64_t images : {1, 2, 5, 7, 13}) {
+        const Case c = {"_alexnet_fully_connected",
+                        {{"num_hidden", "75"}, {"weights", kind.name}, {"scale", "0.5"},
+                         {"by_inputs", by_inputs}}, {images, 1100}, 3, true};
+        Sides in, out;
+        infer(op, c, &in, &out);
+        Run r(c, in, out);
+        const Shape shape(in[1].begin(), in[1].end());
+        const int64_t size = shape[0] * shape[1] * (kind.type == kInt8 ? 1 : 4);
+        std::unique_ptr<uint8_t[]> weights(new uint8_t[size]);
+        for (int64_t i = 0; i < size; ++i)  // if not of int8: 1 to 2
+          weights[i] = kind.type == kInt8 ? i * 7 : i % 2 ? 0x3f : 0x80 | (i * 3 % 128);
+        Tensors ins = tensors(r.in), outs = tensors(r.out);
+        ins[1] = MXTensor(weights.get(), shape, static_cast<MXDType>(kind.type), 0,
+                          MXContext::CPU(0));
+        if (op.forward_fp[0](c.attrs, &ins, &outs, no_resource()) != MX_SUCCESS) fail(kind.name);
+        std::printf("%08x %s weights, by_inputs=%s, %d images\n", checksum(r.out), kind.name,
+                    by_inputs, static_cast<int>(images));
+      }
 }
 
 // One operator that keeps its weights' values meets other numbers of images, which take other
 // methods, other weights, and the first ones again.
 void check_kept_weights() {
   CustomOp& op = find("_alexnet_keeping_convolution");
-  for (const char* dtype : {"float32", "bfloat16"}) {
+  for (const int way : {0, 1, 2, 3}) {
+    const bool constant = way >= 2;
+    const char* const dtype = way % 2 ? "bfloat16" : "float32";
     const Attributes attrs = {{"kernel", "(5, 5)"}, {"pad", "(2, 2)"}, {"num_filter", "17"},
-                              {"dtype", dtype}};
+                              {"dtype", dtype}, {"constant", constant ? "1" : "0"}};
     CustomStatefulOp* keeping = nullptr;
     op.create_op_fp[0](attrs, MXContext::CPU(0), {}, {}, &keeping);
     std::unique_ptr<CustomStatefulOp> owner(keeping);
     const struct { int64_t images; int weights; } meetings[] = {
         {1, 2}, {60, 2}, {60, 2}, {60, 9}, {1, 9}, {1, 2}};
     for (const auto& each : meetings) {
+      if (constant && each.weights != meetings[0].weights) continue;
       Arrays kept, plain;
       Array x({each.images, 3, 7, 7}, 1), w({17, 3, 5, 5}, each.weights), bias({17}, 3);
       Tensors ins = {x.tensor(), w.tensor(), bias.tensor()};
@@ -311,8 +318,8 @@ void check_kept_weights() {
           forward(attrs, &ins, &plain_outs, no_resource()) != MX_SUCCESS ||
           checksum(kept) != checksum(plain))
         fail("kept weights");
-      std::printf("%08x kept weights, %s, %d images\n", checksum(kept), dtype,
-                  static_cast<int>(each.images));
+      std::printf("%08x kept weights, %s%s, %d images\n", checksum(kept), dtype,
+                  constant ? ", constant" : "", static_cast<int>(each.images));
     }
   }
 }
@@ -370,7 +377,7 @@ int main(int argc, char**) {
     for (const Case& c : cases) check(c);
     check_pixels();
     check_int8();
-    check_narrow_weights();
+    check_inference_weights();
     check_kept_weights();
     check_refusals();
   }

@@ -1,6 +1,9 @@
-"""Fully connected layers that read their weights as int8 or bfloat16, for inference on the CPU.
+"""Weights that are set once, as inference on the CPU reads them fastest.
 
-With few images a batch, reading weights takes most of the time. The sums are of float32.
+With few images a batch, reading weights takes most of the time. So those of fully connected layers
+may be int8 or bfloat16, and for one image those of an input lie side by side: the weights of inputs
+that are zero, as most are behind a relu, are then not read. Convolutions need not compare theirs
+with those that they know. The sums are of float32.
 """
 
 from types import MappingProxyType
@@ -12,7 +15,7 @@ from common.runtime.mxnet import mx
 
 from .graph import Graph
 
-_UNIT = 64  # a row has a multiple of so many weights, the last ones 0: native/narrow_weights.h
+_UNIT = 64  # such rows have a multiple of so many weights, the last ones 0: native/narrow_weights.h
 
 
 class Integers(NamedTuple):
@@ -22,32 +25,39 @@ class Integers(NamedTuple):
     scale: float
 
 
-def use_narrow_weights(
+def use_inference_weights(
     symbol: mx.sym.Symbol,
     arg_params: dict,
+    images: int,
     integers: Mapping[str, Integers] = MappingProxyType({}),
     dtype: str = "float32",
 ) -> Tuple[mx.sym.Symbol, dict]:
-    """Let our fully connected layers read narrow weights: the symbol and its arguments.
+    """Let our layers read such weights: the symbol and its arguments, which are not to change.
 
-    ``symbol`` is what lowering.for_cpu has made, ``arg_params`` are its arguments. Weights that
-    ``integers`` has become those; with the ``dtype`` 'bfloat16' the others are rounded, to nearest,
-    ties to even.
+    ``symbol`` is what lowering.for_cpu has made for so many ``images`` a device, ``arg_params`` are
+    its arguments. In fully connected layers, weights that ``integers`` has become those; with the ``dtype`` 'bfloat16' the
+    others are rounded, to nearest, ties to even.
     """
     graph, arg_params = Graph(symbol), dict(arg_params)
+    by_inputs = images == 1
     for node in graph.nodes:
+        if node.op == "_alexnet_keeping_convolution":
+            node.attrs["constant"] = "1"
         if node.op != "_alexnet_fully_connected":
             continue
         weight = node.inputs[1].node
+        array, scale = integers.get(weight.name, (arg_params[weight.name], 1))
+        if by_inputs:
+            array = array.T
+            node.attrs["by_inputs"] = "1"
         if weight.name in integers:
-            array, scale = integers[weight.name]
             node.attrs.update(weights="int8", scale=repr(scale))
             array = mx.nd.array(_padded(array.asnumpy()), dtype=np.int8)
         elif dtype == "bfloat16":
             node.attrs.update(weights="bfloat16")
-            array = _pairs(_padded(arg_params[weight.name].asnumpy()))
-        else:
-            continue
+            array = _pairs(_padded(array.asnumpy()))
+        elif by_inputs and array.shape[1] % _UNIT:
+            array = mx.nd.array(_padded(array.asnumpy()))
         arg_params[weight.name], weight.attrs["__shape__"] = array, str(array.shape)
         weight.attrs.pop("__dtype__", None)
     return graph.symbol(), arg_params
