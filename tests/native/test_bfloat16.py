@@ -72,10 +72,13 @@ def test_a_convolution_and_its_gradients_are_right(
 
 @pytest.mark.parametrize("images", [1, 7, 8, 40])
 @pytest.mark.parametrize("inputs, outputs", [(1, 1), (257, 33), (1200, 70)])
-def test_a_fully_connected_layer_and_its_gradients_are_right(images, inputs, outputs):
+@pytest.mark.parametrize("share", [1, 0.2])  # of values that are not zero
+def test_a_fully_connected_layer_and_its_gradients_are_right(images, inputs, outputs, share):
     x, weight, bias, gradient = reference.draw(
         (images, inputs), (outputs, inputs), (outputs,), (images, outputs)
     )
+    for array in (x, gradient):
+        array[np.random.RandomState(1).rand(*array.shape) >= share] = 0
     operator = mx.nd._internal._alexnet_fully_connected
     operator = functools.partial(operator, num_hidden=outputs, dtype="bfloat16")
     found = output_and_gradients(operator, (x, weight, bias), gradient)
