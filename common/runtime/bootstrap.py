@@ -50,8 +50,9 @@ def prepare() -> None:
     # makes small networks ten times slower as soon as another process uses the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Each thread that calls OpenMP has threads of its own, and with more of all than CPUs GNU OpenMP
-    # lets them spin a hundredth of that only: then they sleep between layers. MXNet's copy of
-    # 200,000 values in Python's thread is enough. So they spin a tenth.
+    # lets them spin a hundredth of that only: then they sleep between layers. So copies of arrays
+    # in Python's thread do not call it; where threads that read images do, the others spin a tenth.
+    os.environ.setdefault("MXNET_CPU_PARALLEL_SIZE", "1000000000")
     os.environ.setdefault("OMP_WAIT_POLICY", "active")
     for talkative in ("SUBGRAPH_VERBOSE", "STORAGE_FALLBACK_LOG_VERBOSE", "CUDNN_LIB_CHECKING"):
         os.environ.setdefault(f"MXNET_{talkative}", "0")
