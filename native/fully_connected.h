@@ -62,6 +62,8 @@ Layer layer_of(const Attributes& attrs, const Shape& x) {
   layer.of_bfloat16 = read_bfloat16(attrs) || layer.weights_of_word == Bfloat16Weights::kOfWord;
   if (bytes && layer.of_bfloat16) throw Refused("weights=int8 is not for dtype=bfloat16");
   layer.by_inputs = read_integer(attrs, "by_inputs", 0, 0) == 1;
+  if (layer.by_inputs && layer.of_bfloat16 && layer.weights_of_word == FloatWeights::kOfWord)
+    throw Refused("by_inputs=1 with dtype=bfloat16 needs weights=bfloat16");
   layer.scale = bytes ? static_cast<float>(read_number(attrs, "scale", 1)) : 1;
   if (layer.outputs < 1 || x.size() < 2)
     throw Refused("_alexnet_fully_connected needs num_hidden of at least 1, and (N, ...) data");
@@ -104,7 +106,7 @@ bool add_sparse(const Layer& layer, float* x, float* w, float* y) {
   product.add = true;
   product.weights = kRight;
   product.block_depth = 256;
-  product.block_columns = 1;
+  product.block_columns = 1;  // one panel
   product.round = layer.of_bfloat16;
   return multiply_sparse(product);
 }

@@ -48,8 +48,7 @@ void copy_values(const float* from, int64_t count, bool round, float* to) {
   for (; i < count; ++i) to[i] = from[i];
 }
 
-// A panel of b^T, whose rows are b's columns: from a column on, `width` of them, to a panel in which
-// rows are `columns` apart.
+// Copies `width` columns of b, each without gaps, to a panel whose rows are `columns` apart.
 void pack_transposed(const View& b, int64_t depth, int64_t width, int64_t columns, float* panel) {
   for_each_square(
       width, depth,
@@ -65,9 +64,9 @@ void pack_transposed(const View& b, int64_t depth, int64_t width, int64_t column
       [&](int64_t i, int64_t p) INLINED_LAMBDA { panel[p * columns + i] = *b.at(p, i); });
 }
 
-// The block of b in panels without gaps, `columns` wide, the last one with zeros at the end. Rows of
-// b, or of b^T, are without gaps. They are read in long stretches, and the next one is fetched
-// meanwhile.
+// The block of b in panels without gaps, `columns` wide, the last one with zeros at the end. Rows
+// of b, or its columns, are without gaps: they are read in long stretches, and the next one is
+// fetched meanwhile.
 void pack_block(const Product& product, const Block& block, int64_t columns, float* panels) {
   const View& b = product.b;
   for (int64_t j = block.left; j < block.right; j += columns)

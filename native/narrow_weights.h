@@ -2,8 +2,8 @@
 // float32; or four of int8.
 //
 // A vector of words gives a vector of their first weights, then one of their second ones, and so
-// on. So narrow weights are used in an order of their own, and what they are multiplied with is
-// brought into that order first.
+// on. So narrow weights are used in an order of their own. What they are multiplied with is brought
+// into that order first, or, where a row has an input's weights, the sums out of it.
 #pragma once
 
 #include <cstdint>

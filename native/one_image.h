@@ -39,7 +39,7 @@ void take_image(const float* x, int64_t inputs, bool round, OneImage* image) {
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=fast")
 
-// Adds to the sums of words [first, last), a multiple of the vectors' width.
+// Adds to the sums of words [first, last), multiples of kLine.
 template <typename Weights>
 struct AddInputs {
   // `count` inputs from the at-th on. Meanwhile the weights of the next ones are fetched.
@@ -87,7 +87,7 @@ struct AddInputs {
 #pragma GCC pop_options
 
 // y = scale x w^T + bias. Each thread computes some outputs. A row of w has a multiple of kUnit
-// weights, in the order of narrow_weights.h.
+// weights, so the sums come in the order that narrow_weights.h describes.
 template <typename Weights>
 void multiply_one_image(const OneImage& image, int64_t outputs, float scale, const float* bias,
                         float* y) {

@@ -1,7 +1,8 @@
 // Products whose left factor has many zeros, as relu and dropout leave them: nothing is multiplied
 // with a zero. A row of c is the sum of some rows of b, a part of which stays in registers.
 //
-// So a value that is not finite counts for nothing where it would meet a zero.
+// So a value that is not finite counts for nothing where it would meet a zero. How many zeros the
+// whole left factor has decides the order of the sums, and so the last bits of each.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +15,7 @@
 namespace {
 
 // With more values that are not zero, or with fewer rows or sums of fewer, tiles are faster.
-const double kMostValues = 0.4;
+const double kMostShare = 0.4;
 const int64_t kFewest = 16;
 
 const int kSumVectors = 12;         // of a row of c, in registers
@@ -140,15 +141,17 @@ void multiply_sparse_on_this_thread(const Product& product, const SparseMatrix& 
   }
 }
 
-// Computes c = a b and returns true, or returns false if a has too few zeros.
+// Computes c = a b and returns true, or returns false if tiles are the faster way. Rows of c are
+// without gaps, and a has floats.
 bool multiply_sparse(const Product& product) {
   static thread_local SparseMatrix buffer;
-  if (std::min(product.rows, product.depth) < kFewest) return false;
-  const SparseMatrix& a = buffer;  // this thread's, in the others, too
   const int64_t columns = kSumVectors * best_kernel().width;
+  const bool small = std::min(product.rows, product.depth) < kFewest;
+  if (small || product.columns < columns) return false;
+  const SparseMatrix& a = buffer;  // this thread's, in the others, too
   compress(product, kPanelValues / columns, &buffer);
   const int64_t count = std::accumulate(a.counts.begin(), a.counts.end(), int64_t{0});
-  if (count > kMostValues * product.rows * product.depth) return false;
+  if (count > kMostShare * product.rows * product.depth) return false;
   split_product(product, product.weights == kRight ? columns : 1,
                 [&](const Product& part, int64_t row) {
                   multiply_sparse_on_this_thread(part, a, row);

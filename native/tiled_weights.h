@@ -105,6 +105,7 @@ struct KeptWeights {
     const int64_t count = c.groups * c.weights();
     if (!known || points[0] != c.points(0) || points[1] != c.points(1)) return false;
     if (constant) return true;
+    if (static_cast<int64_t>(weights.size()) != count) return false;
     std::atomic<bool> same(true);
     split(count, [&](int64_t first, int64_t last) {
       if (std::memcmp(&weights[first], w + first, (last - first) * sizeof(float))) same = false;

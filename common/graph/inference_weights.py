@@ -17,6 +17,9 @@ from .graph import Graph
 
 _UNIT = 64  # such rows have a multiple of so many weights, the last ones 0: native/narrow_weights.h
 
+# Layers whose output is zero where their input is, or where all inputs of a window are.
+_PASS_ZEROS = ("Dropout", "Flatten", "LRN", "Pooling", "_alexnet_lrn", "_alexnet_max_pool")
+
 
 class Integers(NamedTuple):
     """Weights as 8-bit integers, each of which stands for itself times ``scale``."""
@@ -35,11 +38,10 @@ def use_inference_weights(
     """Let our layers read such weights: the symbol and its arguments, which are not to change.
 
     ``symbol`` is what lowering.for_cpu has made for so many ``images`` a device, ``arg_params`` are
-    its arguments. In fully connected layers, weights that ``integers`` has become those; with the ``dtype`` 'bfloat16' the
-    others are rounded, to nearest, ties to even.
+    its arguments. In fully connected layers, weights that ``integers`` has become those; with the
+    ``dtype`` 'bfloat16' the others are rounded, to nearest, ties to even.
     """
     graph, arg_params = Graph(symbol), dict(arg_params)
-    by_inputs = images == 1
     for node in graph.nodes:
         if node.op == "_alexnet_keeping_convolution":
             node.attrs["constant"] = "1"
@@ -47,6 +49,7 @@ def use_inference_weights(
             continue
         weight = node.inputs[1].node
         array, scale = integers.get(weight.name, (arg_params[weight.name], 1))
+        by_inputs = images == 1 and _has_zeros(node)
         if by_inputs:
             array = array.T
             node.attrs["by_inputs"] = "1"
@@ -61,6 +64,14 @@ def use_inference_weights(
         arg_params[weight.name], weight.attrs["__shape__"] = array, str(array.shape)
         weight.attrs.pop("__dtype__", None)
     return graph.symbol(), arg_params
+
+
+def _has_zeros(layer):
+    """Whether what a layer reads comes from a relu."""
+    node = layer.inputs[0].node
+    while node.op in _PASS_ZEROS and node.settings.get("act_type") != "relu":
+        node = node.inputs[0].node
+    return node.settings.get("act_type") == "relu"
 
 
 def _padded(weights):

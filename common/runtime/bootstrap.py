@@ -49,9 +49,10 @@ def prepare() -> None:
     # How long a waiting thread spins before it sleeps. GNU OpenMP's default, some milliseconds,
     # makes small networks ten times slower as soon as another process uses the cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Each thread that calls OpenMP has threads of its own, and with more of all than CPUs GNU OpenMP
-    # lets them spin a hundredth of that only: then they sleep between layers. So copies of arrays
-    # in Python's thread do not call it; where threads that read images do, the others spin a tenth.
+    # Each thread that calls OpenMP has a team of its own. If all teams together have more threads
+    # than there are CPUs, GNU OpenMP lets them spin a hundredth of that only: then they sleep
+    # between layers. So no copy of an array calls it. Threads that read images do, so even then
+    # the others spin a tenth.
     os.environ.setdefault("MXNET_CPU_PARALLEL_SIZE", "1000000000")
     os.environ.setdefault("OMP_WAIT_POLICY", "active")
     for talkative in ("SUBGRAPH_VERBOSE", "STORAGE_FALLBACK_LOG_VERBOSE", "CUDNN_LIB_CHECKING"):

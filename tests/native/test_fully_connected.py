@@ -122,7 +122,7 @@ def test_what_is_not_finite_stays_in_its_image():
 
 
 def test_with_many_zeros_a_weight_that_is_not_finite_counts_only_where_a_value_meets_it():
-    x, weight, bias, gradient = draw_sparse(16, 40, 50, 0.2)
+    x, weight, bias, gradient = draw_sparse(16, 40, 300, 0.2)
     x[:8, 3], x[8:, 3], weight[7, 3] = 0, 1, np.inf
     output = layer(x, weight, bias, gradient)[0]
     assert np.isfinite(output[:8]).all() and np.isinf(output[8:, 7]).all()
@@ -138,7 +138,8 @@ def for_inference(weight, kind, images):
     """Weights of that kind, as a network for so many images has them: attributes and an array for
     the operator, and the values in float64.
     """
-    layer = mx.sym.FullyConnected(mx.sym.Variable("data"), name="f", num_hidden=len(weight))
+    data = mx.sym.Dropout(mx.sym.Activation(mx.sym.Variable("data"), act_type="relu"))
+    layer = mx.sym.FullyConnected(data, name="f", num_hidden=len(weight))
     symbol = use_native_layers(layer, (images, weight.shape[1]), for_training=False)
     integers, values = {}, weight.astype(float)
     if kind == "int8":
@@ -168,6 +169,23 @@ def test_weights_for_inference_are_multiplied_exactly(kind, images, inputs, outp
     x = reference.rounded(x.asnumpy()) if kind == "bfloat16" else x.asnumpy()
     terms = np.abs(x) @ np.abs(values.T) + np.abs(bias)
     assert (np.abs(found - (x.astype(float) @ values.T + bias)) <= 2e-6 * terms).all()
+
+
+@pytest.mark.parametrize("act_type, by_inputs", [("relu", "1"), ("tanh", None)])
+def test_only_what_is_behind_a_relu_is_read_by_inputs(act_type, by_inputs):
+    data = mx.sym.Activation(mx.sym.Variable("data"), act_type=act_type)
+    layer = mx.sym.FullyConnected(mx.sym.flatten(data), name="f", num_hidden=5)
+    symbol = use_native_layers(layer, (1, 2, 3, 3), for_training=False)
+    symbol, params = use_inference_weights(symbol, {"f_weight": mx.nd.ones((5, 18))}, 1)
+    assert json.loads(symbol.tojson())["nodes"][-1]["attrs"].get("by_inputs") == by_inputs
+    assert params["f_weight"].shape == ((18, 64) if by_inputs else (5, 18))
+
+
+def test_with_bfloat16_products_weights_by_inputs_have_to_be_bfloat16():
+    arrays = mx.nd.ones((1, 18)), mx.nd.ones((18, 64)), mx.nd.ones(5)
+    operator = mx.nd._internal._alexnet_fully_connected
+    with pytest.raises(mx.base.MXNetError, match="needs weights=bfloat16"):
+        operator(*arrays, num_hidden=5, by_inputs=1, dtype="bfloat16").wait_to_read()
 
 
 def test_a_layer_for_one_image_computes_several():
