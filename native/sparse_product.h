@@ -101,7 +101,8 @@ struct MultiplySparse {
 
 #pragma GCC pop_options
 
-// What the block of b contributes to `rows` rows of c, from `row` on, which is `a_row` of a.
+// What the block of b contributes to up to kRowsOfPanel rows of c, from `row` on, which is the row
+// a_row + `row` of a.
 void multiply_sparse_rows(const Product& product, const Block& block, int64_t columns,
                           const SparseMatrix& a, int64_t a_row, int64_t row) {
   static thread_local std::vector<float> buffer;

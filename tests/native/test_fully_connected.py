@@ -81,8 +81,8 @@ def draw_sparse(images, inputs, outputs, share):
     return x, weight, bias, gradient
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.39, 0.41])
-@pytest.mark.parametrize("images", [15, 16, 33, 128, 131])
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.45])
+@pytest.mark.parametrize("images", [15, 16, 131])
 @pytest.mark.parametrize("inputs, outputs", [(15, 16), (16, 17), (1040, 300), (257, 2305)])
 def test_products_with_many_zeros_are_right(images, inputs, outputs, share):
     assert_right(draw_sparse(images, inputs, outputs, share))
