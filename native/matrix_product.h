@@ -35,7 +35,7 @@ struct Product {  // c = a b
 
 struct Block {
   int64_t left, right, top, depth;  // columns and rows of b
-  int vectors;                      // the width of its panels
+  int64_t columns;                  // of its panels
   const float* panels;
 };
 
@@ -64,11 +64,12 @@ void pack_transposed(const View& b, int64_t depth, int64_t width, int64_t column
       [&](int64_t i, int64_t p) INLINED_LAMBDA { panel[p * columns + i] = *b.at(p, i); });
 }
 
-// The block of b in panels without gaps, `columns` wide, the last one with zeros at the end. Rows
+// The block of b in panels without gaps, the last one with zeros at the end. Rows
 // of b, or its columns, are without gaps: they are read in long stretches, and the next one is
 // fetched meanwhile.
-void pack_block(const Product& product, const Block& block, int64_t columns, float* panels) {
+void pack_block(const Product& product, const Block& block, float* panels) {
   const View& b = product.b;
+  const int64_t columns = block.columns;
   for (int64_t j = block.left; j < block.right; j += columns)
     if (block.right - j < columns)
       std::fill_n(panels + (j - block.left) * block.depth, columns * block.depth, 0.0f);
@@ -121,9 +122,10 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
                     int64_t row) {
   static thread_local std::vector<float> buffers[2];
   const View& c = product.c;
-  const int64_t third = kernel.rows / 3, columns = block.vectors * kernel.width;
+  const int64_t third = kernel.rows / 3, columns = block.columns;
   const int64_t height = std::min(kernel.rows, product.rows - row);
   const bool add = product.add || block.top > 0;
+  const int vectors = static_cast<int>(columns / kernel.width);
   const int64_t strip_stride = block.depth + kLine;
   const View strip = {aligned(&buffers[0], kernel.rows * strip_stride), strip_stride, 1};
   const View edge = {aligned(&buffers[1], kernel.rows * columns), columns, 1};
@@ -149,7 +151,7 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
     tile.c = whole ? c.at(row, j) : edge.data;
     tile.c_row_stride = whole ? c.row_stride : columns;
     tile.add = whole && add;
-    kernel.multiply_tile(tile, (height + third - 1) / third, block.vectors);
+    kernel.multiply_tile(tile, (height + third - 1) / third, vectors);
     if (!whole) copy_edge(edge, c.from(row, j), height, width, add);
   }
 }
@@ -157,15 +159,15 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
 void multiply_on_this_thread(const Kernel& kernel, const Product& product) {
   static thread_local std::vector<float> buffer;
   Block block;
-  block.vectors = product.columns > kernel.width ? 2 : 1;
-  const int64_t columns = block.vectors * kernel.width;
-  float* const panels = aligned(&buffer, product.block_depth * (product.block_columns + columns));
+  block.columns = product.columns > kernel.width ? 2 * kernel.width : kernel.width;
+  float* const panels =
+      aligned(&buffer, product.block_depth * (product.block_columns + block.columns));
   block.panels = panels;
   for (block.left = 0; block.left < product.columns; block.left += product.block_columns) {
     block.right = std::min(product.columns, block.left + product.block_columns);
     for (block.top = 0; block.top < product.depth; block.top += product.block_depth) {
       block.depth = std::min(product.block_depth, product.depth - block.top);
-      pack_block(product, block, columns, panels);
+      pack_block(product, block, panels);
       for (int64_t i = 0; i < product.rows; i += kernel.rows)
         multiply_strip(kernel, product, block, i);
     }

@@ -103,10 +103,10 @@ struct MultiplySparse {
 
 // What the block of b contributes to up to kRowsOfPanel rows of c, from `row` on, which is the row
 // a_row + `row` of a.
-void multiply_sparse_rows(const Product& product, const Block& block, int64_t columns,
-                          const SparseMatrix& a, int64_t a_row, int64_t row) {
+void multiply_sparse_rows(const Product& product, const Block& block, const SparseMatrix& a,
+                          int64_t a_row, int64_t row) {
   static thread_local std::vector<float> buffer;
-  const int64_t rows = std::min(kRowsOfPanel, product.rows - row);
+  const int64_t rows = std::min(kRowsOfPanel, product.rows - row), columns = block.columns;
   const View edge = {aligned(&buffer, kRowsOfPanel * columns), columns, 1};
   for (int64_t j = block.left; j < block.right; j += columns) {
     const int64_t width = std::min(columns, block.right - j);
@@ -131,13 +131,14 @@ void multiply_sparse_on_this_thread(const Product& product, const SparseMatrix& 
   float* const panels = aligned(&buffer, block_depth * block_columns);
   Block block;
   block.panels = panels;
+  block.columns = columns;
   for (block.left = 0; block.left < product.columns; block.left += block_columns) {
     block.right = std::min(product.columns, block.left + block_columns);
     for (block.top = 0; block.top < product.depth; block.top += block_depth) {
       block.depth = std::min(block_depth, product.depth - block.top);
-      pack_block(product, block, columns, panels);
+      pack_block(product, block, panels);
       for (int64_t row = 0; row < product.rows; row += kRowsOfPanel)
-        multiply_sparse_rows(product, block, columns, a, a_row, row);
+        multiply_sparse_rows(product, block, a, a_row, row);
     }
   }
 }
