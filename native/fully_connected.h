@@ -111,12 +111,15 @@ bool add_sparse(const Layer& layer, float* x, float* w, float* y) {
   return multiply_sparse(product);
 }
 
+const int64_t kBlockOfImages = 65536;  // values of images that meet all weights: 256 KB
+
 // The product of all images with w, in tiles if they have few zeros.
 template <typename Weights>
 void multiply_many_images(const Layer& layer, float* x, float* w, const float* bias, float* y) {
   for (int64_t i = 0; i < layer.images; ++i)
     std::copy_n(bias, layer.outputs, y + i * layer.outputs);
-  if (Weights::kOfWord == 1 && add_sparse(layer, x, w, y)) return;
+  // Copying weights in columns takes longer than AVX-512's tiles.
+  if (Weights::kOfWord == 1 && kVariant != kAvx512 && add_sparse(layer, x, w, y)) return;
   Product product;  // y^T += w x^T
   product.a = {w, layer.row() / Weights::kOfWord, 1};
   product.b = {x, 1, layer.row()};
@@ -126,8 +129,8 @@ void multiply_many_images(const Layer& layer, float* x, float* w, const float* b
   product.depth = layer.row();
   product.add = true;
   product.weights = kLeft;
-  product.block_depth = 1024;
   product.block_columns = 128;
+  product.block_depth = std::max<int64_t>(1024, kBlockOfImages / layer.images / kUnit * kUnit);
   product.of_word = Weights::kOfWord;
   product.widen = widen_row<Weights>;
   product.round = layer.of_bfloat16;

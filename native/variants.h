@@ -13,6 +13,7 @@
 #define INLINED_LAMBDA __attribute__((always_inline))
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#define HAS_VARIANTS
 #define AVX2 __attribute__((target("avx2,fma")))
 #define AVX512 __attribute__((target("avx512vl,fma")))
 #else  // no such variants
@@ -25,7 +26,7 @@ namespace {
 enum Variant { kBaseline, kAvx2, kAvx512 };
 
 Variant best_variant() {
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef HAS_VARIANTS
   const char* limit = std::getenv("DNNL_MAX_CPU_ISA");
   const std::string isa = limit ? limit : "ALL";
   __builtin_cpu_init();

@@ -122,10 +122,10 @@ def test_what_is_not_finite_stays_in_its_image():
 
 
 def test_with_many_zeros_a_weight_that_is_not_finite_counts_only_where_a_value_meets_it():
-    x, weight, bias, gradient = draw_sparse(16, 40, 300, 0.2)
-    x[:8, 3], x[8:, 3], weight[7, 3] = 0, 1, np.inf
-    output = layer(x, weight, bias, gradient)[0]
-    assert np.isfinite(output[:8]).all() and np.isinf(output[8:, 7]).all()
+    x, weight, bias, gradient = draw_sparse(16, 300, 40, 0.2)
+    gradient[:8, 3], gradient[8:, 3], weight[3, 7] = 0, 1, np.inf
+    back = layer(x, weight, bias, gradient)[1]
+    assert np.isfinite(back[:8]).all() and np.isinf(back[8:, 7]).all()
 
 
 def test_results_repeat_bit_for_bit():
