@@ -57,7 +57,7 @@ AVX512 INLINED __m256 load_8(const int8_t* x) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)x)));
 }
 
-// s^-0.75. Two square roots and a division would take as long as all the rest; here y is known to 14
+// s^-0.75. Two square roots and a division would take as long as all the rest; y is known to 14
 // bits, and e = 1 - s^3 y^4 corrects it, to second order.
 AVX512 INLINED __m256 power_of_8(__m256 s) {
   const __m256 root = _mm256_rsqrt14_ps(s);
