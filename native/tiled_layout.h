@@ -2,6 +2,8 @@
 // the values.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -12,8 +14,20 @@
 
 namespace {
 
-// Tiles whose values are in memory at a time, at least an image's.
-const int64_t kTogether = 192, kTogetherByFourier = 96;
+// Tiles whose values are in memory at a time, at least an image's. More of them read the weights'
+// values less often, fewer stay in the cache; which is faster was measured (benchmarks/NOTES.md).
+struct Together {
+  int64_t in_training, for_inference, by_fourier;
+};
+
+Together tiles_together() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  if (sysconf(_SC_LEVEL2_CACHE_SIZE) >= 1 << 21) return {64, 384, 32};
+#endif
+  return {192, 192, 96};
+}
+
+const Together kTogether = tiles_together();
 const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a time
 const int64_t kMostRowsOfTile = 12;
 const int64_t kRowsToFetch = 24;  // a product of no more rows reads b from memory: prefetched
@@ -36,6 +50,7 @@ struct Convolution {
   int most;                                   // points of a large tile; over 7 by Fourier's method
   int64_t side, kernel, stride;               // side: of the kernel with stride 1
   bool relu, of_bfloat16;                     // the latter: products
+  bool for_inference = false;                 // weights keep their values
   int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
   int64_t weights() const { return filters * maps() * kernel * kernel; }  // of a group
   bool by_fourier() const { return most > kMostPoints; }
@@ -96,7 +111,8 @@ struct Convolution {
   }
   int64_t tiles_of_image() const { return tiles_before(kKinds); }
   int64_t together() const {  // images
-    const int64_t most_tiles = by_fourier() ? kTogetherByFourier : kTogether;
+    const int64_t of_winograd = for_inference ? kTogether.for_inference : kTogether.in_training;
+    const int64_t most_tiles = by_fourier() ? kTogether.by_fourier : of_winograd;
     return std::min(images, (most_tiles + tiles_of_image() - 1) / tiles_of_image());
   }
 };
