@@ -86,8 +86,9 @@ def has_bf16() -> bool:
 def machine() -> dict:
     """What the figures hold for."""
     info, flags = _cpuinfo(), cpus.instructions()
+    name = re.sub(r"\((R|TM)\)| Processor", "", info["model name"])
     return {
-        "cpu": f"{info['model name']}, family {info['cpu family']}, model {info['model']}",
+        "cpu": f"{name}, family {info['cpu family']}, model {info['model']}",
         "instructions": next((name for flag, name in LEVELS.items() if flag in flags), "SSE"),
         "held_to": os.environ.get("DNNL_MAX_CPU_ISA"),
         "cores": cpus.available(),
