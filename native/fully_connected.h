@@ -111,14 +111,14 @@ bool add_sparse(const Layer& layer, float* x, float* w, float* y) {
   return multiply_sparse(product);
 }
 
-const int64_t kBlockOfImages = 65536;  // values of images that meet all weights: 256 KB
+const int64_t kBlockOfImages = 65536;  // values of a block of images: 256 KB
 
 // The product of all images with w, in tiles if they have few zeros.
 template <typename Weights>
 void multiply_many_images(const Layer& layer, float* x, float* w, const float* bias, float* y) {
   for (int64_t i = 0; i < layer.images; ++i)
     std::copy_n(bias, layer.outputs, y + i * layer.outputs);
-  // Copying weights in columns takes longer than AVX-512's tiles.
+  // Without zeros weights have to be copied in columns, which takes longer than AVX-512's tiles.
   if (Weights::kOfWord == 1 && kVariant != kAvx512 && add_sparse(layer, x, w, y)) return;
   Product product;  // y^T += w x^T
   product.a = {w, layer.row() / Weights::kOfWord, 1};
@@ -130,7 +130,8 @@ void multiply_many_images(const Layer& layer, float* x, float* w, const float* b
   product.add = true;
   product.weights = kLeft;
   product.block_columns = 128;
-  product.block_depth = std::max<int64_t>(1024, kBlockOfImages / layer.images / kUnit * kUnit);
+  product.block_depth = kBlockOfImages / std::max<int64_t>(32, layer.images) / kUnit * kUnit;
+  product.block_depth = std::max<int64_t>(1024, product.block_depth);
   product.of_word = Weights::kOfWord;
   product.widen = widen_row<Weights>;
   product.round = layer.of_bfloat16;

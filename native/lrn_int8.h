@@ -57,8 +57,8 @@ AVX512 INLINED __m256 load_8(const int8_t* x) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)x)));
 }
 
-// s^-0.75. Two square roots and a division would take as long as all the rest; y is known to 14
-// bits, and e = 1 - s^3 y^4 corrects it, to second order.
+// s^-0.75. Two square roots and a division would take as long as all the rest. y is first right to
+// some 12 bits, and e = 1 - s^3 y^4 then corrects it, to second order.
 AVX512 INLINED __m256 power_of_8(__m256 s) {
   const __m256 root = _mm256_rsqrt14_ps(s);
   const __m256 y = _mm256_mul_ps(root, _mm256_mul_ps(root, _mm256_rsqrt14_ps(root)));
@@ -68,8 +68,8 @@ AVX512 INLINED __m256 power_of_8(__m256 s) {
   return _mm256_fmadd_ps(_mm256_mul_ps(y, e), more, y);
 }
 
-// The same for AlexNet's window and power, 8 places of all channels at a time: squares are used
-// again while they are in registers. In loops apart, since a processor looks ahead too few
+// As quantize_channels, for AlexNet's window and power, 8 places of all channels at a time: squares
+// are used again while they are in registers. In loops apart, since a processor looks ahead too few
 // instructions to fill the time that so long a chain of them takes. Not 16 at a time: the clock
 // would slow down, and MXNet's int8 layers with it.
 template <typename Value>
@@ -78,7 +78,7 @@ AVX512 void quantize_by_8(const Lrn& lrn, const Value* q, int64_t first, int64_t
   static thread_local std::vector<float> buffer;
   buffer.resize(8 * (last - first));
   float* const s = buffer.data();
-  const int64_t plane = lrn.plane, channels = lrn.channels;  // else read again after each byte
+  const int64_t plane = lrn.plane, channels = lrn.channels;  // else read again after each store
   const __m256 zero = _mm256_setzero_ps(), by = _mm256_set1_ps(scale);
   const __m256 k = _mm256_set1_ps(lrn.knorm);
   for (int64_t start = 0; start < plane; start += 8) {
@@ -112,8 +112,9 @@ template <typename Value>
 void int8_lrn(const Lrn& lrn, const Value* q, float step, float factor, uint8_t* out) {
   auto* quantize = quantize_channels<Value>;
 #ifdef HAS_VARIANTS
-  const bool alexnets = lrn.half == 2 && lrn.beta == 0.75f && !lrn.relu && lrn.plane >= 8;
-  if (kVariant == kAvx512 && alexnets) quantize = quantize_by_8<Value>;
+  const bool alexnets = lrn.half == 2 && lrn.beta == 0.75f && lrn.knorm > 0;
+  const bool fits = !lrn.relu && lrn.plane >= 8;
+  if (kVariant == kAvx512 && alexnets && fits) quantize = quantize_by_8<Value>;
 #endif
   for_each_range_of_channels(lrn, [&](int64_t image, int64_t first, int64_t last) {
     static thread_local std::vector<uint8_t> buffer;

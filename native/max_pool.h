@@ -93,7 +93,7 @@ INLINED int64_t first_of(const float* window, int64_t rows, int64_t columns, int
 }
 
 #ifdef HAS_VARIANTS
-// Which of a 3x3 window's nine values that is; a fourth of each row is read.
+// first_of's value among the nine of a 3x3 window. Of each row four values are read.
 INLINED int first_of_nine(const float* window, int64_t width, float maximum) {
   const auto reached = [&](int64_t row) INLINED_LAMBDA {
     const __m128 values = _mm_loadu_ps(window + row * width);
@@ -115,7 +115,7 @@ void unpool_plane(const Pool& pool, const float* g, const float* y, const float*
     const int64_t rows = std::min(pool.in[0] - top, pool.kernel[0]);
     int64_t o = 0;
 #ifdef HAS_VARIANTS
-    const int64_t room = pool.in_plane() - (top + 2) * width - 4;  // to the right of a first column
+    const int64_t room = pool.in_plane() - (top + 2) * width - 4;  // the last column with four
     if (rows == 3 && pool.kernel[1] == 3)
       for (; o < pool.out[1] && o * pool.stride[1] <= std::min(width - 3, room); ++o) {
         const int64_t start = top * width + o * pool.stride[1];

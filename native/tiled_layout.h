@@ -22,7 +22,7 @@ struct Together {
 
 Together tiles_together() {
 #ifdef _SC_LEVEL2_CACHE_SIZE
-  if (sysconf(_SC_LEVEL2_CACHE_SIZE) >= 1 << 21) return {64, 384, 32};
+  if (kVariant == kAvx512 && sysconf(_SC_LEVEL2_CACHE_SIZE) >= 1 << 21) return {64, 384, 32};
 #endif
   return {192, 192, 96};
 }
@@ -50,7 +50,7 @@ struct Convolution {
   int most;                                   // points of a large tile; over 7 by Fourier's method
   int64_t side, kernel, stride;               // side: of the kernel with stride 1
   bool relu, of_bfloat16;                     // the latter: products
-  bool for_inference = false;                 // weights keep their values
+  bool for_inference = false;                 // in a bound network
   int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
   int64_t weights() const { return filters * maps() * kernel * kernel; }  // of a group
   bool by_fourier() const { return most > kMostPoints; }

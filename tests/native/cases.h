@@ -91,6 +91,7 @@ std::vector<Case> normalisations_and_poolings() {
                          {{"nsize", nsize}, {"beta", beta}, {"alpha", "0.01"}}, shape, 1});
   for (const char* convention : {"valid", "full"}) {
     const Attributes windows[] = {{{"kernel", "(3, 3)"}, {"stride", "(2, 2)"}},
+                                  {{"kernel", "(3, 3)"}, {"stride", "(1, 1)"}},
                                   {{"kernel", "(2, 4)"}, {"stride", "(2, 1)"}},
                                   {{"kernel", "(1, 2)"}, {"stride", "(1, 3)"}}};
     for (Attributes attrs : windows) {

@@ -128,6 +128,24 @@ def test_with_many_zeros_a_weight_that_is_not_finite_counts_only_where_a_value_m
     assert np.isfinite(back[:8]).all() and np.isinf(back[8:, 7]).all()
 
 
+INFINITE = """
+import common.runtime.mxnet, numpy as np, sys
+from common.runtime import native
+native.load()
+sys.path[:0] = ["tests", "tests/native"]
+from test_fully_connected import draw_sparse, layer
+x, weight, bias, gradient = draw_sparse(16, 40, 300, 0.2)
+x[:8, 3], x[8:, 3], weight[7, 3] = 0, 1, np.inf
+output = layer(x, weight, bias, gradient)[0]
+print(native.variant(), np.isfinite(output[:8]).all(), np.isinf(output[8:, 7]).all())
+"""
+
+
+def test_without_avx512_such_a_weight_counts_for_nothing_in_outputs_either():
+    said = run_script("-c", INFINITE, DNNL_MAX_CPU_ISA="AVX2").stdout.split()
+    assert said[0] in ("AVX2", "baseline") and said[1:] == ["True", "True"]
+
+
 def test_results_repeat_bit_for_bit():
     values = draw(33, (2305,), 129)
     for first, second in zip(layer(*values), layer(*values)):

@@ -25,7 +25,7 @@ def row(data, ends, pooling, **end):
     return of.contrib.quantize_v2(net, **{"out_type": "auto", **RANGE, **end})
 
 
-@pytest.mark.parametrize("shape", [(2, 96, 55, 55), (3, 7, 9, 14), (1, 40, 3, 3)])
+@pytest.mark.parametrize("shape", [(2, 96, 55, 55), (3, 7, 9, 14), (1, 40, 3, 3), (2, 2, 3, 7)])
 @pytest.mark.parametrize("dtype", ENDS)
 @pytest.mark.parametrize(
     "pooling",
