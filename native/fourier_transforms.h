@@ -226,7 +226,10 @@ struct TransformTilesByFourier {
   template <typename Vector, int side, int T>
   static INLINED void run_at(const Step& step) {
     const int size = T + 1 - side;
-    for (int64_t t = 0; t < step.tiles; ++t)
+    for (int64_t t = 0; t < step.tiles; ++t) {
+      const float* const next = step.values.data + (t + 1) * step.next;
+      for (int value = 0; t + 1 < step.tiles && value < fourier_values(T); ++value)
+        __builtin_prefetch(next + value * step.values.column_stride, 1);
       for (int64_t lane = 0; lane < kLanes; lane += sizeof(Vector) / sizeof(float)) {
         View map = step.map.from(t / step.tiles_per_row * size, t % step.tiles_per_row * size);
         map.data += lane;
@@ -234,6 +237,7 @@ struct TransformTilesByFourier {
                                               step.values.data + t * step.next + lane,
                                               step.values.column_stride);
       }
+    }
   }
   template <typename Vector, int side>
   static INLINED void run_for(const Step& step) {

@@ -138,7 +138,7 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
   tile.depth = block.depth;
   tile.fetch = kNothing;
   if (product.weights == kLeft) {
-    tile.fetch = kNext;
+    tile.fetch = kStrip;
     tile.next = product.a.at(std::min(row + kernel.rows, product.rows - 1),
                              block.top / product.of_word);
     tile.next_row_stride = product.a.row_stride;

@@ -12,7 +12,6 @@
 namespace {
 
 const int64_t kLine = 64 / sizeof(float);  // floats in a cache line
-const int64_t kRowsAhead = 64;             // how far ahead of the row in use b is prefetched
 
 // `size` floats that begin with a cache line. The buffer is never shrunk: growing it again would
 // first fill it with zeros.
@@ -47,7 +46,7 @@ struct View {
   View transposed() const { return {data, column_stride, row_stride}; }
 };
 
-enum Fetch { kNothing, kNext, kAhead };  // kAhead: rows of b, which has no gaps then
+enum Fetch { kNothing, kStrip, kRows };
 
 struct Tile {  // c = a b
   const float *a, *b;
@@ -55,8 +54,8 @@ struct Tile {  // c = a b
   int64_t a_row_stride, a_column_stride, b_row_stride, c_row_stride, depth;
   bool add;  // c += a b
   Fetch fetch;
-  // With kNext, what to prefetch: as many rows as a has, of `depth` values each. A float holds
-  // next_of_float of them: 1, 2 or 4.
+  // What to prefetch. With kStrip: as many rows as a has, of `depth` values each, of which a float
+  // holds next_of_float: 1, 2 or 4. With kRows: as many rows as b has, as wide as b's.
   const float* next;
   int64_t next_row_stride;
   int next_of_float;
@@ -75,7 +74,7 @@ INLINED void multiply_rows(const Tile& tile) {
   const int64_t width = sizeof(Vector) / sizeof(float), a_row_stride = tile.a_row_stride;
   const int64_t b_row_stride = gapless ? vectors * width : tile.b_row_stride;
   const int64_t c_row_stride = tile.c_row_stride, depth = tile.depth;
-  const float *a = tile.a, *b = tile.b;
+  const float *a = tile.a, *b = tile.b, *next = tile.next;
   float* const c = tile.c;
   Vector sums[rows][vectors];
   // The compiler would keep the sums in memory if it did not unroll these loops at once.
@@ -87,18 +86,22 @@ INLINED void multiply_rows(const Tile& tile) {
       sums[r][v] = Vector{};
     }
   }
-  const int64_t stretch = fetch == kNext ? kLine : depth;
+  const int64_t next_row_stride = tile.next_row_stride;
+  const int64_t stretch = fetch == kStrip ? kLine : depth;
   for (int64_t p = 0; p < depth; p += stretch) {
-    if (fetch == kNext) {
+    if (fetch == kStrip) {
 #pragma GCC unroll 12
       for (int r = 0; r < rows; ++r)
-        __builtin_prefetch(tile.next + r * tile.next_row_stride + p / tile.next_of_float, 0, 2);
+        __builtin_prefetch(next + r * next_row_stride + p / tile.next_of_float, 0, 2);
     }
     const int64_t steps = std::min(stretch, depth - p);
 #pragma GCC unroll 2
     for (int64_t step = 0; step < steps; ++step) {
-      for (int64_t at = 0; fetch == kAhead && at < vectors * width; at += kLine)
-        __builtin_prefetch(b + kRowsAhead * b_row_stride + at);
+      if (fetch == kRows) {
+        for (int64_t at = 0; at < vectors * width; at += kLine)
+          __builtin_prefetch(next + at, 0, 2);
+        next += next_row_stride;
+      }
       Vector row[vectors];
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) row[v] = load<Vector>(b + v * width);
@@ -130,11 +133,13 @@ INLINED void multiply_rows(const Tile& tile) {
 template <typename Vector, int rows, int vectors>
 INLINED void multiply_rows(const Tile& tile) {
   const int64_t width = sizeof(Vector) / sizeof(float);
-  if (tile.b_row_stride != vectors * width)
-    return multiply_rows<Vector, rows, vectors, false, kNothing>(tile);
-  if (tile.fetch == kNext) return multiply_rows<Vector, rows, vectors, true, kNext>(tile);
-  if (tile.fetch == kAhead) return multiply_rows<Vector, rows, vectors, true, kAhead>(tile);
-  multiply_rows<Vector, rows, vectors, true, kNothing>(tile);
+  const bool gapless = tile.b_row_stride == vectors * width;
+  if (gapless && tile.fetch == kStrip)
+    return multiply_rows<Vector, rows, vectors, true, kStrip>(tile);
+  if (gapless && tile.fetch == kRows) return multiply_rows<Vector, rows, vectors, true, kRows>(tile);
+  if (gapless) return multiply_rows<Vector, rows, vectors, true, kNothing>(tile);
+  if (tile.fetch == kRows) return multiply_rows<Vector, rows, vectors, false, kRows>(tile);
+  multiply_rows<Vector, rows, vectors, false, kNothing>(tile);
 }
 
 template <typename Vector, int third>

@@ -15,6 +15,7 @@
 
 #include "lanes.h"
 #include "tiled_layout.h"
+#include "tiled_products.h"
 #include "tiled_weights.h"
 
 namespace {

@@ -1,5 +1,4 @@
-// How tiled_convolution.h lays out maps, kernels and their values in memory, and the products of
-// the values.
+// How tiled_convolution.h lays out maps, kernels and their values in memory.
 #pragma once
 
 #include <unistd.h>
@@ -30,7 +29,6 @@ Together tiles_together() {
 const Together kTogether = tiles_together();
 const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a time
 const int64_t kMostRowsOfTile = 12;
-const int64_t kRowsToFetch = 24;  // a product of no more rows reads b from memory: prefetched
 const int kOfWeight = 24;  // multiplications that a value of a weight costs
 const int64_t kMostElements = 25;  // of a kernel
 
@@ -150,79 +148,6 @@ struct PointPanels {
 
 int64_t panel_width() { return std::max(kLanes, 2 * best_kernel().width); }
 int64_t panels_of(int64_t columns) { return (columns + panel_width() - 1) / panel_width(); }
-
-// Rows of matrices that have a row for each tile.
-struct Tiles {
-  int64_t first, count;
-};
-
-// Those that have values at a pair of points.
-Tiles tiles_at(const Convolution& c, int64_t images, int64_t pair) {
-  const bool large_down = pair / c.points(1) >= kFewPoints;
-  const bool large_across = pair % c.points(1) >= kFewPoints;
-  const int64_t first = c.tiles_before(large_across ? 1 : 0);
-  const int64_t end = c.tiles_before(large_down ? 2 : large_across ? 3 : kKinds);
-  return {images * first, images * (end - first)};
-}
-
-// c = a b, or c += a b, at each pair of points, for the tiles of some images.
-struct PointProducts {
-  PointMatrices a;
-  PointPanels b;
-  PointMatrices c;
-  int64_t columns, length;  // length: of the sums; or a's rows, where the sums are over tiles
-  bool over_tiles, add;
-  int64_t first_column;  // of b, to which c's first column belongs
-};
-
-void multiply_panel(const PointProducts& products, int64_t pair, const Tiles& tiles,
-                    int64_t left) {
-  const PointMatrices &a = products.a, &c = products.c;
-  const PointPanels& b = products.b;
-  const Kernel& kernel = best_kernel();
-  const int64_t third = kernel.rows / 3, right = std::min(products.columns, left + b.width);
-  const int64_t rows = products.over_tiles ? products.length : tiles.count;
-  const int64_t first_row = products.over_tiles ? 0 : tiles.first;
-  const int64_t first_of_sum = products.over_tiles ? tiles.first : 0;
-  Tile tile = {};
-  tile.a_row_stride = a.first.row_stride;
-  tile.a_column_stride = a.first.column_stride;
-  tile.b_row_stride = b.row_stride;
-  tile.c_row_stride = c.first.row_stride;
-  tile.depth = products.over_tiles ? tiles.count : products.length;
-  tile.add = products.add;
-  tile.fetch = rows <= kRowsToFetch ? kAhead : kNothing;
-  for (int64_t row = 0; row < rows; row += kernel.rows)
-    for (int64_t column = left; column < right; column += 2 * kernel.width) {
-      const int64_t height = std::min(kernel.rows, rows - row);
-      const int64_t vectors = std::min<int64_t>(2, (right - column) / kernel.width);
-      tile.a = a.first.at(first_row + row, first_of_sum) + pair * a.stride;
-      tile.b = b.at(first_of_sum, column) + pair * b.stride;
-      tile.c = c.first.at(first_row + row, column - products.first_column) + pair * c.stride;
-      kernel.multiply_tile(tile, (height + third - 1) / third, static_cast<int>(vectors));
-    }
-}
-
-// Threads share the tiles evenly, of which some pairs of points have fewer.
-void multiply_at_points(const Convolution& c, int64_t images, const PointProducts& products) {
-  const int64_t width = products.b.width, panels = panels_of(products.columns);
-  int64_t all = 0;
-  for (int64_t pair = 0; pair < c.values(); ++pair) all += tiles_at(c, images, pair).count;
-  split(all * panels, [&](int64_t first, int64_t last) {
-    int64_t at = 0;
-    for (int64_t pair = 0; pair < c.values(); ++pair) {
-      const Tiles tiles = tiles_at(c, images, pair);
-      for (int64_t panel = 0; panel < panels; ++panel, at += tiles.count)
-        if (first <= at && at < last) multiply_panel(products, pair, tiles, panel * width);
-    }
-  });
-}
-
-// All pairs of points, a panel on one thread.
-void multiply_panel_at_points(const Convolution& c, const PointProducts& products, int64_t left) {
-  for (int64_t pair = 0; pair < c.values(); ++pair)
-    multiply_panel(products, pair, tiles_at(c, c.images, pair), left);
-}
 
 // A window of 16 channels' maps with the channels innermost; it may reach beyond the maps. Rows and
 // columns of inputs are counted with the padding.

@@ -9,6 +9,7 @@
 
 #include "lanes.h"
 #include "tiled_layout.h"
+#include "tiled_products.h"
 
 namespace {
 
@@ -32,6 +33,8 @@ WeightMatrix weight_matrix(const Convolution& c, const float* w, bool filters_in
   return {w, c.channels, c.filters, channel, filter, false};
 }
 
+const int64_t kRowsAhead = 4;  // of values, that are fetched before they are written
+
 // To points: 16 columns from `first` on.
 void transform_columns(const Convolution& c, const WeightMatrix& w, int64_t first,
                        const PointPanels& panels) {
@@ -50,6 +53,9 @@ void transform_columns(const Convolution& c, const WeightMatrix& w, int64_t firs
       }
     }
     const View values = {panels.at(row, first), c.points(1) * panels.stride, panels.stride};
+    if (row + kRowsAhead < w.rows)
+      for (int64_t pair = 0; pair < c.values(); ++pair)
+        __builtin_prefetch(panels.at(row + kRowsAhead, first) + pair * panels.stride, 1);
     transform_kernel(c, Step::kWeights, kernel, values);
   }
 }

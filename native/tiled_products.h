@@ -1,0 +1,129 @@
+// The products of tiled_convolution.h: a matrix product for each pair of points.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "parallel.h"
+#include "product.h"
+#include "tiled_layout.h"
+
+namespace {
+
+// Rows of matrices that have a row for each tile.
+struct Tiles {
+  int64_t first, count;
+};
+
+// Those that have values at a pair of points.
+Tiles tiles_at(const Convolution& c, int64_t images, int64_t pair) {
+  const bool large_down = pair / c.points(1) >= kFewPoints;
+  const bool large_across = pair % c.points(1) >= kFewPoints;
+  const int64_t first = c.tiles_before(large_across ? 1 : 0);
+  const int64_t end = c.tiles_before(large_down ? 2 : large_across ? 3 : kKinds);
+  return {images * first, images * (end - first)};
+}
+
+// Columns of b that a tile of a product has, at a pair of points.
+struct Panel {
+  int64_t pair, left;
+  Tiles tiles;
+};
+
+// Beyond the last pair of points it is a panel of that.
+Panel panel_at(const Convolution& c, int64_t images, int64_t pair, int64_t left) {
+  pair = std::min(pair, c.values() - 1);
+  return {pair, left, tiles_at(c, images, pair)};
+}
+
+// c = a b, or c += a b, at each pair of points, for the tiles of some images.
+struct PointProducts {
+  PointMatrices a;
+  PointPanels b;
+  PointMatrices c;
+  int64_t columns, length;  // length: of the sums; or a's rows, where the sums are over tiles
+  bool over_tiles, add;
+  int64_t first_column;  // of b, to which c's first column belongs
+  int64_t first_row(const Panel& panel) const { return over_tiles ? 0 : panel.tiles.first; }
+  int64_t first_of_sum(const Panel& panel) const { return over_tiles ? panel.tiles.first : 0; }
+  const float* a_at(const Panel& panel) const {
+    return a.first.at(first_row(panel), first_of_sum(panel)) + panel.pair * a.stride;
+  }
+  const float* b_at(const Panel& panel) const {
+    return b.at(first_of_sum(panel), panel.left) + panel.pair * b.stride;
+  }
+};
+
+// All are in other caches or in none. The first strip of rows of c fetches the next panel of b; if
+// that is of another pair of points, the other strips fetch what a has there.
+void fetch_next(const PointProducts& products, const Panel& next, int64_t strip, Tile* tile) {
+  tile->fetch = kRows;
+  tile->next = products.b_at(next);
+  tile->next_row_stride = products.b.row_stride;
+  if (strip == 0) return;
+  const View& a = products.a.first;
+  const int64_t size = next.tiles.count * std::max(a.row_stride, a.column_stride);
+  const int64_t fetched = (strip - 1) * tile->depth * products.b.width;
+  tile->next = products.a_at(next) + fetched;
+  tile->next_row_stride = products.b.width;
+  if (fetched >= size) tile->fetch = kNothing;
+}
+
+void multiply_panel(const PointProducts& products, const Panel& panel, const Panel& next) {
+  const PointMatrices &a = products.a, &c = products.c;
+  const PointPanels& b = products.b;
+  const Kernel& kernel = best_kernel();
+  const int64_t third = kernel.rows / 3, left = panel.left;
+  const int64_t right = std::min(products.columns, left + b.width);
+  const int64_t rows = products.over_tiles ? products.length : panel.tiles.count;
+  Tile tile = {};
+  tile.a_row_stride = a.first.row_stride;
+  tile.a_column_stride = a.first.column_stride;
+  tile.b_row_stride = b.row_stride;
+  tile.c_row_stride = c.first.row_stride;
+  tile.depth = products.over_tiles ? panel.tiles.count : products.length;
+  tile.add = products.add;
+  for (int64_t row = 0; row < rows; row += kernel.rows) {
+    if (row == 0 || next.pair != panel.pair)
+      fetch_next(products, next, row / kernel.rows, &tile);
+    else
+      tile.fetch = kNothing;
+    tile.a = products.a_at(panel) + row * a.first.row_stride;
+    for (int64_t column = left; column < right; column += 2 * kernel.width) {
+      const int64_t height = std::min(kernel.rows, rows - row);
+      const int64_t vectors = std::min<int64_t>(2, (right - column) / kernel.width);
+      tile.b = products.b_at(panel) + column - left;
+      tile.c = c.first.at(products.first_row(panel) + row, column - products.first_column) +
+               panel.pair * c.stride;
+      kernel.multiply_tile(tile, (height + third - 1) / third, static_cast<int>(vectors));
+      tile.next += 2 * kernel.width;
+    }
+  }
+}
+
+// Threads share the tiles evenly, of which some pairs of points have fewer.
+void multiply_at_points(const Convolution& c, int64_t images, const PointProducts& products) {
+  const int64_t width = products.b.width, panels = panels_of(products.columns);
+  int64_t all = 0;
+  for (int64_t pair = 0; pair < c.values(); ++pair) all += tiles_at(c, images, pair).count;
+  split(all * panels, [&](int64_t first, int64_t last) {
+    int64_t at = 0;
+    for (int64_t pair = 0; pair < c.values(); ++pair)
+      for (int64_t i = 0; i < panels; ++i) {
+        const Panel panel = panel_at(c, images, pair, i * width);
+        const bool more = i + 1 < panels;
+        const Panel next = panel_at(c, images, pair + !more, more ? (i + 1) * width : 0);
+        if (first <= at && at < last) multiply_panel(products, panel, next);
+        at += panel.tiles.count;
+      }
+  });
+}
+
+// All pairs of points, a panel on one thread.
+void multiply_panel_at_points(const Convolution& c, const PointProducts& products, int64_t left) {
+  for (int64_t pair = 0; pair < c.values(); ++pair)
+    multiply_panel(products, panel_at(c, c.images, pair, left),
+                   panel_at(c, c.images, pair + 1, left));
+}
+
+}  // namespace
