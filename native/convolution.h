@@ -97,7 +97,6 @@ void compute_convolution(const Attributes& attrs, Tensors& in, Tensors& out, Met
   const float* const bias = floats(in[2], {c.groups * c.filters}, "the bias");
   float* const y = floats(out[0], output_shape(c), "the output");
   if (method == kFourier) c.choose_fourier();
-  c.for_inference = kept != nullptr;
   const bool known = kept && kept->are_of(c, w);
   if (kept && !known) kept->forget(c);
   if (c.of_bfloat16 && kAmx)

@@ -33,6 +33,28 @@ INLINED void store(const Vector& vector, float* to) {
   std::memcpy(to, &vector, sizeof(Vector));
 }
 
+// Past the caches, for what is not read soon: a plain store of a cache line reads it first. `to` is
+// a multiple of the vector's size.
+template <typename Vector>
+INLINED void store_past_caches(const Vector& vector, float* to) {
+#ifdef HAS_VARIANTS
+  Vector& place = *reinterpret_cast<Vector*>(to);
+  if (sizeof(Vector) == 16)
+    asm("movntps %1, %0" : "=m"(place) : "x"(vector));
+  else
+    asm("vmovntps %1, %0" : "=m"(place) : "v"(vector));
+#else
+  store(vector, to);
+#endif
+}
+
+// Before another thread reads what was stored past the caches.
+inline void finish_stores() {
+#ifdef HAS_VARIANTS
+  __builtin_ia32_sfence();
+#endif
+}
+
 // A matrix in memory.
 struct View {
   float* data;

@@ -21,6 +21,7 @@ const int64_t kFewest = 16;
 const int kSumVectors = 12;         // of a row of c, in registers
 const int64_t kPanelValues = 6144;  // of b, in the first cache
 const int64_t kRowsOfPanel = 64;    // of c, that meet a panel of b before the next one is read
+const int64_t kPastCaches = 1 << 20;  // values of a thread's c
 
 // What is not zero of each part of each row of a matrix, in order.
 struct SparseMatrix {
@@ -66,6 +67,7 @@ struct SparseStrip {
   const float* panel;  // the part's rows of b
   View c;
   bool add;  // to c
+  bool past_caches;
 };
 
 #pragma GCC push_options
@@ -85,7 +87,7 @@ struct MultiplySparse {
 #pragma GCC unroll 12
       for (int v = 0; v < kSumVectors; ++v) {
         sums[v] = strip.add ? load<Vector>(c + v * width) : Vector{};
-        __builtin_prefetch(c + strip.c.row_stride + v * width, 1);
+        if (!strip.past_caches) __builtin_prefetch(c + strip.c.row_stride + v * width, 1);
       }
       for (int64_t i = 0; i < count; ++i) {
         const float* const b = strip.panel + places[i] * columns;
@@ -94,12 +96,22 @@ struct MultiplySparse {
         for (int v = 0; v < kSumVectors; ++v) sums[v] += value * load<Vector>(b + v * width);
       }
 #pragma GCC unroll 12
-      for (int v = 0; v < kSumVectors; ++v) store(sums[v], c + v * width);
+      for (int v = 0; v < kSumVectors; ++v)
+        strip.past_caches ? store_past_caches(sums[v], c + v * width)
+                          : store(sums[v], c + v * width);
     }
   }
 };
 
 #pragma GCC pop_options
+
+// Whether c is a gradient of weights that no cache holds until the update reads it.
+bool goes_past_caches(const Product& product) {
+  const View& c = product.c;
+  const uintptr_t at = reinterpret_cast<uintptr_t>(c.data);
+  return product.weights == kNeither && !product.add && at % 64 == 0 && c.row_stride % kLine == 0 &&
+         product.rows * product.columns >= kPastCaches;
+}
 
 // What the block of b contributes to up to kRowsOfPanel rows of c, from `row` on, which is the row
 // a_row + `row` of a.
@@ -117,6 +129,7 @@ void multiply_sparse_rows(const Product& product, const Block& block, const Spar
       strip.part = (block.top + top) / a.part;
       strip.panel = block.panels + (j - block.left) * block.depth + top * columns;
       strip.add = top > 0 || (width == columns && (product.add || block.top > 0));
+      strip.past_caches = a.parts() == 1 && width == columns && goes_past_caches(product);
       with_vector<MultiplySparse>(strip);
     }
     if (width < columns) copy_edge(edge, c, rows, width, product.add || block.top > 0);
@@ -141,6 +154,7 @@ void multiply_sparse_on_this_thread(const Product& product, const SparseMatrix& 
         multiply_sparse_rows(product, block, a, a_row, row);
     }
   }
+  finish_stores();
 }
 
 // Computes c = a b and returns true, or returns false if tiles are the faster way. Rows of c are

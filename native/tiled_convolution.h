@@ -87,21 +87,16 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   const int64_t most = c.together() * c.tiles_of_image();
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(c, &buffers[1], most, c.filters);
-  const bool by_panels = !kept && goes_by_panels(c, c.filters);
   for (int64_t g = 0; g < c.groups; ++g) {
     const WeightMatrix matrix = weight_matrix(c, w + g * c.weights(), false);
-    PointPanels weights = {};
-    if (!by_panels)
-      weights = transform_weights(c, matrix, kept ? &kept->values[g] : &buffers[2], known);
+    const PointPanels weights =
+        transform_weights(c, matrix, kept ? &kept->values[g] : &buffers[2], known);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
       transform_inputs(c, all, x, g, inputs);
-      if (by_panels)
-        multiply_by_weights(c, inputs, matrix, outputs);
-      else
-        multiply_at_points(c, last - image, {inputs, weights, outputs, padded(c.filters),
-                                             c.channels, false, false, 0});
+      multiply_at_points(c, last - image, {inputs, weights, outputs, padded(c.filters),
+                                           c.channels, false, false, 0});
       transform_outputs(c, all, outputs, g, bias, y);
     }
   }
@@ -158,8 +153,7 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   const int64_t most = c.together() * c.tiles_of_image(), width = panel_width();
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices gradients = point_matrices(c, &buffers[1], most, c.filters);
-  const bool by_panels = goes_by_panels(c, c.filters);
-  const bool back_by_panels = goes_by_panels(c, c.channels);
+  const bool by_panels = goes_by_panels(c);
   PointMatrices sums = {};
   if (!by_panels) sums = point_matrices(c, &buffers[3], padded(c.channels), c.filters);
   const PointPanels gradient_panels = {gradients.first.data, gradients.stride, width,
@@ -169,12 +163,11 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
     std::fill_n(dx, c.input(c.images, 0), 0.0f);
   for (int64_t g = 0; g < c.groups; ++g) {
     PointMatrices back = {};
-    WeightMatrix matrix = {};
     PointPanels weights = {};
     if (dx) {
       back = point_matrices(c, &buffers[2], most, c.channels);
-      matrix = weight_matrix(c, w + g * c.weights(), true);
-      if (!back_by_panels) weights = transform_weights(c, matrix, &buffers[4], false);
+      weights = transform_weights(c, weight_matrix(c, w + g * c.weights(), true), &buffers[4],
+                                  false);
     }
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
@@ -188,11 +181,8 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
                                              padded(c.filters), padded(c.channels), true,
                                              image > 0, 0});
       if (!dx) continue;
-      if (back_by_panels)
-        multiply_by_weights(c, gradients, matrix, back);
-      else
-        multiply_at_points(c, last - image, {gradients, weights, back, padded(c.channels),
-                                             c.filters, false, false, 0});
+      multiply_at_points(c, last - image, {gradients, weights, back, padded(c.channels),
+                                           c.filters, false, false, 0});
       transform_input_gradients(c, parts(c, image, last, c.tiles(0)), back, g, dx);
     }
     if (by_panels) continue;

@@ -1,8 +1,6 @@
 // How tiled_convolution.h lays out maps, kernels and their values in memory.
 #pragma once
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -14,19 +12,8 @@
 namespace {
 
 // Tiles whose values are in memory at a time, at least an image's. More of them read the weights'
-// values less often, fewer stay in the cache; which is faster was measured (benchmarks/NOTES.md).
-struct Together {
-  int64_t in_training, for_inference, by_fourier;
-};
-
-Together tiles_together() {
-#ifdef _SC_LEVEL2_CACHE_SIZE
-  if (kVariant == kAvx512 && sysconf(_SC_LEVEL2_CACHE_SIZE) >= 1 << 21) return {64, 384, 32};
-#endif
-  return {192, 192, 96};
-}
-
-const Together kTogether = tiles_together();
+// values less often, fewer stay in the cache. By Fourier's method each has more values.
+const int64_t kTogether = 192, kTogetherByFourier = 96;
 const int64_t kMostRows = 4;    // rows of tiles that a thread transforms at a time
 const int64_t kMostRowsOfTile = 12;
 const int kOfWeight = 24;  // multiplications that a value of a weight costs
@@ -48,7 +35,6 @@ struct Convolution {
   int most;                                   // points of a large tile; over 7 by Fourier's method
   int64_t side, kernel, stride;               // side: of the kernel with stride 1
   bool relu, of_bfloat16;                     // the latter: products
-  bool for_inference = false;                 // in a bound network
   int64_t maps() const { return channels / (stride * stride); }  // of the array, in a group
   int64_t weights() const { return filters * maps() * kernel * kernel; }  // of a group
   bool by_fourier() const { return most > kMostPoints; }
@@ -109,8 +95,7 @@ struct Convolution {
   }
   int64_t tiles_of_image() const { return tiles_before(kKinds); }
   int64_t together() const {  // images
-    const int64_t of_winograd = for_inference ? kTogether.for_inference : kTogether.in_training;
-    const int64_t most_tiles = by_fourier() ? kTogether.by_fourier : of_winograd;
+    const int64_t most_tiles = by_fourier() ? kTogetherByFourier : kTogether;
     return std::min(images, (most_tiles + tiles_of_image() - 1) / tiles_of_image());
   }
 };

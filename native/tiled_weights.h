@@ -75,28 +75,6 @@ PointPanels transform_weights(const Convolution& c, const WeightMatrix& w,
   return panels;
 }
 
-// Whether to take the weights' values, or their gradients', a panel at a time, which then stays in
-// the cache. That needs the values of all images' tiles in memory at once, and is slower than all
-// panels together where some thread would have none.
-bool goes_by_panels(const Convolution& c, int64_t columns) {
-  return c.images <= c.together() && panels_of(columns) >= threads();
-}
-
-// The products of the weights' values, a panel at a time.
-void multiply_by_weights(const Convolution& c, const PointMatrices& a, const WeightMatrix& w,
-                         const PointMatrices& products) {
-  const int64_t width = panel_width(), size = w.rows * width + kLanes;
-  parallel_for(panels_of(w.columns), [&](int64_t panel) {
-    static thread_local std::vector<float> buffer;
-    const PointPanels values = {aligned(&buffer, c.values() * size), size, 0, width, width};
-    const int64_t left = panel * width, right = std::min(w.columns, left + width);
-    for (int64_t first = left; first < right; first += kLanes)
-      transform_columns(c, w, first, values);
-    multiply_panel_at_points(c, {a, values, products, padded(w.columns), w.rows, false, false, 0},
-                             left);
-  });
-}
-
 // The weights' values at the points, and the weights that they were computed of. Which points they
 // are at depends on the sizes of the maps and on how many images there are.
 struct KeptWeights {
@@ -147,9 +125,16 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
     });
 }
 
-// Their sums over all tiles, a panel of filters at a time.
+// Whether to take the sums a panel of filters at a time, which then stays in the cache. That needs
+// the values of all images' tiles in memory at once, and is slower than all panels together where
+// some thread would have none.
+bool goes_by_panels(const Convolution& c) {
+  return c.images <= c.together() && panels_of(c.filters) >= threads();
+}
+
+// The sums over all tiles.
 void differentiate_weights_by_panels(const Convolution& c, const PointMatrices& inputs,
-                           const PointPanels& gradients, float* dw) {
+                                     const PointPanels& gradients, float* dw) {
   const int64_t width = panel_width();
   parallel_for(panels_of(c.filters), [&](int64_t panel) {
     static thread_local std::vector<float> buffer;
