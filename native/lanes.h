@@ -42,6 +42,8 @@ INLINED void lanes_to_rows(const float* from, int64_t channels, int64_t places, 
       });
 }
 
+const int64_t kPlacesAhead = 64;  // of those read or written that are fetched
+
 // A row of each of some channels' maps.
 template <typename Float>
 struct PlainRows {
@@ -51,9 +53,14 @@ struct PlainRows {
   Value get(int64_t channel, int64_t place) const {
     return load<Value>(data + channel * map + place);
   }
+  void fetch(int64_t channel, int64_t place) const {
+    __builtin_prefetch(data + channel * map + place + kPlacesAhead);
+  }
   template <typename Value>
   void put(int64_t channel, int64_t place, const Value& value) const {
-    store(value, data + channel * map + place);
+    float* const at = data + channel * map + place;
+    __builtin_prefetch(at + kPlacesAhead, 1);
+    store(value, at);
   }
 };
 
@@ -75,7 +82,9 @@ struct GradientRows {
   template <typename Value>
   Value get(int64_t channel, int64_t place) const {
     const Value value = rows.get<Value>(channel, place);
+    rows.fetch(channel, place);
     if (!on.data) return value;
+    on.fetch(channel, place);
     return on.get<Value>(channel, place) > 0 ? value : Value{};
   }
 };
