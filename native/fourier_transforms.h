@@ -227,9 +227,10 @@ struct TransformTilesByFourier {
   static INLINED void run_at(const Step& step) {
     const int size = T + 1 - side;
     for (int64_t t = 0; t < step.tiles; ++t) {
-      const float* const next = step.values.data + (t + 1) * step.next;
-      for (int value = 0; t + 1 < step.tiles && value < fourier_values(T); ++value)
-        __builtin_prefetch(next + value * step.values.column_stride, 1);
+      if (t + 1 < step.tiles)
+        for (int value = 0; value < fourier_values(T); ++value)
+          __builtin_prefetch(
+              step.values.data + (t + 1) * step.next + value * step.values.column_stride, 1);
       for (int64_t lane = 0; lane < kLanes; lane += sizeof(Vector) / sizeof(float)) {
         View map = step.map.from(t / step.tiles_per_row * size, t % step.tiles_per_row * size);
         map.data += lane;

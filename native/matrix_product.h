@@ -130,15 +130,14 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
   const View strip = {aligned(&buffers[0], kernel.rows * strip_stride), strip_stride, 1};
   const View edge = {aligned(&buffers[1], kernel.rows * columns), columns, 1};
   pack_strip(product, row, height, block.top, block.depth, strip);
-  Tile tile;
+  Tile tile = {};
   tile.a = strip.data;
   tile.a_row_stride = strip_stride;
   tile.a_column_stride = 1;
   tile.b_row_stride = columns;
   tile.depth = block.depth;
-  tile.fetch = kNothing;
   if (product.weights == kLeft) {
-    tile.fetch = kStrip;
+    tile.fetch = kNextStrip;
     tile.next = product.a.at(std::min(row + kernel.rows, product.rows - 1),
                              block.top / product.of_word);
     tile.next_row_stride = product.a.row_stride;

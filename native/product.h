@@ -68,7 +68,7 @@ struct View {
   View transposed() const { return {data, column_stride, row_stride}; }
 };
 
-enum Fetch { kNothing, kStrip, kRows };
+enum Fetch { kNothing, kNextStrip, kNextRows };
 
 struct Tile {  // c = a b
   const float *a, *b;
@@ -76,8 +76,9 @@ struct Tile {  // c = a b
   int64_t a_row_stride, a_column_stride, b_row_stride, c_row_stride, depth;
   bool add;  // c += a b
   Fetch fetch;
-  // What to prefetch. With kStrip: as many rows as a has, of `depth` values each, of which a float
-  // holds next_of_float: 1, 2 or 4. With kRows: as many rows as b has, as wide as b's.
+  // What to prefetch. kNextRows: as many rows as b has, as wide as b's. kNextStrip, where b has no
+  // gaps: as many rows as a has, of `depth` values each, of which a float holds next_of_float: 1, 2
+  // or 4.
   const float* next;
   int64_t next_row_stride;
   int next_of_float;
@@ -109,9 +110,9 @@ INLINED void multiply_rows(const Tile& tile) {
     }
   }
   const int64_t next_row_stride = tile.next_row_stride;
-  const int64_t stretch = fetch == kStrip ? kLine : depth;
+  const int64_t stretch = fetch == kNextStrip ? kLine : depth;
   for (int64_t p = 0; p < depth; p += stretch) {
-    if (fetch == kStrip) {
+    if (fetch == kNextStrip) {
 #pragma GCC unroll 12
       for (int r = 0; r < rows; ++r)
         __builtin_prefetch(next + r * next_row_stride + p / tile.next_of_float, 0, 2);
@@ -119,7 +120,7 @@ INLINED void multiply_rows(const Tile& tile) {
     const int64_t steps = std::min(stretch, depth - p);
 #pragma GCC unroll 2
     for (int64_t step = 0; step < steps; ++step) {
-      if (fetch == kRows) {
+      if (fetch == kNextRows) {
         for (int64_t at = 0; at < vectors * width; at += kLine)
           __builtin_prefetch(next + at, 0, 2);
         next += next_row_stride;
@@ -155,13 +156,15 @@ INLINED void multiply_rows(const Tile& tile) {
 template <typename Vector, int rows, int vectors>
 INLINED void multiply_rows(const Tile& tile) {
   const int64_t width = sizeof(Vector) / sizeof(float);
-  const bool gapless = tile.b_row_stride == vectors * width;
-  if (gapless && tile.fetch == kStrip)
-    return multiply_rows<Vector, rows, vectors, true, kStrip>(tile);
-  if (gapless && tile.fetch == kRows) return multiply_rows<Vector, rows, vectors, true, kRows>(tile);
-  if (gapless) return multiply_rows<Vector, rows, vectors, true, kNothing>(tile);
-  if (tile.fetch == kRows) return multiply_rows<Vector, rows, vectors, false, kRows>(tile);
-  multiply_rows<Vector, rows, vectors, false, kNothing>(tile);
+  if (tile.b_row_stride != vectors * width) {
+    if (tile.fetch == kNextRows)
+      return multiply_rows<Vector, rows, vectors, false, kNextRows>(tile);
+    return multiply_rows<Vector, rows, vectors, false, kNothing>(tile);
+  }
+  if (tile.fetch == kNextStrip)
+    return multiply_rows<Vector, rows, vectors, true, kNextStrip>(tile);
+  if (tile.fetch == kNextRows) return multiply_rows<Vector, rows, vectors, true, kNextRows>(tile);
+  multiply_rows<Vector, rows, vectors, true, kNothing>(tile);
 }
 
 template <typename Vector, int third>

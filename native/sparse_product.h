@@ -21,7 +21,7 @@ const int64_t kFewest = 16;
 const int kSumVectors = 12;         // of a row of c, in registers
 const int64_t kPanelValues = 6144;  // of b, in the first cache
 const int64_t kRowsOfPanel = 64;    // of c, that meet a panel of b before the next one is read
-const int64_t kPastCaches = 1 << 20;  // values of a thread's c
+const int64_t kPastCaches = 1 << 20;  // with so many values of c, a thread's go past the caches
 
 // What is not zero of each part of each row of a matrix, in order.
 struct SparseMatrix {
@@ -105,7 +105,8 @@ struct MultiplySparse {
 
 #pragma GCC pop_options
 
-// Whether c is a gradient of weights that no cache holds until the update reads it.
+// Whether c is a gradient of weights that no cache holds until the update reads it, and whose rows
+// begin with cache lines.
 bool goes_past_caches(const Product& product) {
   const View& c = product.c;
   const uintptr_t at = reinterpret_cast<uintptr_t>(c.data);
@@ -129,7 +130,8 @@ void multiply_sparse_rows(const Product& product, const Block& block, const Spar
       strip.part = (block.top + top) / a.part;
       strip.panel = block.panels + (j - block.left) * block.depth + top * columns;
       strip.add = top > 0 || (width == columns && (product.add || block.top > 0));
-      strip.past_caches = a.parts() == 1 && width == columns && goes_past_caches(product);
+      strip.past_caches = !strip.add && a.parts() == 1 && width == columns &&
+                          goes_past_caches(product);
       with_vector<MultiplySparse>(strip);
     }
     if (width < columns) copy_edge(edge, c, rows, width, product.add || block.top > 0);

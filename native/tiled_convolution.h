@@ -88,9 +88,9 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(c, &buffers[1], most, c.filters);
   for (int64_t g = 0; g < c.groups; ++g) {
-    const WeightMatrix matrix = weight_matrix(c, w + g * c.weights(), false);
     const PointPanels weights =
-        transform_weights(c, matrix, kept ? &kept->values[g] : &buffers[2], known);
+        transform_weights(c, weight_matrix(c, w + g * c.weights(), false),
+                          kept ? &kept->values[g] : &buffers[2], known);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);

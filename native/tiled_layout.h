@@ -122,7 +122,7 @@ PointMatrices point_matrices(const Convolution& c, std::vector<float>* buffer, i
   return {{aligned(buffer, c.values() * stride), row_stride, 1}, stride, c.points(1)};
 }
 
-// Such matrices cut into panels, which are as wide as a tile of a product.
+// Such matrices cut into panels, of columns that stay together.
 struct PointPanels {
   float* data;
   int64_t stride, panel_stride, row_stride, width;  // from a matrix, panel, row to the next

@@ -24,17 +24,11 @@ Tiles tiles_at(const Convolution& c, int64_t images, int64_t pair) {
   return {images * first, images * (end - first)};
 }
 
-// Columns of b that a tile of a product has, at a pair of points.
+// A panel of b at a pair of points; left: its first column.
 struct Panel {
   int64_t pair, left;
   Tiles tiles;
 };
-
-// Beyond the last pair of points it is a panel of that.
-Panel panel_at(const Convolution& c, int64_t images, int64_t pair, int64_t left) {
-  pair = std::min(pair, c.values() - 1);
-  return {pair, left, tiles_at(c, images, pair)};
-}
 
 // c = a b, or c += a b, at each pair of points, for the tiles of some images.
 struct PointProducts {
@@ -54,47 +48,50 @@ struct PointProducts {
   }
 };
 
-// All are in other caches or in none. The first strip of rows of c fetches the next panel of b; if
-// that is of another pair of points, the other strips fetch what a has there.
-void fetch_next(const PointProducts& products, const Panel& next, int64_t strip, Tile* tile) {
-  tile->fetch = kRows;
-  tile->next = products.b_at(next);
-  tile->next_row_stride = products.b.row_stride;
-  if (strip == 0) return;
-  const View& a = products.a.first;
-  const int64_t size = next.tiles.count * std::max(a.row_stride, a.column_stride);
-  const int64_t fetched = (strip - 1) * tile->depth * products.b.width;
-  tile->next = products.a_at(next) + fetched;
-  tile->next_row_stride = products.b.width;
-  if (fetched >= size) tile->fetch = kNothing;
+// What `next` needs that `panel` has not read, this core's caches do not have: the panel, and what
+// a has where it is of another pair of points. The first strip of rows of c fetches the one, the
+// others the other.
+void fetch_next(const PointProducts& products, const Panel& panel, const Panel& next,
+                int64_t width, int64_t strip, Tile* tile) {
+  tile->fetch = kNothing;
+  if (strip == 0) {
+    tile->next = products.b_at(next);
+    tile->next_row_stride = products.b.row_stride;
+    tile->fetch = kNextRows;
+  } else if (next.pair != panel.pair) {
+    const View& a = products.a.first;
+    const int64_t of_tile = std::max(a.row_stride, a.column_stride);  // a may be transposed
+    const int64_t fetched = (strip - 1) * tile->depth * width;
+    tile->next = products.a_at(next) + fetched;
+    tile->next_row_stride = width;
+    if (fetched < next.tiles.count * of_tile) tile->fetch = kNextRows;
+  }
 }
 
 void multiply_panel(const PointProducts& products, const Panel& panel, const Panel& next) {
   const PointMatrices &a = products.a, &c = products.c;
-  const PointPanels& b = products.b;
   const Kernel& kernel = best_kernel();
   const int64_t third = kernel.rows / 3, left = panel.left;
-  const int64_t right = std::min(products.columns, left + b.width);
+  const int64_t right = std::min(products.columns, left + products.b.width);
   const int64_t rows = products.over_tiles ? products.length : panel.tiles.count;
+  const float *const from_a = products.a_at(panel), *const from_b = products.b_at(panel);
+  float* const to = c.first.at(products.first_row(panel), left - products.first_column) +
+                    panel.pair * c.stride;
   Tile tile = {};
   tile.a_row_stride = a.first.row_stride;
   tile.a_column_stride = a.first.column_stride;
-  tile.b_row_stride = b.row_stride;
+  tile.b_row_stride = products.b.row_stride;
   tile.c_row_stride = c.first.row_stride;
   tile.depth = products.over_tiles ? panel.tiles.count : products.length;
   tile.add = products.add;
   for (int64_t row = 0; row < rows; row += kernel.rows) {
-    if (row == 0 || next.pair != panel.pair)
-      fetch_next(products, next, row / kernel.rows, &tile);
-    else
-      tile.fetch = kNothing;
-    tile.a = products.a_at(panel) + row * a.first.row_stride;
-    for (int64_t column = left; column < right; column += 2 * kernel.width) {
-      const int64_t height = std::min(kernel.rows, rows - row);
-      const int64_t vectors = std::min<int64_t>(2, (right - column) / kernel.width);
-      tile.b = products.b_at(panel) + column - left;
-      tile.c = c.first.at(products.first_row(panel) + row, column - products.first_column) +
-               panel.pair * c.stride;
+    const int64_t height = std::min(kernel.rows, rows - row);
+    fetch_next(products, panel, next, right - left, row / kernel.rows, &tile);
+    tile.a = from_a + row * tile.a_row_stride;
+    for (int64_t column = 0; column < right - left; column += 2 * kernel.width) {
+      const int64_t vectors = std::min<int64_t>(2, (right - left - column) / kernel.width);
+      tile.b = from_b + column;
+      tile.c = to + row * tile.c_row_stride + column;
       kernel.multiply_tile(tile, (height + third - 1) / third, static_cast<int>(vectors));
       tile.next += 2 * kernel.width;
     }
@@ -108,22 +105,28 @@ void multiply_at_points(const Convolution& c, int64_t images, const PointProduct
   for (int64_t pair = 0; pair < c.values(); ++pair) all += tiles_at(c, images, pair).count;
   split(all * panels, [&](int64_t first, int64_t last) {
     int64_t at = 0;
-    for (int64_t pair = 0; pair < c.values(); ++pair)
-      for (int64_t i = 0; i < panels; ++i) {
-        const Panel panel = panel_at(c, images, pair, i * width);
-        const bool more = i + 1 < panels;
-        const Panel next = panel_at(c, images, pair + !more, more ? (i + 1) * width : 0);
-        if (first <= at && at < last) multiply_panel(products, panel, next);
-        at += panel.tiles.count;
+    for (int64_t pair = 0; pair < c.values(); ++pair) {
+      const int64_t later = std::min(pair + 1, c.values() - 1);
+      const Tiles tiles = tiles_at(c, images, pair), then = tiles_at(c, images, later);
+      for (int64_t panel = 0; panel < panels; ++panel, at += tiles.count) {
+        if (at < first || at >= last) continue;
+        const Panel next = panel + 1 < panels ? Panel{pair, (panel + 1) * width, tiles}
+                                              : Panel{later, 0, then};
+        multiply_panel(products, {pair, panel * width, tiles}, next);
       }
+    }
   });
 }
 
 // All pairs of points, a panel on one thread.
 void multiply_panel_at_points(const Convolution& c, const PointProducts& products, int64_t left) {
-  for (int64_t pair = 0; pair < c.values(); ++pair)
-    multiply_panel(products, panel_at(c, c.images, pair, left),
-                   panel_at(c, c.images, pair + 1, left));
+  Panel panel = {0, left, tiles_at(c, c.images, 0)};
+  for (int64_t pair = 1; pair <= c.values(); ++pair) {
+    const int64_t later = std::min(pair, c.values() - 1);
+    const Panel next = {later, left, tiles_at(c, c.images, later)};
+    multiply_panel(products, panel, next);
+    panel = next;
+  }
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ import symbols
 from common.evaluate.network import bind
 from common.graph.inference_weights import Integers, use_inference_weights
 from common.graph.native_operators import MIN_IMAGES, use_native_layers
+from common.io import cpus
 from common.runtime import native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
@@ -88,21 +89,28 @@ def test_products_with_many_zeros_are_right(images, inputs, outputs, share):
     assert_right(draw_sparse(images, inputs, outputs, share))
 
 
+def test_large_gradients_of_weights_are_right_past_the_caches():
+    outputs = (
+        1050 * cpus.openmp_threads()
+    )  # each thread's share is stored past them, but for its last columns
+    assert_right(draw_sparse(16, 1040, outputs, 0.2))
+
+
 ZEROS = """
 import common.runtime.mxnet, hashlib, sys
 from common.runtime import native
 native.load()
 sys.path[:0] = ["tests", "tests/native"]
 from test_fully_connected import draw_sparse, layer
-for share in (0.2, 1):
-    found = layer(*draw_sparse(67, 523, 700, share))
+for shape, share in ((67, 523, 700), 0.2), ((67, 523, 700), 1), ((16, 1040, 1050), 0.2):
+    found = layer(*draw_sparse(*shape, share))
     print(hashlib.md5(b"".join(array.tobytes() for array in found)).hexdigest())
 """
 
 
 def test_any_number_of_threads_gives_the_same_bits_with_and_without_zeros():
     said = [run_script("-c", ZEROS, OMP_NUM_THREADS=n).stdout for n in ("1", "2", "7")]
-    assert said[0].count("\n") == 2
+    assert said[0].count("\n") == 3
     assert said[0] == said[1] == said[2]
 
 

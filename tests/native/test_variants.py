@@ -12,8 +12,8 @@ VARIANTS = {"ALL": "AVX-512", "AVX2": "AVX2", "SSE41": "baseline"}  # the best o
 # Of each operator, what reaches all of its code.
 OPERATORS = (
     "channels_and_filters or (fourier and 33) or first_convolution or groups or"
-    " output_and_gradients or whole_tiles or max_pooling_alone or fused or ten_updates or"
-    " (lrn_equals and 60) or int8_lrn or crop or normali"
+    " output_and_gradients or whole_tiles or past_the_caches or max_pooling_alone or fused or"
+    " ten_updates or (lrn_equals and 60) or int8_lrn or crop or normali"
 )
 
 
