@@ -48,9 +48,9 @@ struct PointProducts {
   }
 };
 
-// What `next` needs that `panel` has not read, this core's caches do not have: the panel, and what
-// a has where it is of another pair of points. The first strip of rows of c fetches the one, the
-// others the other.
+// What the next panel reads is fetched while this one is multiplied; it would come from the other
+// core's caches, or from memory. The first strip of rows of c fetches what b has. If the next panel
+// is of another pair of points, the other strips fetch what a has there.
 void fetch_next(const PointProducts& products, const Panel& panel, const Panel& next,
                 int64_t width, int64_t strip, Tile* tile) {
   tile->fetch = kNothing;
