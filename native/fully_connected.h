@@ -113,7 +113,7 @@ bool add_sparse(const Layer& layer, float* x, float* w, float* y) {
 
 const int64_t kBlockOfImages = 65536;  // values of a block of images: 256 KB
 
-// The product of all images with w, in tiles if they have few zeros.
+// The product of all images with w: in tiles, unless they have many zeros and there is no AVX-512.
 template <typename Weights>
 void multiply_many_images(const Layer& layer, float* x, float* w, const float* bias, float* y) {
   for (int64_t i = 0; i < layer.images; ++i)

@@ -44,7 +44,7 @@ INLINED void lanes_to_rows(const float* from, int64_t channels, int64_t places, 
 
 const int64_t kPlacesAhead = 64;  // how far ahead of the place in use a row is fetched
 
-// A row of each of some channels' maps. Fetching inputs gains nothing: they were written just now.
+// A row of each of some channels' maps. Fetching what `get` reads of inputs gains nothing.
 template <typename Float>
 struct PlainRows {
   Float* data;

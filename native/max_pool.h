@@ -115,9 +115,10 @@ void unpool_plane(const Pool& pool, const float* g, const float* y, const float*
     const int64_t rows = std::min(pool.in[0] - top, pool.kernel[0]);
     int64_t o = 0;
 #ifdef HAS_VARIANTS
-    const int64_t room = pool.in_plane() - (top + 2) * width - 4;  // the last column with four
+    // The last column with four values in each row.
+    const int64_t last = std::min(width - 3, pool.in_plane() - (top + 2) * width - 4);
     if (rows == 3 && pool.kernel[1] == 3)
-      for (; o < pool.out[1] && o * pool.stride[1] <= std::min(width - 3, room); ++o) {
+      for (; o < pool.out[1] && o * pool.stride[1] <= last; ++o) {
         const int64_t start = top * width + o * pool.stride[1];
         dx[start + places[first_of_nine(x + start, width, y[o])]] += g[o];
       }

@@ -30,6 +30,12 @@ struct Panel {
   Tiles tiles;
 };
 
+// Behind the last pair of points is that pair again.
+Panel panel_at(const Convolution& c, int64_t images, int64_t pair, int64_t left) {
+  pair = std::min(pair, c.values() - 1);
+  return {pair, left, tiles_at(c, images, pair)};
+}
+
 // c = a b, or c += a b, at each pair of points, for the tiles of some images.
 struct PointProducts {
   PointMatrices a;
@@ -106,13 +112,12 @@ void multiply_at_points(const Convolution& c, int64_t images, const PointProduct
   split(all * panels, [&](int64_t first, int64_t last) {
     int64_t at = 0;
     for (int64_t pair = 0; pair < c.values(); ++pair) {
-      const int64_t later = std::min(pair + 1, c.values() - 1);
-      const Tiles tiles = tiles_at(c, images, pair), then = tiles_at(c, images, later);
-      for (int64_t panel = 0; panel < panels; ++panel, at += tiles.count) {
+      const Tiles tiles = tiles_at(c, images, pair);
+      const Panel of_next_pair = panel_at(c, images, pair + 1, 0);
+      for (int64_t i = 0; i < panels; ++i, at += tiles.count) {
         if (at < first || at >= last) continue;
-        const Panel next = panel + 1 < panels ? Panel{pair, (panel + 1) * width, tiles}
-                                              : Panel{later, 0, then};
-        multiply_panel(products, {pair, panel * width, tiles}, next);
+        const Panel next = i + 1 < panels ? Panel{pair, (i + 1) * width, tiles} : of_next_pair;
+        multiply_panel(products, {pair, i * width, tiles}, next);
       }
     }
   });
@@ -120,13 +125,9 @@ void multiply_at_points(const Convolution& c, int64_t images, const PointProduct
 
 // All pairs of points, a panel on one thread.
 void multiply_panel_at_points(const Convolution& c, const PointProducts& products, int64_t left) {
-  Panel panel = {0, left, tiles_at(c, c.images, 0)};
-  for (int64_t pair = 1; pair <= c.values(); ++pair) {
-    const int64_t later = std::min(pair, c.values() - 1);
-    const Panel next = {later, left, tiles_at(c, c.images, later)};
-    multiply_panel(products, panel, next);
-    panel = next;
-  }
+  for (int64_t pair = 0; pair < c.values(); ++pair)
+    multiply_panel(products, panel_at(c, c.images, pair, left),
+                   panel_at(c, c.images, pair + 1, left));
 }
 
 }  // namespace

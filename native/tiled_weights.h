@@ -33,7 +33,7 @@ WeightMatrix weight_matrix(const Convolution& c, const float* w, bool filters_in
   return {w, c.channels, c.filters, channel, filter, false};
 }
 
-const int64_t kRowsAhead = 4;  // of values, that are fetched before they are written
+const int64_t kRowsAhead = 4;  // how far ahead the places of values are fetched
 
 // To points: 16 columns from `first` on.
 void transform_columns(const Convolution& c, const WeightMatrix& w, int64_t first,

@@ -90,9 +90,8 @@ def test_products_with_many_zeros_are_right(images, inputs, outputs, share):
 
 
 def test_large_gradients_of_weights_are_right_past_the_caches():
-    outputs = (
-        1050 * cpus.openmp_threads()
-    )  # each thread's share is stored past them, but for its last columns
+    # Each thread's share is stored past them, but for its last columns.
+    outputs = 1050 * cpus.openmp_threads()
     assert_right(draw_sparse(16, 1040, outputs, 0.2))
 
 
