@@ -1,8 +1,10 @@
-// Sums of products of bfloat16 in AMX's tiles, of Intel's server processors since 2023.
+// Sums of products of bfloat16, or of uint8 by int8, in AMX's tiles, of Intel's server processors
+// since 2023.
 //
 // A tile has 16 rows of 64 bytes. One instruction adds to 16 x 16 float32 sums the products of 16
 // rows of 32 bfloat16 with 16 columns of as many; a column's values lie in pairs, each pair in one
-// row. Values and sums below 2**-126 count as 0.
+// row. Values and sums below 2**-126 count as 0. Of 8-bit integers there are 64, in fours, and the
+// sums are int32.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +25,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define AMX __attribute__((target("amx-tile,amx-bf16")))
+#define AMX __attribute__((target("amx-tile,amx-bf16,amx-int8")))
 #else
 #define AMX
 #endif
@@ -31,12 +33,12 @@
 namespace {
 
 const int64_t kTileRows = 16;              // also columns of sums
-const int64_t kStep = 32;                  // products that one instruction adds to a sum
+const int64_t kStep = 32;                  // products of bfloat16 that one instruction adds
 const int64_t kTileBytes = 16 * 64;        // of a tile whose rows follow each other
 const int64_t kBlock = 2 * kTileRows;      // rows and columns of sums that tiles hold at a time
 
 // c = a b, a block of kBlock rows and columns, or half of one of them or of both. The sums are over
-// `steps` times kStep. A step's tiles are a_at[step] and b_at[step] bytes behind a and b.
+// `steps` instructions. A step's tiles are a_at[step] and b_at[step] bytes behind a and b.
 struct BlockProduct {
   const void *a, *b;
   const int64_t *a_at, *b_at;
@@ -48,11 +50,11 @@ struct BlockProduct {
 
 #ifdef HAS_AMX_INTRINSICS
 
-// Whether the processor has tiles of bfloat16 and Linux lets this process use them.
+// Whether the processor has tiles of both and Linux lets this process use them.
 bool tiles_are_there() {
   unsigned a, b, c, d;
-  const unsigned kBf16 = 1u << 22, kTile = 1u << 24;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kBf16) || !(d & kTile)) return false;
+  const unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, all = kBf16 | kTile | kInt8;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & all) != all) return false;
   const long kReqXcompPerm = 0x1023, kXtiledata = 18;
   return syscall(SYS_arch_prctl, kReqXcompPerm, kXtiledata) == 0;
 }
@@ -76,8 +78,14 @@ class AmxTiles {
   AMX ~AmxTiles() { _tile_release(); }
 };
 
-template <bool two_down, bool two_across>
-AMX void multiply_block_of(const BlockProduct& p, float* c, int64_t c_row) {
+#define MULTIPLY_TILES(sums, a, b) \
+  if (of_integers)                 \
+    _tile_dpbusd(sums, a, b);      \
+  else                             \
+    _tile_dpbf16ps(sums, a, b)
+
+template <bool of_integers, bool two_down, bool two_across>
+AMX void multiply_block_of(const BlockProduct& p, void* c, int64_t c_row) {
   const char *const a = static_cast<const char*>(p.a), *const b = static_cast<const char*>(p.b);
   write_to_memory(p.a);
   _tile_zero(0);
@@ -88,22 +96,26 @@ AMX void multiply_block_of(const BlockProduct& p, float* c, int64_t c_row) {
     const char *const upper = a + p.a_at[step], *const left = b + p.b_at[step];
     _tile_loadd(4, upper, p.a_row);
     _tile_loadd(6, left, p.b_row);
-    _tile_dpbf16ps(0, 4, 6);
+    MULTIPLY_TILES(0, 4, 6);
     if (two_across) {
       _tile_loadd(7, left + p.b_next, p.b_row);
-      _tile_dpbf16ps(1, 4, 7);
+      MULTIPLY_TILES(1, 4, 7);
     }
     if (two_down) {
       _tile_loadd(5, upper + p.a_next, p.a_row);
-      _tile_dpbf16ps(2, 5, 6);
+      MULTIPLY_TILES(2, 5, 6);
     }
-    if (two_down && two_across) _tile_dpbf16ps(3, 5, 7);
+    if (two_down && two_across) {
+      MULTIPLY_TILES(3, 5, 7);
+    }
   }
-  const int64_t row = c_row * sizeof(float);
-  _tile_stored(0, c, row);
-  if (two_across) _tile_stored(1, c + kTileRows, row);
-  if (two_down) _tile_stored(2, c + kTileRows * c_row, row);
-  if (two_down && two_across) _tile_stored(3, c + kTileRows * c_row + kTileRows, row);
+  const int64_t row = c_row * sizeof(float), right = kTileRows * sizeof(float);
+  char* const upper = static_cast<char*>(c);
+  char* const lower = upper + kTileRows * row;
+  _tile_stored(0, upper, row);
+  if (two_across) _tile_stored(1, upper + right, row);
+  if (two_down) _tile_stored(2, lower, row);
+  if (two_down && two_across) _tile_stored(3, lower + right, row);
 }
 
 #else
@@ -112,8 +124,8 @@ bool tiles_are_there() { return false; }
 struct AmxTiles {
   AmxTiles() {}  // is no unused variable
 };
-template <bool two_down, bool two_across>
-void multiply_block_of(const BlockProduct&, float*, int64_t) {}
+template <bool of_integers, bool two_down, bool two_across>
+void multiply_block_of(const BlockProduct&, void*, int64_t) {}
 
 #endif
 
@@ -132,15 +144,23 @@ const bool kEmulated = false;
 // Linux is asked in any case: the processor's own tiles go before emulated ones.
 const bool kAmx = tiles_are_wanted() && (tiles_are_there() || kEmulated);
 
-// Rows of c are c_row floats apart. The calling thread has AmxTiles.
-void multiply_block(const BlockProduct& p, float* c, int64_t c_row) {
-  if (p.two_down && p.two_across) return multiply_block_of<true, true>(p, c, c_row);
-  if (p.two_down) return multiply_block_of<true, false>(p, c, c_row);
-  if (p.two_across) return multiply_block_of<false, true>(p, c, c_row);
-  multiply_block_of<false, false>(p, c, c_row);
+template <bool of_integers>
+void multiply_block(const BlockProduct& p, void* c, int64_t c_row) {
+  if (p.two_down && p.two_across) return multiply_block_of<of_integers, true, true>(p, c, c_row);
+  if (p.two_down) return multiply_block_of<of_integers, true, false>(p, c, c_row);
+  if (p.two_across) return multiply_block_of<of_integers, false, true>(p, c, c_row);
+  multiply_block_of<of_integers, false, false>(p, c, c_row);
+}
+
+// Of bfloat16, or of integers. Rows of c are c_row sums apart. The calling thread has AmxTiles.
+inline void multiply_block(const BlockProduct& p, float* c, int64_t c_row) {
+  multiply_block<false>(p, static_cast<void*>(c), c_row);
+}
+inline void multiply_block(const BlockProduct& p, int32_t* c, int64_t c_row) {
+  multiply_block<true>(p, static_cast<void*>(c), c_row);
 }
 
 }  // namespace
 
-// Whether products of bfloat16 are AMX's.
+// Whether products of bfloat16, and of 8-bit integers, are AMX's.
 extern "C" bool alexnet_amx() { return kAmx; }

@@ -69,12 +69,11 @@ INLINED float power_of(const Lrn& lrn, float s) {
 // Channel c of y = x s^-beta, with s = knorm + scale * (sum of x^2 over c's window), which is kept,
 // as is s^-beta. x: an image; the others: a channel.
 struct Normalise {
-  template <typename Value>
-  static INLINED void run(const Lrn& lrn, const Value* x, int64_t c, float scale,
-                          float* __restrict s, float* __restrict power, float* __restrict y) {
+  static INLINED void run(const Lrn& lrn, const float* x, int64_t c, float* __restrict s,
+                          float* __restrict power, float* __restrict y) {
     const int64_t first = std::max<int64_t>(0, c - lrn.half);
     const int64_t last = std::min(lrn.channels - 1, c + lrn.half);
-    const Value *const low = x + first * lrn.plane, *const row = x + c * lrn.plane;
+    const float *const low = x + first * lrn.plane, *const row = x + c * lrn.plane;
     if (last - first == 4 && lrn.beta == 0.75f) {  // AlexNet's: all in one pass
       for (int64_t p = 0; p < lrn.plane; ++p) {
         float sum = 0;
@@ -82,7 +81,7 @@ struct Normalise {
           const float value = rectified(lrn, low[j * lrn.plane + p]);
           sum += value * value;
         }
-        s[p] = lrn.knorm + scale * sum;
+        s[p] = lrn.knorm + lrn.scale * sum;
         power[p] = power_of(lrn, s[p]);
         y[p] = rectified(lrn, row[p]) * power[p];
       }
@@ -95,7 +94,7 @@ struct Normalise {
         s[p] += value * value;
       }
     for (int64_t p = 0; p < lrn.plane; ++p) {
-      s[p] = lrn.knorm + scale * s[p];
+      s[p] = lrn.knorm + lrn.scale * s[p];
       power[p] = power_of(lrn, s[p]);
       y[p] = rectified(lrn, row[p]) * power[p];
     }
@@ -156,7 +155,7 @@ void forward_channels(const Lrn& lrn, const float* x, int64_t first, int64_t las
   float *const power = s + lrn.plane, *const whole = power + lrn.plane;
   for (int64_t c = first; c < last; ++c) {
     float* const out = y + c * lrn.out_plane;
-    dispatch<Normalise>(lrn, x, c, lrn.scale, s, power, lrn.pooled ? whole : out);
+    dispatch<Normalise>(lrn, x, c, s, power, lrn.pooled ? whole : out);
     if (lrn.pooled) dispatch<PoolPlane>(lrn.pool, whole, s, out);
   }
 }
@@ -172,7 +171,7 @@ void backward_channels(const Lrn& lrn, const float* g, const float* x, const flo
   for (int64_t c = std::max<int64_t>(0, first - lrn.half); c < last + lrn.half; ++c) {
     if (c < lrn.channels) {
       const float* gradient = g + c * lrn.out_plane;
-      dispatch<Normalise>(lrn, x, c, lrn.scale, s, power, whole);
+      dispatch<Normalise>(lrn, x, c, s, power, whole);
       if (lrn.pooled) {
         unpool_plane(lrn.pool, gradient, y + c * lrn.out_plane, whole, spread);
         gradient = spread;

@@ -51,14 +51,13 @@ INLINED Value larger(Value a, Value b) {
 // A plane x -> y. The maximum down each window's rows comes first, which is a vector operation;
 // column_maxima: memory for a row of x.
 struct PoolPlane {
-  template <typename Value>
-  static INLINED void run(const Pool& pool, const Value* x, Value* column_maxima, Value* y) {
+  static INLINED void run(const Pool& pool, const float* x, float* column_maxima, float* y) {
     const int64_t width = pool.in[1], count = pool.out[1];
-    Value* const most = column_maxima;
+    float* const most = column_maxima;
     for (int64_t row = 0; row < pool.out[0]; ++row, y += count) {
       const int64_t top = row * pool.stride[0];
       const int64_t bottom = std::min(pool.in[0], top + pool.kernel[0]);
-      const Value* const rows = x + top * width;
+      const float* const rows = x + top * width;
       if (bottom - top == 3) {
         for (int64_t p = 0; p < width; ++p)
           most[p] = larger(larger(rows[p], rows[width + p]), rows[2 * width + p]);
@@ -74,7 +73,7 @@ struct PoolPlane {
       }
       for (int64_t o = 0; o < count; ++o) {
         const int64_t start = o * pool.stride[1], end = std::min(width, start + pool.kernel[1]);
-        Value value = most[start];
+        float value = most[start];
         for (int64_t p = start + 1; p < end; ++p) value = value < most[p] ? most[p] : value;
         y[o] = value;
       }

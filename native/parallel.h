@@ -61,4 +61,20 @@ void parallel_for(int64_t count, const Work& work) {
   });
 }
 
+// The two as objects, for functions that are called with either.
+struct InParallel {
+  static int64_t workers() { return threads(); }
+  template <typename Work>
+  void operator()(int64_t count, const Work& work) const {
+    parallel_for(count, work);
+  }
+};
+struct Serially {
+  static int64_t workers() { return 1; }
+  template <typename Work>
+  void operator()(int64_t count, const Work& work) const {
+    for (int64_t i = 0; i < count; ++i) work(i);
+  }
+};
+
 }  // namespace

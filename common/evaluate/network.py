@@ -13,6 +13,8 @@ from common.cli import UserError
 from common.graph import dequantize, lowering
 from common.graph.graph import Graph
 from common.graph.inference_weights import use_inference_weights
+from common.graph.int8_operators import use_int8_operators
+from common.runtime import native
 from common.runtime.mxnet import mx
 
 
@@ -41,6 +43,8 @@ def bind(
         own = (data_shape[0] // len(contexts), *data_shape[1:])
         symbol = lowering.for_cpu(symbol, own, for_training=False, dtype=dtype)
         symbol, arg_params = use_inference_weights(symbol, arg_params, own[0], integers, dtype)
+        if dequantize.is_quantized(symbol) and native.has_int8():
+            symbol, arg_params = use_int8_operators(symbol, arg_params)
     labels = None  # export_mxnet.py's copies have none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]

@@ -67,26 +67,27 @@ def dequantized(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.Symbol,
             node.attrs = {key: text for key, text in node.attrs.items() if key not in _INT8_ONLY}
     plain = graph.symbol()
     names = set(plain.list_arguments()) & set(arg_params)
-    return plain, {name: _float32(name, arg_params) for name in names}
+    return plain, {name: float32(name, arg_params) for name in names}
 
 
 def integers(arg_params: dict) -> Dict[str, Integers]:
     """The arguments that are 8-bit integers."""
     return {
-        name: Integers(array, _scale(name, arg_params))
+        name: Integers(array, scale(name, arg_params))
         for name, array in arg_params.items()
         if array.dtype == np.int8
     }
 
 
-def _float32(name, arg_params):
+def float32(name: str, arg_params: dict) -> mx.nd.NDArray:
+    """An argument as float32, the 8-bit integers times what 1 of them stands for."""
     array = arg_params[name]
     if array.dtype != np.int8:
         return array
-    return array.astype("float32") * _scale(name, arg_params)
+    return array.astype("float32") * scale(name, arg_params)
 
 
-def _scale(name, arg_params):
+def scale(name: str, arg_params: dict) -> float:
     """What 1 of the 8-bit integers with this name stands for."""
     ends = (arg_params[f"{name}_{end}"].asscalar() for end in ("min", "max"))
     return float(max(map(abs, ends)) / 127)

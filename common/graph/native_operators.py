@@ -22,7 +22,7 @@ _CONVOLUTION, _FULLY_CONNECTED = "_alexnet_convolution", "_alexnet_fully_connect
 _KEEPING_CONVOLUTION = "_alexnet_keeping_convolution"
 _FIRST_CONVOLUTION = "_alexnet_first_convolution"
 _CONVOLUTIONS = (_CONVOLUTION, _FIRST_CONVOLUTION)
-_LRN, _INT8_LRN, _MAX_POOLING = "_alexnet_lrn", "_alexnet_int8_lrn", "_alexnet_max_pool"
+_LRN, _MAX_POOLING = "_alexnet_lrn", "_alexnet_max_pool"
 _OWN_LAYOUT = ("Convolution", "Pooling", "Activation")  # where MKL-DNN lays out what MXNet makes
 _DEFAULTS = {
     "no_bias": ("False", "0"),
@@ -47,9 +47,8 @@ def use_native_operators(
     - A max pooling that follows our convolution: MXNet's is slow on the layout that ours leaves.
 
     Then neighbours are fused, where nothing else reads what lies between them: a relu into our
-    convolution before it, a relu into our LRN after it, a max pooling into our LRN before it; in an
-    int8 network an LRN with what dequantizes before it and quantizes after it. The one operator has
-    the name of the last.
+    convolution before it, a relu into our LRN after it, a max pooling into our LRN before it. The
+    one operator has the name of the last.
 
     For inference our convolutions keep the values of their weights. In training a reshape
     NAME_plain keeps a plain copy of what MXNet's operator NAME leaves for ours.
@@ -67,7 +66,6 @@ def use_native_operators(
     if for_training:
         _keep_plain_copies(graph)
         return graph.symbol()
-    _fuse_int8_lrn(graph)
     for node in graph.nodes:
         if node.op == _CONVOLUTION:
             node.op = _KEEPING_CONVOLUTION
@@ -102,34 +100,6 @@ def _fuse(graph, can_be_fused):
             second.inputs = first.inputs
 
 
-def _fuse_int8_lrn(graph):
-    """Make one node of each dequantize, LRN, max pooling (if there is one) and quantize in a row.
-
-    Nothing else reads what lies between them, and the last makes uint8 of a range that it knows.
-    """
-    uses = graph.uses()
-    for node in graph.nodes:
-        if node.op != "_contrib_quantize_v2" or not _makes_uint8(node.attrs):
-            continue
-        row = [node.inputs[0].node]
-        if _is_plain_max_pooling(row[0]):
-            row.insert(0, row[0].inputs[0].node)
-        if row[0].op == "LRN":
-            row.insert(0, row[0].inputs[0].node)
-        read_once = all(uses[one] == 1 for one in row)
-        if [one.op for one in row[:2]] == ["_contrib_dequantize", "LRN"] and read_once:
-            for one in row:
-                node.attrs.update(one.settings)
-            node.op, node.inputs = _INT8_LRN, row[0].inputs
-
-
-def _makes_uint8(quantize):
-    """Whether a quantize with these attributes knows its range, and nothing in it is negative."""
-    least, most = (quantize.get(f"{end}_calib_range", "None") for end in ("min", "max"))
-    known = "None" not in (least, most) and quantize.get("out_type") == "auto"
-    return known and float(least) >= 0 and float(most) > 0
-
-
 def _is_relu(node):
     return node.op == "Activation" and node.settings == {"act_type": "relu"}
 
@@ -139,10 +109,15 @@ def _is_unpooled_lrn(node):
 
 
 def _is_plain_max_pooling(node):
-    """Whether it is a max pooling with a window and a stride in both directions, nothing more."""
-    said = node.settings
+    return node.op == "Pooling" and is_plain_max(node.settings)
+
+
+def is_plain_max(said: dict) -> bool:
+    """Whether a pooling with these settings is a max pooling with a window and a stride in both
+    directions, nothing more.
+    """
     names = {"kernel", "stride", "pool_type", "pooling_convention"}
-    if node.op != "Pooling" or not {"kernel", "stride"} <= said.keys() <= names:
+    if not {"kernel", "stride"} <= said.keys() <= names:
         return False
     kernel, stride = (ast.literal_eval(said[name]) for name in ("kernel", "stride"))
     return (
@@ -206,7 +181,7 @@ def _native_layer(node, weights, output, for_training, first, in_tiles):
     first: its input needs no gradient. in_tiles: choose for AMX.
     """
     settings = node.settings
-    said = {key for key, value in settings.items() if value not in _DEFAULTS.get(key, ())}
+    said = said_of(settings)
     if not weights or not all(shape and all(shape) for shape in weights):
         return None  # shapes that `data` does not determine
     if len(weights) == 1:
@@ -223,6 +198,11 @@ def _native_layer(node, weights, output, for_training, first, in_tiles):
             return _FIRST_CONVOLUTION if first else None
         return _CONVOLUTION
     return None
+
+
+def said_of(settings: dict) -> set:
+    """The names of settings that differ from what MXNet takes where nothing is said."""
+    return {key for key, value in settings.items() if value not in _DEFAULTS.get(key, ())}
 
 
 def _winograd_pays(weight, groups, output, strides, for_training):

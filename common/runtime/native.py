@@ -1,10 +1,10 @@
 """Our C++ operators: built once with g++, kept in the cache, loaded into MXNet.
 
-native/ has convolution (with the relu after it), LRN (with the relu and max pooling around it, and
-of int8 networks), max pooling and fully connected layers, which common/graph/native_operators.py
-puts into graphs; the update of :class:`NativeSGD`; the crops and normalisation of
-common/input/prefetch.py; and a check that makes an undecodable image an error (without it, MXNet
-ends the process).
+native/ has convolution (with the relu after it), LRN (with the relu and max pooling around it), max
+pooling and fully connected layers, which common/graph/native_operators.py puts into graphs, and the
+layers of int8 networks, which common/graph/int8_operators.py does; the update of
+:class:`NativeSGD`; the crops and normalisation of common/input/prefetch.py; and a check that makes
+an undecodable image an error (without it, MXNet ends the process).
 """
 
 import contextlib
@@ -113,6 +113,15 @@ def has_amx() -> bool:
     If not, they are products of float32 with rounded values, which are no faster.
     """
     function = library().alexnet_amx
+    function.restype = ctypes.c_bool
+    return function()
+
+
+def has_int8() -> bool:
+    """Whether our int8 operators are there, and multiply by VNNI or AMX: native/int8_product.h."""
+    if not (is_built() and load()):
+        return False
+    function = library().alexnet_int8
     function.restype = ctypes.c_bool
     return function()
 

@@ -2,6 +2,7 @@
 // amx_emulator.h on processors without it.
 #include "../../native/bfloat16_gradients.h"
 #include "../../native/bfloat16_layer.h"
+#include "../../native/int8_product.h"
 
 // sides: images, groups, channels and filters of a group, rows and columns, both pads, kernel,
 // stride. y: read for the relu. y_out and the gradients are written, dx unless it is null.
@@ -39,6 +40,16 @@ extern "C" void connect_narrow(int64_t images, int64_t inputs, int64_t outputs, 
                                const float* x, const uint16_t* w, const float* bias, float* y) {
   multiply_in_tiles(images, inputs, outputs, row, x, reinterpret_cast<const Bfloat16*>(w), bias,
                     y);
+}
+
+// sums: rows of a multiple of 16 places and all filters.
+extern "C" void multiply_integers(int64_t runs, int64_t quads, int64_t run_stride, int64_t count,
+                                  int64_t blocks, const uint8_t* values, const int8_t* weights,
+                                  int32_t* sums) {
+  const Int8Product product = {runs, quads, run_stride, 0};
+  std::vector<const uint8_t*> places;
+  for (int64_t i = 0; i < count; ++i) places.push_back(values + 3 * i);  // as of a convolution
+  multiply_int8(product, places.data(), count, weights, blocks, sums, blocks * kFilters);
 }
 
 extern "C" bool has_tiles() { return kAmx; }

@@ -95,12 +95,29 @@ float flushed(float value) {
   return flushed(bits);
 }
 
-void multiply(int sums, int a, int b) {
+void check_tiles(int sums, int a, int b) {
   const State& s = state;
   if (s.bytes[sums] != s.bytes[b] || s.rows[sums] != s.rows[a] || s.bytes[a] != 4 * s.rows[b] ||
       sums == a || sums == b || a == b)
     refuse();
   products += 1;
+}
+
+void multiply_integers(int sums, int a, int b) {
+  check_tiles(sums, a, b);
+  for (int m = 0; m < state.rows[a]; ++m)
+    for (int n = 0; n < state.bytes[b] / 4; ++n) {
+      int32_t sum;
+      std::memcpy(&sum, &state.values[sums][m][4 * n], 4);
+      for (int k = 0; k < state.bytes[a]; ++k)
+        sum += state.values[a][m][k] * static_cast<int8_t>(state.values[b][k / 4][4 * n + k % 4]);
+      std::memcpy(&state.values[sums][m][4 * n], &sum, 4);
+    }
+}
+
+void multiply(int sums, int a, int b) {
+  const State& s = state;
+  check_tiles(sums, a, b);
   for (int m = 0; m < s.rows[a]; ++m)
     for (int n = 0; n < s.bytes[b] / 4; ++n) {
       float sum, parts[2] = {0, 0};  // of even and of odd values
@@ -150,6 +167,8 @@ void run(int, siginfo_t*, void* at) {
     length = memory.length;
   } else if (is_vex && operation == 0x5c && prefix == kF3 && is_register) {  // TDPBF16PS
     multiply(reg, rm, ~(code[2] >> 3) & 15);
+  } else if (is_vex && operation == 0x5e && prefix == k66 && is_register) {  // TDPBUSD
+    multiply_integers(reg, rm, ~(code[2] >> 3) & 15);
   } else {
     signal(SIGILL, SIG_DFL);  // the instruction runs again, and ends the process
     return;

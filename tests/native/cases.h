@@ -48,6 +48,35 @@ std::vector<Case> convolutions() {
   return cases;
 }
 
+std::vector<Case> of_int8() {
+  std::vector<Case> cases;
+  const char* const op = "_alexnet_int8_convolution";
+  const Attributes first = {{"kernel", "(11, 11)"}, {"stride", "(4, 4)"}, {"num_filter", "37"},
+                            {"input_range", "1"}, {"max_calib_range", "9"}, {"nsize", "5"},
+                            {"pool_kernel", "(3, 3)"}, {"pool_stride", "(2, 2)"}};
+  Attributes pooled_first = first, last = first;
+  pooled_first.insert({{"map_range", "20"}, {"pooling_convention", "full"}, {"pad", "(2, 1)"}});
+  last["out_layout"] = "NHWC";
+  for (const Attributes& attrs : {first, pooled_first, last})
+    for (int64_t images : {1, 2, 3, 6})  // shared by threads as images, and as parts of each
+      cases.push_back({op, attrs, {images, 3, 31, 27}, 4});
+  const Attributes plain = {{"kernel", "(3, 2)"}, {"pad", "(1, 3)"}, {"num_filter", "6"},
+                            {"num_group", "2"}, {"max_calib_range", "90"}};
+  Attributes by_last = plain;
+  by_last.insert({{"layout", "NHWC"}, {"out_layout", "NHWC"}});
+  for (int64_t images : {1, 2}) {
+    cases.push_back({op, plain, {images, 10, 5, 7}, 4});
+    cases.push_back({op, by_last, {images, 5, 7, 10}, 4});
+    cases.push_back({op, {{"kernel", "(1, 1)"}, {"num_filter", "64"}, {"max_calib_range", "9"}},
+                     {images, 1, 1, 1}, 4});
+  }
+  for (int64_t images : {1, 4, 9, 12, 13, 30})
+    for (const Attributes& attrs : {Attributes{{"num_hidden", "70"}},
+                                    Attributes{{"num_hidden", "70"}, {"max_calib_range", "50"}}})
+      cases.push_back({"_alexnet_int8_fully_connected", attrs, {images, 2, 3, 6}, 4});
+  return cases;
+}
+
 std::vector<Case> of_bfloat16() {
   std::vector<Case> cases;
   for (const char* kernel : {"(3, 3)", "(5, 5)"})

@@ -237,32 +237,107 @@ void check_pixels() {
     }
 }
 
-void check_int8() {
-  const Shape shape = {2, 19, 7, 9};
-  const CustomOp& op = find("_alexnet_int8_lrn");
-  for (MXDType type : {kUint8, kInt8})
-    for (bool pooled : {false, true}) {
-      Attributes attrs = {{"nsize", "5"}, {"alpha", "0.01"}, {"min_calib_range", "0"},
-                          {"max_calib_range", "20"}};
-      if (pooled) attrs.insert({{"kernel", "(3, 3)"}, {"stride", "(2, 2)"}});
-      Sides in(3), out(3);
-      in[0].assign(shape.begin(), shape.end());
-      if (op.infer_shape(attrs, &in, &out) != MX_SUCCESS) return fail("int8 LRN: its shapes");
-      const Shape out_shape(out[0].begin(), out[0].end());
-      const int64_t size = 2 * 19 * 7 * 9, out_size = 2 * 19 * (pooled ? 3 * 4 : 7 * 9);
-      std::unique_ptr<uint8_t[]> data(new uint8_t[size]), result(new uint8_t[out_size]);
-      for (int64_t i = 0; i < size; ++i) data[i] = static_cast<uint8_t>(i * 7);
-      Array low({1}, 1), high({1}, 2), out_low({1}), out_high({1});
-      Tensors ins = {MXTensor(data.get(), shape, type, 0, MXContext::CPU(0)), low.tensor(),
-                     high.tensor()};
-      Tensors outs = {MXTensor(result.get(), out_shape, kUint8, 0, MXContext::CPU(0)),
-                      out_low.tensor(), out_high.tensor()};
-      if (op.forward_fp[0](attrs, &ins, &outs, no_resource()) != MX_SUCCESS) fail("int8 LRN");
-      uint32_t hash = 2166136261u;
-      for (int64_t i = 0; i < out_size; ++i) hash = (hash ^ result[i]) * 16777619u;
-      std::printf("%08x int8 LRN%s%s\n", hash, type == kInt8 ? " of signed" : "",
-                  pooled ? ", pooled" : "");
+// An int8 operator with arrays in blocks of exactly their size.
+struct Int8Run {
+  const Case& c;
+  CustomOp& op;
+  std::vector<int> in_types, out_types;
+  Sides in, out;
+  std::vector<std::unique_ptr<uint8_t[]>> blocks;
+  Tensors ins, outs;
+
+  explicit Int8Run(const Case& of) : c(of), op(find(of.op)) {
+    int inputs, outputs;
+    op.parse_attrs(c.attrs, &inputs, &outputs);
+    in_types.assign(inputs, -1);
+    out_types.assign(outputs, -1);
+    in.resize(inputs);
+    out.resize(outputs);
+    in[0].assign(c.data.begin(), c.data.end());
+    if (op.infer_type(c.attrs, &in_types, &out_types) != MX_SUCCESS ||
+        op.infer_shape(c.attrs, &in, &out) != MX_SUCCESS)
+      throw std::runtime_error(title(c) + ": its shapes or types are refused");
+    add(in, in_types, 1, &ins);
+    add(out, out_types, -1, &outs);
+  }
+
+  // Integers of all values; floats from -1 to 1, or NaN for what is to be written.
+  void add(const Sides& sides, const std::vector<int>& types, int seed, Tensors* to) {
+    for (size_t i = 0; i < sides.size(); ++i) {
+      const Array values(Shape(sides[i].begin(), sides[i].end()), seed < 0 ? -1 : seed++);
+      const int64_t size = values.size() * (types[i] == kFloat32 ? sizeof(float) : 1);
+      blocks.emplace_back(new uint8_t[size]);
+      for (int64_t p = 0; types[i] != kFloat32 && p < size; ++p)
+        blocks.back()[p] = static_cast<uint8_t>(p * 7 + p / 256 + i);
+      if (types[i] == kFloat32) std::memcpy(blocks.back().get(), values.values.get(), size);
+      to->push_back(MXTensor(blocks.back().get(), values.shape, static_cast<MXDType>(types[i]), 0,
+                             MXContext::CPU(0)));
     }
+  }
+
+  bool forward() {
+    return op.forward_fp[0](c.attrs, &ins, &outs, no_resource()) == MX_SUCCESS;
+  }
+
+  uint32_t checksum() const {
+    uint32_t hash = 2166136261u;
+    const int64_t size = outs[0].size() * (out_types[0] == kFloat32 ? sizeof(float) : 1);
+    for (int64_t p = 0; p < size; ++p)
+      hash = (hash ^ static_cast<const uint8_t*>(outs[0].data_ptr)[p]) * 16777619u;
+    return hash;
+  }
+};
+
+void check_int8_allocations(const Case& c) {
+  int reported = 0;
+  for (long allowed = 0;; ++allowed, ++reported) {
+    Int8Run r(c);
+    bool done = false;
+    std::thread([&] {
+      allocations_left = allowed;
+      done = r.forward();
+      allocations_left = -1;
+    }).join();
+    if (done) break;
+  }
+  std::printf("%d allocations failed: %s\n", reported, title(c).c_str());
+}
+
+void check_int8() {
+  for (const Case& c : of_int8()) {
+    Int8Run r(c);
+    if (!r.forward()) fail(title(c));
+    std::printf("%08x %s\n", r.checksum(), title(c).c_str());
+    for (size_t i = 1; i <= r.ins.size(); ++i) {
+      Int8Run wrong(c);
+      (i < r.ins.size() ? wrong.ins[i] : wrong.outs[0]).shape.back() += 1;
+      if (wrong.forward()) fail(title(c) + ": another size of an array is not refused");
+    }
+  }
+  const Case convolution = of_int8().front(), layer = of_int8().back();
+  const struct { Case like; const char *name, *value; } wrong[] = {
+      {convolution, "kernel", "(99, 1)"}, {convolution, "kernel", "(2147483647, 2147483647)"},
+      {convolution, "num_group", "2"}, {convolution, "num_filter", "0"},
+      {convolution, "layout", "NCHW"}, {convolution, "input_range", "0"},
+      {convolution, "max_calib_range", "-1"}, {convolution, "max_calib_range", "nan"},
+      {convolution, "nsize", "3"}, {convolution, "knorm", "0"}, {convolution, "alpha", "-1"},
+      {convolution, "pool_kernel", "(9, 3)"}, {convolution, "pad", "(1, -1)"},
+      {layer, "num_hidden", "0"}, {layer, "max_calib_range", "0"}};
+  for (const auto& each : wrong) {
+    Case c = each.like;
+    c.attrs[each.name] = each.value;
+    Sides in(4), out(3);
+    in[0].assign(c.data.begin(), c.data.end());
+    if (find(c.op).infer_shape(c.attrs, &in, &out) == MX_SUCCESS)
+      fail(title(c) + " " + each.name + "=" + each.value + ": is not refused");
+  }
+  for (const Shape& shape : {Shape{}, Shape{8}, Shape{2, 3}, Shape{2, 4, 3}}) {
+    Sides in(4), out(3);
+    in[0].assign(shape.begin(), shape.end());
+    const bool fits = shape.size() == 3;
+    if ((find(layer.op).infer_shape(layer.attrs, &in, &out) == MX_SUCCESS) != fits)
+      fail("an int8 layer of " + text_of(shape));
+  }
 }
 
 void check_inference_weights() {
@@ -373,6 +448,7 @@ int main(int argc, char**) {
   std::printf("variant: %s\n", alexnet_variant());
   if (argc > 1) {
     for (const Case& c : cases) check_allocations(c);
+    for (const Case& c : of_int8()) check_int8_allocations(c);
   } else {
     for (const Case& c : cases) check(c);
     check_pixels();

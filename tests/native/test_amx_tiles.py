@@ -1,4 +1,4 @@
-"""Products of bfloat16 in AMX's tiles against float64.
+"""Products of bfloat16 in AMX's tiles against float64, and those of integers, which are exact.
 
 On a CPU without AMX an emulator (amx_emulator.h) runs the same machine code; what it cannot show is
 the speed.
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 HERE = os.path.join(ROOT, "tests", "native")
 FLAGS = "-std=c++11 -O1 -fno-math-errno -fno-trapping-math -ffp-contract=off -fopenmp -fPIC -shared"
 TOLERANCE = 2e-6  # of an array's largest value: sums in another order
-OWN = {"amx_tile", "amx_bf16"} <= set(cpus.instructions())
+OWN = {"amx_tile", "amx_bf16", "amx_int8"} <= set(cpus.instructions())
 
 
 def compiled(folder, *flags):
@@ -46,7 +46,7 @@ def library(tmp_path_factory):
     return made
 
 
-@pytest.mark.skipif(not OWN, reason="this CPU has no AMX with bfloat16; an emulator stands in")
+@pytest.mark.skipif(not OWN, reason="this CPU has no AMX; an emulator stands in")
 def test_this_cpu_multiplies_itself(library):
     assert native.has_amx() and library.products() == 0
 
@@ -131,6 +131,24 @@ def test_a_fully_connected_layer_and_its_gradients_are_right(images, inputs, out
     found[0][:] = np.nan
     library.connect_narrow(*sides, ctypes.c_int64(row), *pointers(x, narrow, bias, found[0]))
     assert_close(found[0], right[0])
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 33, 100])
+@pytest.mark.parametrize("runs, quads, blocks", [(1, 16, 1), (11, 9, 3), (5, 24, 2), (1, 1, 1)])
+def test_sums_of_integers_are_exact(count, runs, quads, blocks, library):
+    random, stride, fours = np.random.RandomState(0), 4 * quads + 5, -(-runs * quads // 16) * 16
+    values = random.randint(0, 256, runs * stride + 3 * count).astype(np.uint8)
+    weights = np.zeros((blocks, fours, 32, 4), np.int8)
+    weights[:, : runs * quads] = random.randint(-128, 128, (blocks, runs * quads, 32, 4))
+    sums = np.full((-(-count // 16) * 16, blocks * 32), -1, np.int32)
+    sides = [ctypes.c_int64(n) for n in (runs, quads, stride, count, blocks)]
+    before = library.products()
+    library.multiply_integers(*sides, *pointers(values, weights, sums))
+    assert OWN or library.products() > before
+    at = 3 * np.arange(count)[:, None, None] + stride * np.arange(runs)[:, None]
+    read = values[at + np.arange(4 * quads)].reshape(count, -1).astype(int)
+    rows = weights[:, : runs * quads].transpose(0, 2, 1, 3).reshape(blocks * 32, -1)
+    assert np.array_equal(sums[:count], read @ rows.T.astype(int))
 
 
 def test_values_that_are_no_numbers_and_tiny_ones(library):

@@ -5,6 +5,7 @@ import os
 import pytest
 from conftest import ROOT, run_script
 
+from common.io import cpus
 from common.runtime import native
 
 pytestmark = pytest.mark.skipif(not native.load(), reason="no C++ compiler")
@@ -13,7 +14,7 @@ VARIANTS = {"ALL": "AVX-512", "AVX2": "AVX2", "SSE41": "baseline"}  # the best o
 OPERATORS = (
     "channels_and_filters or (fourier and 33) or first_convolution or groups or"
     " output_and_gradients or whole_tiles or past_the_caches or max_pooling_alone or fused or"
-    " ten_updates or (lrn_equals and 60) or int8_lrn or crop or normali"
+    " ten_updates or (lrn_equals and 60) or int8 or crop or normali"
 )
 
 
@@ -30,6 +31,14 @@ def test_the_doctor_names_the_variant_that_the_setting_chooses(isa):
     assert f"built, loaded; {VARIANTS[isa]} variant;" in result.stdout, result.stdout
 
 
+@pytest.mark.skipif("avx_vnni" not in cpus.instructions(), reason="no VNNI of 256 bits")
+def test_vnni_of_256_bits_computes_the_same():
+    path = os.path.join(ROOT, "tests", "native", "test_int8.py")
+    result = run_script("-m", "pytest", "-p", "no:cacheprovider", path,
+                        DNNL_MAX_CPU_ISA="AVX2_VNNI", timeout=300)  # fmt: skip
+    assert result.returncode == 0, result.stdout
+
+
 @pytest.mark.parametrize("isa", lesser())
 def test_processors_with_less_compute_the_same(isa):
     files = [
@@ -38,7 +47,7 @@ def test_processors_with_less_compute_the_same(isa):
             "native/test_convolution.py",
             "native/test_fully_connected.py",
             "native/test_native.py",
-            "native/test_lrn_int8.py",
+            "native/test_int8.py",
             "input/test_prefetch.py",
         )
     ]
