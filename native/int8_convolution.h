@@ -288,11 +288,11 @@ void convolve_image(const Int8Convolution& c, const MXTensor& x, const int8_t* w
   each(c.groups * height, [&](int64_t i) {
     copy_padded_row(c, x, image, i / height, i % height, input + i * row);
   });
-  const int64_t unit = Each::workers() * kRows;  // so that each has a part at least
-  const int64_t part = std::min(kPlaces, (places + unit - 1) / unit * kRows);
-  each((places + part - 1) / part, [&](int64_t i) {
+  const int64_t together = Each::workers() * kPlaces;
+  const int64_t parts = (places + together - 1) / together * Each::workers();
+  each(parts, [&](int64_t i) {
     const uint8_t* of[kPlaces];
-    const int64_t first = i * part, count = std::min(part, places - first);
+    const int64_t first = places * i / parts, count = places * (i + 1) / parts - first;
     for (int64_t j = 0; j < count; ++j) {
       const int64_t y = (first + j) / columns, p = (first + j) % columns;
       of[j] = input + y * c.stride[0] * row + p * c.stride[1] * c.channels;

@@ -14,7 +14,7 @@ the new symbol::
 import collections
 import dataclasses
 import json
-from typing import Counter, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Counter, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from common.runtime.mxnet import mx
 
@@ -106,6 +106,16 @@ class Graph:
     def uses(self) -> Counter[Node]:
         """How often each node is read: by other nodes, and as an output of the graph."""
         return collections.Counter(output.node for output in self.taken())
+
+    def readers(self) -> Dict[Node, Set[Optional[Node]]]:
+        """The nodes that read each node; None among them: it is an output of the graph."""
+        readers: Dict[Node, Set[Optional[Node]]] = {node: set() for node in self.nodes}
+        for node in self.nodes:
+            for source in node.inputs:
+                readers[source.node].add(node)
+        for output in self.outputs:
+            readers[output.node].add(None)
+        return readers
 
     def replace(self, node: Node, by: Output) -> None:
         """Let everything that reads the first output of ``node`` read ``by`` instead."""

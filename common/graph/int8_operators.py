@@ -42,7 +42,7 @@ def use_int8_operators(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.
     of what it reads or makes, if it makes integers below zero, or if it has an unusual attribute.
     """
     graph, arg_params = Graph(symbol), dict(arg_params)
-    readers = _readers(graph)
+    readers = graph.readers()
     for node in graph.nodes:
         op, settings, relu = _float32_layer(node)
         if op == "Convolution" and relu:
@@ -53,17 +53,6 @@ def use_int8_operators(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.
     _let_channels_come_last(graph)
     symbol = graph.symbol()
     return symbol, {name: arg_params[name] for name in {*symbol.list_arguments()} & {*arg_params}}
-
-
-def _readers(graph):
-    """The nodes that read each node, and None for the outputs of the graph."""
-    readers = {node: set() for node in graph.nodes}
-    for node in graph.nodes:
-        for source in node.inputs:
-            readers[source.node].add(node)
-    for output in graph.outputs:
-        readers[output.node].add(None)
-    return readers
 
 
 def _float32_layer(node):
@@ -247,7 +236,7 @@ def _become(node, op, attrs, read, weights, arg_params):
 
 def _let_channels_come_last(graph):
     """Between two convolutions of ours, since neither then changes the layout."""
-    readers = _readers(graph)
+    readers = graph.readers()
     for node in graph.nodes:
         ours = [one for one in readers[node] if one and one.op == _CONVOLUTION]
         if node.op == _CONVOLUTION and ours and len(ours) == len(readers[node]):
