@@ -1,6 +1,7 @@
 // _alexnet_int8_fully_connected: a fully connected layer of an int8 network, for inference. It
 // takes uint8. With a `max_calib_range` it has a relu and makes uint8 (native/int8_convolution.h
-// says what that means), without float32.
+// says what that means), without float32. With by_inputs=1 it takes one image, and weights of which
+// those of an input lie side by side.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "common.h"
 #include "int8_convolution.h"
+#include "int8_one_image.h"
 #include "parallel.h"
 
 namespace {
@@ -17,15 +19,19 @@ const int64_t kNear = 4096;  // bytes between weights in use and those that are 
 
 struct Int8Layer {
   int64_t images, inputs;
-  bool quantized;
+  bool by_inputs, quantized;
   Int8Outputs outputs;
   int64_t blocks() const { return (outputs.filters + kFilters - 1) / kFilters; }
   Int8Product product() const { return {1, inputs / 4, 0, 0}; }
+  int64_t row() const {  // of an input's weights
+    return (outputs.filters + kUnitOfInput - 1) / kUnitOfInput * kUnitOfInput;
+  }
 };
 
 Int8Layer int8_layer_of(const Attributes& attrs, const Shape& x) {
   Int8Layer layer = {};
   layer.outputs.filters = read_integer(attrs, "num_hidden", 0, 0);
+  layer.by_inputs = read_integer(attrs, "by_inputs", 0, 0) == 1;
   layer.quantized = layer.outputs.relu = has(attrs, "max_calib_range");
   if (layer.quantized)
     layer.outputs.factor = read_factor(attrs, "max_calib_range", kUint8Range);
@@ -36,10 +42,13 @@ Int8Layer int8_layer_of(const Attributes& attrs, const Shape& x) {
       layer.outputs.filters < 1)
     throw Refused("an int8 layer takes rows of a multiple of four values, and num_hidden, not " +
                   text_of(x));
+  if (layer.by_inputs && layer.images != 1)
+    throw Refused("by_inputs=1 is for one image, not " + text_of(x));
   return layer;
 }
 
 Shape int8_layer_weights(const Int8Layer& layer) {
+  if (layer.by_inputs) return {layer.inputs, layer.row()};
   return {layer.blocks(), layer.product().all_quads(), 4 * kFilters};
 }
 
@@ -69,48 +78,69 @@ void int8_layer_shape(const Attributes& attrs, std::vector<Shape>* in, std::vect
   for (size_t i = 1; i < out->size(); ++i) out->at(i) = {1};
 }
 
-// in: data, weights in blocks, scale and bias; out: data, and of uint8 the ends of its range
-void int8_layer_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
-  const Int8Layer layer = int8_layer_of(attrs, in[0].shape);
-  const int64_t filters = layer.outputs.filters;
-  const float* const scale = floats(in[2], {filters}, "the scale");
-  const float* const bias = floats(in[3], {filters}, "the bias");
-  check_shape(in[1], int8_layer_weights(layer), "the weight");
-  check_shape(out[0], {layer.images, filters}, "the output");
-  const int8_t* const weights = in[1].data<int8_t>();
-  const uint8_t* const x = in[0].data<uint8_t>();
+// An image's sums of up to kFilters filters from `first` on -> outputs.
+void write_outputs(const Int8Layer& layer, const int32_t* sums, int64_t image, int64_t first,
+                   MXTensor& out) {
+  float buffer[kFilters] = {}, *const values = buffer;
+  uint8_t quantized[kFilters], *const bytes = quantized;
+  Int8Outputs part = layer.outputs;
+  part.filters = std::min(kFilters, layer.outputs.filters - first);
+  part.scale += first;
+  part.bias += first;
+  dispatch<ValuesOfSums>(part, sums, values);
+  const int64_t at = image * layer.outputs.filters + first;
+  if (layer.quantized) {
+    with_vector<QuantizeRow>(part, values, bytes);
+    std::copy_n(bytes, part.filters, out.data<uint8_t>() + at);
+  } else {
+    std::copy_n(values, part.filters, out.data<float>() + at);
+  }
+}
+
+// Weights of a block of filters stay in the cache for all images.
+void multiply_int8_blocks(const Int8Layer& layer, const uint8_t* x, const int8_t* w,
+                          MXTensor& out) {
   parallel_for(layer.blocks(), [&](int64_t block) {
     int32_t sums[kTileRows * kFilters];
-    float buffer[kFilters] = {}, *const values = buffer;
-    uint8_t bytes_of[kFilters], *const bytes = bytes_of;
     const uint8_t* places[kRows];
-    const int64_t first = block * kFilters;
-    Int8Outputs outputs = layer.outputs;
-    outputs.filters = std::min(kFilters, filters - first);
-    outputs.scale = scale + first;
-    outputs.bias = bias + first;
+    Int8Product product = layer.product();
     for (int64_t start = 0; start < layer.images; start += kRows) {
       const int64_t count = std::min(kRows, layer.images - start);
       for (int64_t i = 0; i < count; ++i) places[i] = x + (start + i) * layer.inputs;
-      Int8Product product = layer.product();
       if (layer.images <= kRows)
         product.ahead = kNear;
       else if (start + count == layer.images && block + 1 < layer.blocks())
         product.ahead = product.weights();
-      multiply_int8(product, places, count, weights + block * product.weights(), 1, sums,
-                    kFilters);
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t at = (start + i) * filters + first;
-        dispatch<ValuesOfSums>(outputs, sums + i * kFilters, values);
-        if (layer.quantized) {
-          with_vector<QuantizeRow>(outputs, values, bytes);
-          std::copy_n(bytes, outputs.filters, out[0].data<uint8_t>() + at);
-        } else {
-          std::copy_n(values, outputs.filters, out[0].data<float>() + at);
-        }
-      }
+      multiply_int8(product, places, count, w + block * product.weights(), 1, sums, kFilters);
+      for (int64_t i = 0; i < count; ++i)
+        write_outputs(layer, sums + i * kFilters, start + i, block * kFilters, out);
     }
   });
+}
+
+void multiply_int8_inputs(const Int8Layer& layer, const uint8_t* x, const int8_t* w,
+                          MXTensor& out) {
+  const NonZeroInputs inputs(x, layer.inputs, w, layer.row());
+  split(layer.row() / kUnitOfInput, [&](int64_t first, int64_t last) {
+    static thread_local std::vector<int32_t> sums;
+    const int64_t start = first * kUnitOfInput, end = last * kUnitOfInput;
+    sums.assign(end - start, 0);
+    add_int8_inputs(inputs, start, end, sums.data());
+    for (int64_t f = start; f < std::min(end, layer.outputs.filters); f += kFilters)
+      write_outputs(layer, sums.data() + f - start, 0, f, out);
+  });
+}
+
+// in: data, weights in blocks or by inputs, scale and bias; out: data, and of uint8 the ends of its
+// range
+void int8_layer_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
+  Int8Layer layer = int8_layer_of(attrs, in[0].shape);
+  layer.outputs.scale = floats(in[2], {layer.outputs.filters}, "the scale");
+  layer.outputs.bias = floats(in[3], {layer.outputs.filters}, "the bias");
+  check_shape(in[1], int8_layer_weights(layer), "the weight");
+  check_shape(out[0], {layer.images, layer.outputs.filters}, "the output");
+  const auto multiply = layer.by_inputs ? multiply_int8_inputs : multiply_int8_blocks;
+  multiply(layer, in[0].data<uint8_t>(), in[1].data<int8_t>(), out[0]);
   if (!layer.quantized) return;
   *floats(out[1], {1}, "min") = 0;
   *floats(out[2], {1}, "max") = kUint8Range / layer.outputs.factor;

@@ -209,16 +209,24 @@ void multiply_int8_by_vnni(const Int8Product& p, const uint8_t* const* places, i
 #endif
 
 // DNNL_MAX_CPU_ISA may exclude VNNI, as it does for MXNet.
+bool vnni_is_wanted() {
+  const char* const limit = std::getenv("DNNL_MAX_CPU_ISA");
+  const std::string isa = limit ? limit : "ALL";
+  return isa != "AVX2" && isa != "AVX512_CORE" && isa.find("MIC") == std::string::npos;
+}
+
+#ifdef HAS_VNNI
+const bool kVnni512 =
+    kVariant == kAvx512 && vnni_is_wanted() && __builtin_cpu_supports("avx512vnni");
+const bool kVnni256 =
+    kVariant != kBaseline && vnni_is_wanted() && __builtin_cpu_supports("avxvnni");
+#endif
+
 Int8Kernel best_int8_kernel() {
   if (kAmx) return multiply_int8_in_tiles;
 #ifdef HAS_VNNI
-  const char* const limit = std::getenv("DNNL_MAX_CPU_ISA");
-  const std::string isa = limit ? limit : "ALL";
-  const bool wanted = isa != "AVX2" && isa != "AVX512_CORE" && isa.find("MIC") == std::string::npos;
-  if (wanted && kVariant == kAvx512 && __builtin_cpu_supports("avx512vnni"))
-    return multiply_int8_by_vnni<multiply_block_512>;
-  if (wanted && kVariant != kBaseline && __builtin_cpu_supports("avxvnni"))
-    return multiply_int8_by_vnni<multiply_block_256>;
+  if (kVnni512) return multiply_int8_by_vnni<multiply_block_512>;
+  if (kVnni256) return multiply_int8_by_vnni<multiply_block_256>;
 #endif
   return multiply_int8_plain;
 }

@@ -44,7 +44,7 @@ def bind(
         symbol = lowering.for_cpu(symbol, own, for_training=False, dtype=dtype)
         symbol, arg_params = use_inference_weights(symbol, arg_params, own[0], integers, dtype)
         if dequantize.is_quantized(symbol) and native.has_int8():
-            symbol, arg_params = use_int8_operators(symbol, arg_params)
+            symbol, arg_params = use_int8_operators(symbol, arg_params, own[0])
     labels = None  # export_mxnet.py's copies have none
     if "softmax_label" in symbol.list_arguments():
         labels = [("softmax_label", data_shape[:1])]

@@ -34,12 +34,15 @@ _UINT8, _INT8 = 255.5, 127  # integers of a range: native/int8_convolution.h
 _LONGEST = 2**16  # so many products of 8 bits have a sum of 32
 
 
-def use_int8_operators(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.Symbol, dict]:
+def use_int8_operators(
+    symbol: mx.sym.Symbol, arg_params: dict, images: int
+) -> Tuple[mx.sym.Symbol, dict]:
     """Replace the layers that ours can compute: the symbol, and its arguments.
 
-    ``symbol`` is what lowering.for_cpu has made of MXNet's int8 network, ``arg_params`` are its
-    arguments, which are not to change. A layer stays MXNet's if calibration has not found the range
-    of what it reads or makes, if it makes integers below zero, or if it has an unusual attribute.
+    ``symbol`` is what lowering.for_cpu has made of MXNet's int8 network for so many ``images`` a
+    device, ``arg_params`` are its arguments, which are not to change. A layer stays MXNet's if
+    calibration has not found the range of what it reads or makes, if it makes integers below zero,
+    or if it has an unusual attribute.
     """
     graph, arg_params = Graph(symbol), dict(arg_params)
     readers = graph.readers()
@@ -48,7 +51,7 @@ def use_int8_operators(symbol: mx.sym.Symbol, arg_params: dict) -> Tuple[mx.sym.
         if op == "Convolution" and relu:
             _replace_convolution(node, settings, readers, arg_params)
         elif op == "FullyConnected":
-            _replace_fully_connected(node, settings, relu, readers, arg_params)
+            _replace_fully_connected(node, settings, relu, readers, arg_params, images)
     graph = Graph(graph.symbol())  # without the layers that were replaced
     _let_channels_come_last(graph)
     symbol = graph.symbol()
@@ -163,7 +166,7 @@ def _is_alexnets(lrn):
     return usual and numbers.get("knorm", 2) > 0 and numbers.get("alpha", 1e-4) >= 0
 
 
-def _replace_fully_connected(node, settings, relu, readers, arg_params):
+def _replace_fully_connected(node, settings, relu, readers, arg_params, images):
     read, ends = _input(node, readers), _ends(node)
     floats = not relu and node.attrs.get("enable_float_output", "").lower() == "true"
     if not read or read.zero or not (floats or relu and _are_uint8(ends)):
@@ -174,10 +177,11 @@ def _replace_fully_connected(node, settings, relu, readers, arg_params):
     attrs = {"num_hidden": settings["num_hidden"]}
     if relu:
         attrs.update(min_calib_range="0", max_calib_range=repr(ends[1]))
+    if images == 1:  # weights of inputs that are zero are then not read
+        attrs["by_inputs"] = "1"
+    found = by_inputs(weights) if images == 1 else blocks(weights)
     bias = _bias(node, settings, len(weights), arg_params)
-    _become(
-        node, _FULLY_CONNECTED, attrs, read, (blocks(weights), scale, bias, weights), arg_params
-    )
+    _become(node, _FULLY_CONNECTED, attrs, read, (found, scale, bias, weights), arg_params)
 
 
 def _integers(name, arg_params):
@@ -214,6 +218,13 @@ def blocks(rows: np.ndarray) -> np.ndarray:
     rows = np.pad(rows, ((0, -len(rows) % _FILTERS), (0, -rows.shape[1] % (4 * _FOURS))))
     fours = rows.reshape(-1, _FILTERS, rows.shape[1] // 4, 4).transpose(0, 2, 1, 3)
     return fours.reshape(*fours.shape[:2], 4 * _FILTERS)
+
+
+def by_inputs(weights: np.ndarray) -> np.ndarray:
+    """(filters, inputs) as native/int8_one_image.h reads it: (inputs, filters and zeros)."""
+    padded = np.pad(weights, ((0, -len(weights) % 64), (0, 0)))
+    fours = padded.reshape(-1, 4, 4, 4, weights.shape[1]).transpose(0, 2, 1, 3, 4)
+    return fours.reshape(len(padded), -1).T
 
 
 def _become(node, op, attrs, read, weights, arg_params):

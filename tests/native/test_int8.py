@@ -107,9 +107,11 @@ def test_a_convolution_is_right(shape, filters, options, pooling, lrn, first, la
 @pytest.mark.parametrize("images", [1, 2, 13, 32])
 @pytest.mark.parametrize("shape, outputs", [((4,), 1), ((3, 4, 5), 70), ((1032,), 64)])
 @pytest.mark.parametrize("end", [None, RANGE])
-def test_a_fully_connected_layer_is_right(images, shape, outputs, end):
+@pytest.mark.parametrize("zeros", [0, 0.5, 1])
+def test_a_fully_connected_layer_is_right(images, shape, outputs, end, zeros):
     random = np.random.RandomState(0)
     data = random.randint(0, 256, (images, *shape)).astype(np.uint8)
+    data[random.uniform(size=data.shape) < zeros] = 0
     weights = random.randint(-127, 128, (outputs, np.prod(shape))).astype(np.int8)
     scale, bias = random.uniform(1e-5, 1e-4, outputs), random.uniform(-3, 3, outputs)
     expected = (data.reshape(images, -1).astype(int) @ weights.T.astype(int)) * scale + bias
@@ -118,6 +120,12 @@ def test_a_fully_connected_layer_is_right(images, shape, outputs, end):
     arrays += [mx.nd.array(scale), mx.nd.array(bias)]
     settings = {"num_hidden": outputs, **({} if end is None else {"max_calib_range": end})}
     found = mx.nd._internal._alexnet_int8_fully_connected(*arrays, **settings)
+    if images == 1:
+        settings["by_inputs"] = 1
+        arrays[1] = mx.nd.array(int8_operators.by_inputs(weights), dtype=np.int8)
+        again = mx.nd._internal._alexnet_int8_fully_connected(*arrays, **settings)
+        same = zip(*(one if end else [one] for one in (found, again)))
+        assert all(np.array_equal(one.asnumpy(), other.asnumpy()) for one, other in same)
     if end is None:
         assert np.abs(found.asnumpy() - expected).max() < 1e-6 * np.abs(expected).max()
     else:
