@@ -4,7 +4,8 @@
         --data-calib train.rec
 
 Nothing is trained: the range of each layer's values is measured on real images. predict.py,
-score.py and stock MXNet (its CPU build) use the new checkpoint like any other. On a CPU without
+score.py and stock MXNet (its CPU build) use the new checkpoint like any other. MXNet's operators
+and ours round differently, so probabilities differ in the third decimal or so. On a CPU without
 VNNI int8 is the slower arithmetic: there predict.py, score.py and the page compute in float32 with
 the rounded weights and say so; with ALEXNET_INT8_OPERATORS=1 they compute in int8. Either way fully
 connected layers read 8-bit weights, which with one picture a pass saves a third of the time.

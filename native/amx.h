@@ -50,7 +50,7 @@ struct BlockProduct {
 
 #ifdef HAS_AMX_INTRINSICS
 
-// Whether the processor has tiles of both and Linux lets this process use them.
+// Whether the processor has tiles of bfloat16 and of integers and Linux lets this process use them.
 bool tiles_are_there() {
   unsigned a, b, c, d;
   const unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, all = kBf16 | kTile | kInt8;

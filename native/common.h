@@ -108,6 +108,12 @@ std::string text_of(const Shape& shape) {
   return text + ")";
 }
 
+void check_shape(const MXTensor& tensor, const Shape& shape, const char* name) {
+  if (tensor.shape != shape)
+    throw Refused(std::string(name) + " has to be of shape " + text_of(shape) + ", not " +
+                  text_of(tensor.shape));
+}
+
 // The memory of an array, which must have this shape.
 float* floats(MXTensor& tensor, const Shape& shape, const char* name) {
   if (tensor.shape != shape || tensor.dtype != kFloat32)

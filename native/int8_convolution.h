@@ -5,9 +5,6 @@
 //
 // It takes uint8, or float32 if there is an `input_range` r: this becomes uint8, from -r, which is
 // 1, over 0, which is 128, to r, which is 255. Channels come last ("NHWC") where layout says so.
-//
-// As MXNet's MKL-DNN operators have it, an integer q of an array of uint8 whose range ends at r
-// means q r / 255.5.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +20,6 @@
 
 namespace {
 
-const float kUint8Range = 255.5f;
 const int64_t kPlaces = 16 * kRows;  // of a map, handled together: their sums stay in the cache
 
 struct Int8Convolution {
@@ -48,20 +44,6 @@ bool come_last(const Attributes& attrs, const char* name) {
   if (!has(attrs, name)) return false;
   if (attrs.at(name) != "NHWC") refuse_value(attrs, name);
   return true;
-}
-
-void check_shape(const MXTensor& tensor, const Shape& shape, const char* name) {
-  if (tensor.shape != shape)
-    throw Refused(std::string(name) + " has to be of shape " + text_of(shape) + ", not " +
-                  text_of(tensor.shape));
-}
-
-// Integers of a range with this end, for each 1.
-float read_factor(const Attributes& attrs, const char* name, float integers) {
-  if (!has(attrs, name)) throw Refused(std::string(name) + " is missing");
-  const float range = static_cast<float>(read_number(attrs, name, 0));
-  if (!(range > 0)) refuse_value(attrs, name);
-  return integers / range;
 }
 
 void read_lrn(const Attributes& attrs, Int8Outputs* outputs) {
@@ -102,7 +84,8 @@ Int8Convolution int8_convolution_of(const Attributes& attrs, const Shape& x) {
   int64_t map[2] = {0, 0};
   if (right) {
     const int64_t channels = x[c.last_in ? 3 : 1], area = c.kernel[0] * c.kernel[1];
-    right = channels >= 1 && channels % c.groups == 0 && area <= kLargest / channels;
+    right = channels >= 1 && channels % c.groups == 0 && area <= kLargest / channels &&
+            !(c.last_in && c.of_floats);
     c.images = x[0];
     c.channels = channels / c.groups;
     c.filters = filters / c.groups;
@@ -110,12 +93,12 @@ Int8Convolution int8_convolution_of(const Attributes& attrs, const Shape& x) {
       c.in[i] = x[(c.last_in ? 1 : 2) + i];
       const int64_t room = c.in[i] + 2 * c.pad[i] - c.kernel[i];
       map[i] = room < 0 ? 0 : room / c.stride[i] + 1;
-      right = right && map[i] >= 1;
+      right = right && map[i] >= 1 && c.in[i] + 2 * c.pad[i] <= kLargest;
     }
   }
   if (!right)
-    throw Refused("an int8 convolution takes four axes, num_filter, and a kernel that fits, not " +
-                  text_of(x));
+    throw Refused("an int8 convolution takes four axes, num_filter, and a kernel that fits, and"
+                  " float32 with channels first, not " + text_of(x));
   c.pool = read_pool(attrs, {c.images, filters, map[0], map[1]});
   c.pooled_first = has(attrs, "map_range");
   c.of_map = c.of_pooled = Int8Outputs();

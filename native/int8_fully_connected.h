@@ -1,7 +1,7 @@
 // _alexnet_int8_fully_connected: a fully connected layer of an int8 network, for inference. It
 // takes uint8. With a `max_calib_range` it has a relu and makes uint8 (native/int8_convolution.h
-// says what that means), without float32. With by_inputs=1 it takes one image, and weights of which
-// those of an input lie side by side.
+// says what that means), without float32. With by_inputs=1, for one image, the weights of an input
+// lie side by side.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,9 @@
 #include <vector>
 
 #include "common.h"
-#include "int8_convolution.h"
 #include "int8_one_image.h"
+#include "int8_outputs.h"
+#include "int8_product.h"
 #include "parallel.h"
 
 namespace {
@@ -42,8 +43,6 @@ Int8Layer int8_layer_of(const Attributes& attrs, const Shape& x) {
       layer.outputs.filters < 1)
     throw Refused("an int8 layer takes rows of a multiple of four values, and num_hidden, not " +
                   text_of(x));
-  if (layer.by_inputs && layer.images != 1)
-    throw Refused("by_inputs=1 is for one image, not " + text_of(x));
   return layer;
 }
 
@@ -101,13 +100,14 @@ void write_outputs(const Int8Layer& layer, const int32_t* sums, int64_t image, i
 void multiply_int8_blocks(const Int8Layer& layer, const uint8_t* x, const int8_t* w,
                           MXTensor& out) {
   parallel_for(layer.blocks(), [&](int64_t block) {
-    int32_t sums[kTileRows * kFilters];
-    const uint8_t* places[kRows];
+    int32_t sums[kBlock * kFilters];
+    const uint8_t* places[kBlock];
+    const int64_t together = kAmx ? kBlock : kRows;
     Int8Product product = layer.product();
-    for (int64_t start = 0; start < layer.images; start += kRows) {
-      const int64_t count = std::min(kRows, layer.images - start);
+    for (int64_t start = 0; start < layer.images; start += together) {
+      const int64_t count = std::min(together, layer.images - start);
       for (int64_t i = 0; i < count; ++i) places[i] = x + (start + i) * layer.inputs;
-      if (layer.images <= kRows)
+      if (layer.images <= together)
         product.ahead = kNear;
       else if (start + count == layer.images && block + 1 < layer.blocks())
         product.ahead = product.weights();
@@ -118,17 +118,20 @@ void multiply_int8_blocks(const Int8Layer& layer, const uint8_t* x, const int8_t
   });
 }
 
+// One image after the other; MXNet may give a device one more than it was bound for.
 void multiply_int8_inputs(const Int8Layer& layer, const uint8_t* x, const int8_t* w,
                           MXTensor& out) {
-  const NonZeroInputs inputs(x, layer.inputs, w, layer.row());
-  split(layer.row() / kUnitOfInput, [&](int64_t first, int64_t last) {
-    static thread_local std::vector<int32_t> sums;
-    const int64_t start = first * kUnitOfInput, end = last * kUnitOfInput;
-    sums.assign(end - start, 0);
-    add_int8_inputs(inputs, start, end, sums.data());
-    for (int64_t f = start; f < std::min(end, layer.outputs.filters); f += kFilters)
-      write_outputs(layer, sums.data() + f - start, 0, f, out);
-  });
+  for (int64_t image = 0; image < layer.images; ++image) {
+    const NonZeroInputs inputs(x + image * layer.inputs, layer.inputs, w, layer.row());
+    split(layer.row() / kUnitOfInput, [&](int64_t first, int64_t last) {
+      static thread_local std::vector<int32_t> sums;
+      const int64_t start = first * kUnitOfInput, end = last * kUnitOfInput;
+      sums.assign(end - start, 0);
+      add_int8_inputs(inputs, start, end, sums.data());
+      for (int64_t f = start; f < std::min(end, layer.outputs.filters); f += kFilters)
+        write_outputs(layer, sums.data() + f - start, image, f, out);
+    });
+  }
 }
 
 // in: data, weights in blocks or by inputs, scale and bias; out: data, and of uint8 the ends of its

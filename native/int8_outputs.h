@@ -1,4 +1,7 @@
 // What becomes of exact sums: values, a relu, LRN across filters, uint8.
+//
+// As MXNet's MKL-DNN operators have it, an integer q of an array of uint8 whose range ends at r
+// means q r / 255.5.
 #pragma once
 
 #include <algorithm>
@@ -6,12 +9,14 @@
 #include <cstdint>
 #include <cstring>
 
+#include "common.h"
 #include "int8_product.h"
 #include "product.h"
 #include "variants.h"
 
 namespace {
 
+const float kUint8Range = 255.5f;
 const int64_t kRoom = 16;  // zeros before and behind a row, since vectors reach beyond its ends
 
 // A value is scale * sum + bias, or 0 if that is negative and `relu`.
@@ -21,9 +26,18 @@ struct Int8Outputs {
   bool relu, normal;
   float knorm, by;  // if `normal`: it is then divided by (knorm + by * squares of five filters)^.75
   float factor;     // as uint8 it is factor * value, at most 255
-  // Values from a row to the next: its own, those that a last block has too many, and the room.
-  int64_t row() const { return (filters + kFilters) / kRoom * kRoom + 3 * kRoom; }
+  // Values from a row to the next, a multiple of kRoom: with those that a last block has too many,
+  // and the room on both sides.
+  int64_t row() const { return (filters + kFilters + 3 * kRoom) / kRoom * kRoom; }
 };
+
+// Integers of a range with this end, for each 1.
+float read_factor(const Attributes& attrs, const char* name, float integers) {
+  if (!has(attrs, name)) throw Refused(std::string(name) + " is missing");
+  const float range = static_cast<float>(read_number(attrs, name, 0));
+  if (!(range > 0)) refuse_value(attrs, name);
+  return integers / range;
+}
 
 struct ValuesOfSums {
   static INLINED void run(const Int8Outputs& o, const int32_t* sums, float* values) {
@@ -48,7 +62,7 @@ inline void set_room(const Int8Outputs& o, float* values) {
 template <typename Vector>
 INLINED Vector power_of_vector(const Vector& s) {
   Vector y;
-#ifdef HAS_VNNI
+#ifdef HAS_VARIANTS
   // Two square roots and a division would take as long as all the rest. y is first right to some 12
   // bits, and e = 1 - s^3 y^4 then corrects it, to second order.
   if (sizeof(Vector) == 64) {

@@ -17,10 +17,8 @@
 #include "product.h"
 #include "variants.h"
 
-#if defined(HAS_VARIANTS) && defined(__has_include)
-#if __has_include(<avxvnniintrin.h>)  // a compiler whose assembler knows both forms: GCC 11
+#if defined(HAS_VARIANTS) && !defined(ALEXNET_NO_VNNI)  // binutils 2.36
 #define HAS_VNNI
-#endif
 #endif
 
 namespace {
@@ -37,8 +35,8 @@ struct Int8Product {
   int64_t weights() const { return all_quads() * 4 * kFilters; }  // of a block
 };
 
-// What makes sums of `count` places and some blocks of filters: sums[i * row + filter]. There is
-// memory for a multiple of kTileRows rows, and of kRows, the last of which may hold anything.
+// What makes sums of `count` places and some blocks of filters: sums[i * row + filter]. There are
+// rows for `count` rounded up to kTileRows and to kRows; those beyond it may hold anything.
 typedef void (*Int8Kernel)(const Int8Product&, const uint8_t* const* places, int64_t count,
                            const int8_t* weights, int64_t blocks, int32_t* sums, int64_t row);
 

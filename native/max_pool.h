@@ -1,4 +1,5 @@
-// _alexnet_max_pool: max pooling, and its gradient. lrn.h also uses the functions for one plane.
+// _alexnet_max_pool: max pooling, and its gradient. lrn.h also uses the functions for one plane,
+// int8_convolution.h the sizes.
 #pragma once
 
 #include <algorithm>

@@ -61,7 +61,7 @@ void parallel_for(int64_t count, const Work& work) {
   });
 }
 
-// The two as objects, for functions that are called with either.
+// parallel_for, and a plain loop, as objects for functions that are called with either.
 struct InParallel {
   static int64_t workers() { return threads(); }
   template <typename Work>

@@ -1,10 +1,10 @@
 """Post-training quantisation: a float32 network becomes one that computes in int8 on the CPU.
 
 MXNet's MKL-DNN backend fuses each convolution and fully connected layer with its relu, and runs
-them and the max pooling between them in 8-bit integers. LRN, tanh and softmax have no int8 form and
-stay float32. The scale of each tensor's integers is fixed beforehand, from the range of its values
-on real images: this is the calibration. The ranges are part of the graph, so a quantised symbol
-belongs to one epoch's weights.
+them and the max pooling between them in 8-bit integers. LRN, tanh and softmax have no int8 form in
+MXNet and stay float32. (common/graph/int8_operators.py runs the result.) The scale of each tensor's
+integers is fixed beforehand, from the range of its values on real images: this is the calibration.
+The ranges are part of the graph, so a quantised symbol belongs to one epoch's weights.
 """
 
 import os

@@ -29,10 +29,10 @@ def bind(
     """A module that runs the plain network with these weights on (N, C, H, W) batches.
 
     On the CPU our operators compute convolutions and fully connected layers; ``dtype`` is one of
-    DTYPES that :func:`check_dtype` has accepted. On a CPU without VNNI int8 networks run in
-    float32, which a line on stderr says. Bind another module for other weights: after its first
-    forward pass MXNet's CPU build keeps its own copy of the weights and silently ignores what is
-    set later.
+    DTYPES that :func:`check_dtype` has accepted. int8 networks run by operators of ours, too; on a
+    CPU without VNNI they run in float32, which a line on stderr says. Bind another module for other
+    weights: after its first forward pass MXNet's CPU build keeps its own copy of the weights and
+    silently ignores what is set later.
     """
     if contexts[0].device_type == "cpu":
         integers = {}

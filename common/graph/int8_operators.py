@@ -1,4 +1,4 @@
-"""int8 networks by operators of ours, on a CPU with VNNI.
+"""int8 networks by operators of ours, on a CPU with VNNI or AMX.
 
 They compute MXNet's int8 convolutions and fully connected layers, with the relu, LRN and max
 pooling behind them. Weights are 8-bit integers, with a scale for each filter of a convolution; what
@@ -13,7 +13,7 @@ from common.runtime.mxnet import mx
 
 from . import dequantize
 from .graph import Graph, Node, Output
-from .native_operators import is_plain_max, said_of
+from .native_operators import is_plain_max, is_relu, said_of
 
 _CONVOLUTION, _FULLY_CONNECTED = "_alexnet_int8_convolution", "_alexnet_int8_fully_connected"
 _QUANTIZE, _POOLING = "_contrib_quantize_v2", "_contrib_quantized_pooling"
@@ -31,7 +31,7 @@ _SETTINGS = {
 }
 _FILTERS, _FOURS = 32, 16  # of a block of weights, of a tile: native/int8_product.h
 _UINT8, _INT8 = 255.5, 127  # integers of a range: native/int8_convolution.h
-_LONGEST = 2**16  # so many products of 8 bits have a sum of 32
+_LONGEST = 2**16  # sums of so many products of 8 bits fit 32
 
 
 def use_int8_operators(
@@ -47,7 +47,7 @@ def use_int8_operators(
     graph, arg_params = Graph(symbol), dict(arg_params)
     readers = graph.readers()
     for node in graph.nodes:
-        op, settings, relu = _float32_layer(node)
+        op, settings, relu = _float32_layer(node, arg_params)
         if op == "Convolution" and relu:
             _replace_convolution(node, settings, readers, arg_params)
         elif op == "FullyConnected":
@@ -58,18 +58,28 @@ def use_int8_operators(
     return symbol, {name: arg_params[name] for name in {*symbol.list_arguments()} & {*arg_params}}
 
 
-def _float32_layer(node):
+def _float32_layer(node, arg_params):
     """What MXNet has made an int8 operator of: the layer's operator, its settings, and whether a
     relu is behind it. The operator is None if there is more, or something unusual.
     """
-    other = None, {}, False
     if node.attrs.get("quantized", "").lower() != "true" or "subgraphs" not in node.other:
-        return other
+        return None, {}, False
     (layers,) = node.other["subgraphs"]
-    layer, *behind = (one for one in layers["nodes"] if one["op"] != "null")
-    relu = [one["attrs"] for one in behind] == [{"act_type": "relu"}]
-    known = said_of(layer["attrs"]) <= _SETTINGS.get(layer["op"], set())
-    return (layer["op"], layer["attrs"], relu) if known and relu == bool(behind) else other
+    layer, *behind = (
+        Node(one["op"], one["name"], attrs=one.get("attrs", {}))
+        for one in layers["nodes"]
+        if one["op"] != "null"
+    )
+    settings, relu = layer.settings, [*map(is_relu, behind)] == [True]
+    known = said_of(settings) <= _SETTINGS.get(layer.op, set()) and relu == bool(behind)
+    weights = [source.node.name for source in node.inputs[1 : 2 if _has_no_bias(settings) else 3]]
+    axes = {"Convolution": 4, "FullyConnected": 2}.get(layer.op)
+    own = {*weights} <= {*arg_params} and arg_params[weights[0]].ndim == axes
+    return layer.op if known and own else None, settings, relu
+
+
+def _has_no_bias(settings):
+    return settings.get("no_bias", "False") in ("True", "1")
 
 
 class _Input(NamedTuple):
@@ -113,19 +123,19 @@ def _are_uint8(ends):
 
 
 def _replace_convolution(node, settings, readers, arg_params):
-    read, attrs = _input(node, readers), dict(settings)
-    attrs.pop("no_bias", None)
-    last = _fuse_next(node, readers, attrs)
-    ends = _ends(last if last.op == _QUANTIZE else node)
-    if not read or not _are_uint8(ends) or not _are_uint8(_ends(node)):
+    read = _input(node, readers)
+    if not read or not _are_uint8(_ends(node)):
         return
     weights, scale = _integers(node.inputs[1].node.name, arg_params)
     filters, channels, height, width = weights.shape
     if channels * height * width > _LONGEST:
         return
     found, rows = blocks_of_kernels(weights, int(settings.get("num_group", 1)))
-    attrs.update(read.attrs, min_calib_range="0", max_calib_range=repr(ends[1]))
     bias = _bias(node, settings, filters, arg_params)
+    attrs = {key: text for key, text in settings.items() if key != "no_bias"}
+    last = _fuse_next(node, readers, attrs)
+    most = _ends(last if last.op == _QUANTIZE else node)[1]
+    attrs.update(read.attrs, min_calib_range="0", max_calib_range=repr(most))
     _become(last, _CONVOLUTION, attrs, read, (found, scale, bias, rows), arg_params)
 
 
@@ -138,7 +148,8 @@ def _fuse_next(node, readers, attrs):
     ops = [one.op for one in row]
     lrn = [one.settings for one in row if one.op == "LRN"]
     pooling = [one.settings for one in row if one.op in ("Pooling", _POOLING)]
-    if ops not in _ROWS or not all(map(_is_alexnets, lrn)) or not all(map(is_plain_max, pooling)):
+    ours = ops in _ROWS and all(map(_is_alexnets, lrn)) and all(map(is_plain_max, pooling))
+    if not ours or (row[-1].op == _QUANTIZE and not _are_uint8(_ends(row[-1]))):
         return node
     for said in pooling:
         attrs.update(pool_kernel=said["kernel"], pool_stride=said["stride"])
@@ -191,11 +202,11 @@ def _integers(name, arg_params):
         return array, np.full(len(array), dequantize.scale(name, arg_params), np.float32)
     largest = np.abs(array).reshape(len(array), -1).max(1)
     scale = np.where(largest > 0, largest, 1) / _INT8
-    return np.rint(array / scale.reshape(-1, 1, 1, 1)).astype(np.int8), scale
+    return np.rint(array / scale.reshape(-1, *[1] * (array.ndim - 1))).astype(np.int8), scale
 
 
 def _bias(node, settings, filters, arg_params):
-    if settings.get("no_bias", "False") in ("True", "1"):
+    if _has_no_bias(settings):
         return np.zeros(filters, np.float32)
     return dequantize.float32(node.inputs[2].node.name, arg_params).asnumpy()
 

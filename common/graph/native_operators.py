@@ -54,14 +54,14 @@ def use_native_operators(
     NAME_plain keeps a plain copy of what MXNet's operator NAME leaves for ours.
     """
     graph = Graph(use_native_layers(symbol, data, for_training, input_gradient, dtype))
-    _fuse(graph, lambda first, second: first.op in _CONVOLUTIONS and _is_relu(second))
+    _fuse(graph, lambda first, second: first.op in _CONVOLUTIONS and is_relu(second))
     for node in graph.nodes:
         after_ours = bool(node.inputs) and node.inputs[0].node.op in _CONVOLUTIONS
         if node.op == "LRN" and (for_training or after_ours):
             node.op = _LRN
         elif _is_plain_max_pooling(node) and after_ours:
             node.op = _MAX_POOLING
-    _fuse(graph, lambda first, second: _is_relu(first) and second.op == _LRN)
+    _fuse(graph, lambda first, second: is_relu(first) and second.op == _LRN)
     _fuse(graph, lambda first, second: _is_unpooled_lrn(first) and _is_plain_max_pooling(second))
     if for_training:
         _keep_plain_copies(graph)
@@ -100,7 +100,8 @@ def _fuse(graph, can_be_fused):
             second.inputs = first.inputs
 
 
-def _is_relu(node):
+def is_relu(node: Node) -> bool:
+    """Whether it is a relu and nothing more."""
     return node.op == "Activation" and node.settings == {"act_type": "relu"}
 
 

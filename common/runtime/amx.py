@@ -1,4 +1,4 @@
-"""AMX, Intel's tiles of 8-bit integers, for the int8 layers of MXNet's oneDNN.
+"""AMX, Intel's tiles of 8-bit integers, for int8 layers that stay MXNet's oneDNN's.
 
 oneDNN 2.4.4, which MXNet 1.9.1 has in it, uses AMX only if DNNL_MAX_CPU_ISA=AVX512_CORE_AMX says
 so, and then without asking Linux for the tiles, so that the process ends in SIGILL.

@@ -143,7 +143,9 @@ void run(CustomOp& op, const Case& c, Run* r) {
 std::string title(const Case& c) {
   std::string text = c.op + " " + text_of(c.data);
   for (const char* name : {"kernel", "stride", "pad", "num_filter", "num_group", "num_hidden",
-                           "nsize", "beta", "act_type", "pooling_convention", "dtype"})
+                           "nsize", "beta", "act_type", "pooling_convention", "dtype", "layout",
+                           "out_layout", "map_range", "pool_kernel", "by_inputs",
+                           "max_calib_range"})
     if (has(c.attrs, name)) text += std::string(" ") + name + "=" + c.attrs.at(name);
   return text + (c.sparse ? " sparse" : "");
 }
@@ -318,7 +320,8 @@ void check_int8() {
   const struct { Case like; const char *name, *value; } wrong[] = {
       {convolution, "kernel", "(99, 1)"}, {convolution, "kernel", "(2147483647, 2147483647)"},
       {convolution, "num_group", "2"}, {convolution, "num_filter", "0"},
-      {convolution, "layout", "NCHW"}, {convolution, "input_range", "0"},
+      {convolution, "layout", "NCHW"}, {convolution, "layout", "NHWC"},
+      {convolution, "pad", "(2147483647, 1)"}, {convolution, "input_range", "0"},
       {convolution, "max_calib_range", "-1"}, {convolution, "max_calib_range", "nan"},
       {convolution, "nsize", "3"}, {convolution, "knorm", "0"}, {convolution, "alpha", "-1"},
       {convolution, "pool_kernel", "(9, 3)"}, {convolution, "pad", "(1, -1)"},

@@ -60,16 +60,17 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_library(tmp_path):
     assert after.returncode == 0 and after.stderr == ""
 
 
-# As one whose assembler does not know AMX's instructions.
+# As one whose assembler does not know AMX's instructions, and VNNI's.
 OLD_COMPILER = """#!/bin/sh
 case "$*" in
-  *-DALEXNET_NO_AMX*) while [ "$1" != -o ]; do shift; done; echo built > "$2";;
-  *) echo "Error: no such instruction: 'tileloadd (%rdx,%r8,1),%tmm4'" >&2; exit 1;;
+  *-DALEXNET_NO_AMX*-DALEXNET_NO_VNNI*) while [ "$1" != -o ]; do shift; done; echo built > "$2";;
+  *) echo "Error: no such instruction: 'tileloadd (%rdx,%r8,1),%tmm4'" >&2
+     echo "Error: unsupported instruction 'vpdpbusd'" >&2; exit 1;;
 esac
 """
 
 
-def test_an_assembler_that_does_not_know_amx_builds_the_rest(tmp_path):
+def test_an_assembler_that_knows_neither_amx_nor_vnni_builds_the_rest(tmp_path):
     compiler = tmp_path / "old"
     compiler.write_text(OLD_COMPILER)
     compiler.chmod(0o755)
