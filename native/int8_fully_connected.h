@@ -128,8 +128,11 @@ void multiply_int8_inputs(const Int8Layer& layer, const uint8_t* x, const int8_t
       const int64_t start = first * kUnitOfInput, end = last * kUnitOfInput;
       sums.assign(end - start, 0);
       add_int8_inputs(inputs, start, end, sums.data());
-      for (int64_t f = start; f < std::min(end, layer.outputs.filters); f += kFilters)
-        write_outputs(layer, sums.data() + f - start, image, f, out);
+      for (int64_t f = start; f < std::min(end, layer.outputs.filters); f += kFilters) {
+        int32_t block[kFilters];
+        for (int64_t i = 0; i < kFilters; ++i) block[i] = sums[place_of_sum(f - start + i)];
+        write_outputs(layer, block, image, f, out);
+      }
     });
   }
 }

@@ -233,9 +233,7 @@ def blocks(rows: np.ndarray) -> np.ndarray:
 
 def by_inputs(weights: np.ndarray) -> np.ndarray:
     """(filters, inputs) as native/int8_one_image.h reads it: (inputs, filters and zeros)."""
-    padded = np.pad(weights, ((0, -len(weights) % 64), (0, 0)))
-    fours = padded.reshape(-1, 4, 4, 4, weights.shape[1]).transpose(0, 2, 1, 3, 4)
-    return fours.reshape(len(padded), -1).T
+    return np.pad(weights, ((0, -len(weights) % 64), (0, 0))).T
 
 
 def _become(node, op, attrs, read, weights, arg_params):
