@@ -50,12 +50,12 @@ struct AddInt8Inputs {
 #ifdef HAS_VNNI
 
 // Bytes, or pairs of them, of a and b in turns: of the lower or upper half of each 16 bytes.
-#define IN_TURNS(name, instruction)                           \
-  template <typename Vector>                                  \
-  INLINED Vector name(const Vector& a, const Vector& b) {     \
-    Vector both;                                              \
+#define IN_TURNS(name, instruction)                               \
+  template <typename Vector>                                      \
+  INLINED Vector name(const Vector& a, const Vector& b) {         \
+    Vector both;                                                  \
     asm(instruction " %2, %1, %0" : "=v"(both) : "v"(a), "v"(b)); \
-    return both;                                              \
+    return both;                                                  \
   }
 IN_TURNS(low_bytes, "vpunpcklbw")
 IN_TURNS(high_bytes, "vpunpckhbw")

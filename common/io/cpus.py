@@ -59,9 +59,11 @@ def has_int8(root: str = "/") -> bool:
 
     The environment variable DNNL_MAX_CPU_ISA may keep MXNet from it.
     """
-    if os.environ.get("DNNL_MAX_CPU_ISA") in _WITHOUT_VNNI:
-        return False
-    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(instructions(root))
+    level = os.environ.get("DNNL_MAX_CPU_ISA")
+    found = {"avx512_vnni", "avx_vnni"} & {*instructions(root)}
+    if level == "AVX2_VNNI":
+        found.discard("avx512_vnni")
+    return bool(found) and level not in _WITHOUT_VNNI
 
 
 # The levels of oneDNN 2.4, which MXNet 1.9.1 has in it.

@@ -54,6 +54,8 @@ def test_int8_is_fast_where_the_processor_says_vnni(root, monkeypatch, flags, fa
     for isa, lacks in (("AVX2", True), ("AVX512_CORE", True), ("AVX512_CORE_VNNI", False)):
         monkeypatch.setenv("DNNL_MAX_CPU_ISA", isa)
         assert cpus.has_int8(root) == (fast and not lacks)
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2_VNNI")
+    assert cpus.has_int8(root) == ("avx_vnni" in flags)
 
 
 def test_without_proc_and_sys_the_affinity_counts(root):
