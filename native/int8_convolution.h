@@ -33,9 +33,9 @@ struct Int8Convolution {
   Pool pool;  // of the map that the convolution makes; without pooling, windows of single places
 
   int64_t all_filters() const { return groups * filters; }
-  int64_t map_stride() const { return (all_filters() + kRoom - 1) / kRoom * kRoom; }
-  int64_t blocks() const { return (filters + kFilters - 1) / kFilters; }  // of a group
-  int64_t width() const { return in[1] + 2 * pad[1]; }                    // of a padded row
+  int64_t map_stride() const { return in_blocks(all_filters(), kRoom) * kRoom; }
+  int64_t blocks() const { return in_blocks(filters, kFilters); }  // of a group
+  int64_t width() const { return in[1] + 2 * pad[1]; }             // of a padded row
   int64_t quads() const { return (kernel[1] * channels + 3) / 4; }
   Int8Product product() const { return {kernel[0], quads(), width() * channels, 0}; }
 };

@@ -1,5 +1,5 @@
 // _alexnet_int8_fully_connected: a fully connected layer of an int8 network, for inference. It
-// takes uint8. With a `max_calib_range` it has a relu and makes uint8 (native/int8_convolution.h
+// takes uint8. With a `max_calib_range` it has a relu and makes uint8 (native/int8_outputs.h
 // says what that means), without float32. With by_inputs=1, for one image, the weights of an input
 // lie side by side.
 #pragma once
@@ -22,10 +22,10 @@ struct Int8Layer {
   int64_t images, inputs;
   bool by_inputs, quantized;
   Int8Outputs outputs;
-  int64_t blocks() const { return (outputs.filters + kFilters - 1) / kFilters; }
+  int64_t blocks() const { return in_blocks(outputs.filters, kFilters); }
   Int8Product product() const { return {1, inputs / 4, 0, 0}; }
   int64_t row() const {  // of an input's weights
-    return (outputs.filters + kUnitOfInput - 1) / kUnitOfInput * kUnitOfInput;
+    return in_blocks(outputs.filters, kUnitOfInput) * kUnitOfInput;
   }
 };
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "amx.h"
+#include "bfloat16.h"
 #include "product.h"
 #include "variants.h"
 
@@ -31,7 +32,7 @@ const int64_t kQuads = 16;    // of a tile
 struct Int8Product {
   int64_t runs, quads, run_stride;
   int64_t ahead;  // weights so many bytes ahead are fetched; 0: none
-  int64_t all_quads() const { return (runs * quads + kQuads - 1) / kQuads * kQuads; }
+  int64_t all_quads() const { return in_blocks(runs * quads, kQuads) * kQuads; }
   int64_t weights() const { return all_quads() * 4 * kFilters; }  // of a block
 };
 
@@ -68,7 +69,7 @@ void multiply_int8_in_tiles(const Int8Product& p, const uint8_t* const* places, 
   static thread_local std::vector<float> buffer;
   static thread_local std::vector<int64_t> a_at, b_at;
   const int64_t run = 4 * p.quads, stride = 4 * p.all_quads(), steps = p.all_quads() / kQuads;
-  const int64_t rows = (count + kTileRows - 1) / kTileRows * kTileRows;
+  const int64_t rows = in_blocks(count, kTileRows) * kTileRows;
   char* const values = reinterpret_cast<char*>(aligned(&buffer, rows * p.all_quads()));
   for (int64_t i = 0; i < count; ++i) {
     char* const to = values + i * stride;

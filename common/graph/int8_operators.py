@@ -30,7 +30,7 @@ _SETTINGS = {
     "FullyConnected": {"num_hidden", "no_bias"},
 }
 _FILTERS, _FOURS = 32, 16  # of a block of weights, of a tile: native/int8_product.h
-_UINT8, _INT8 = 255.5, 127  # integers of a range: native/int8_convolution.h
+_UINT8, _INT8 = 255.5, 127  # integers of a range: native/int8_outputs.h and int8_convolution.h
 _LONGEST = 2**16  # sums of so many products of 8 bits fit 32
 
 
