@@ -18,7 +18,7 @@ namespace {
 const double kMostShare = 0.4;
 const int64_t kFewest = 16;
 
-const int kSumVectors = 12;         // of a row of c, in registers
+const int kSumVectors = 8;          // of a row of c, in registers
 const int64_t kPanelValues = 6144;  // of b, in the first cache
 const int64_t kRowsOfPanel = 64;    // of c, that meet a panel of b before the next one is read
 const int64_t kPastCaches = 1 << 20;  // with so many values of c, a thread's go past the caches
@@ -84,7 +84,7 @@ struct MultiplySparse {
       const int64_t count = strip.a->counts[list];
       float* const c = strip.c.at(r, 0);
       Vector sums[kSumVectors];
-#pragma GCC unroll 12
+#pragma GCC unroll 8
       for (int v = 0; v < kSumVectors; ++v) {
         sums[v] = strip.add ? load<Vector>(c + v * width) : Vector{};
         if (!strip.past_caches) __builtin_prefetch(c + strip.c.row_stride + v * width, 1);
@@ -92,10 +92,10 @@ struct MultiplySparse {
       for (int64_t i = 0; i < count; ++i) {
         const float* const b = strip.panel + places[i] * columns;
         const float value = values[i];
-#pragma GCC unroll 12
+#pragma GCC unroll 8
         for (int v = 0; v < kSumVectors; ++v) sums[v] += value * load<Vector>(b + v * width);
       }
-#pragma GCC unroll 12
+#pragma GCC unroll 8
       for (int v = 0; v < kSumVectors; ++v)
         strip.past_caches ? store_past_caches(sums[v], c + v * width)
                           : store(sums[v], c + v * width);
