@@ -325,8 +325,7 @@ void int8_convolution_forward(const Attributes& attrs, Tensors& in, Tensors& out
     for (int64_t image = 0; image < c.images; ++image)
       convolve_image(c, in[0], weights, image, y, InParallel());
   }
-  *floats(out[1], {1}, "min") = 0;
-  *floats(out[2], {1}, "max") = kUint8Range / c.of_pooled.factor;
+  write_range(c.of_pooled, out);
 }
 
 }  // namespace

@@ -147,9 +147,7 @@ void int8_layer_forward(const Attributes& attrs, Tensors& in, Tensors& out) {
   check_shape(out[0], {layer.images, layer.outputs.filters}, "the output");
   const auto multiply = layer.by_inputs ? multiply_int8_inputs : multiply_int8_blocks;
   multiply(layer, in[0].data<uint8_t>(), in[1].data<int8_t>(), out[0]);
-  if (!layer.quantized) return;
-  *floats(out[1], {1}, "min") = 0;
-  *floats(out[2], {1}, "max") = kUint8Range / layer.outputs.factor;
+  if (layer.quantized) write_range(layer.outputs, out);
 }
 
 }  // namespace

@@ -39,6 +39,12 @@ float read_factor(const Attributes& attrs, const char* name, float integers) {
   return integers / range;
 }
 
+// The ends of the range of an operator's uint8, which follow it among the outputs.
+void write_range(const Int8Outputs& o, Tensors& out) {
+  *floats(out[1], {1}, "min") = 0;
+  *floats(out[2], {1}, "max") = kUint8Range / o.factor;
+}
+
 struct ValuesOfSums {
   static INLINED void run(const Int8Outputs& o, const int32_t* sums, float* values) {
     for (int64_t f = 0; f < o.filters; ++f) {

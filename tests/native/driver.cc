@@ -189,27 +189,33 @@ void check_sizes(const Case& c) {
   std::printf("refused other sizes: %s\n", title(c).c_str());
 }
 
+// What run() says if it may allocate so often: on a thread of its own, whose buffers are empty, and
+// which gives them back when it ends.
+template <typename Work>
+bool succeeds_with(long allocations, const Work& run) {
+  bool done = false;
+  std::thread([&] {
+    allocations_left = allocations;
+    done = run();
+    allocations_left = -1;
+  }).join();
+  return done;
+}
+
 // Each allocation fails once.
 void check_allocations(const Case& c) {
   CustomOp& op = find(c.op);
   Sides in, out;
   if (!infer(op, c, &in, &out)) return fail(title(c) + ": its shapes are refused");
-  int reported = 0;
-  for (long allowed = 0;; ++allowed) {
+  long failed = 0;
+  for (bool done = false; !done; failed += !done) {
     Run r(c, in, out);
-    Tensors ins = tensors(r.in), outs = tensors(r.out), back = tensors(r.back);
-    const fcomp_t forward = op.forward_fp[0];
-    // On threads of its own, whose buffers are empty, and which give them back when they end.
-    MXReturnValue done = MX_SUCCESS;
-    std::thread([&] {
-      allocations_left = allowed;
-      done = forward(c.attrs, &ins, &outs, no_resource());
-      allocations_left = -1;
-    }).join();
-    if (done == MX_SUCCESS) break;
-    ++reported;
+    Tensors ins = tensors(r.in), outs = tensors(r.out);
+    done = succeeds_with(failed, [&] {
+      return op.forward_fp[0](c.attrs, &ins, &outs, no_resource()) == MX_SUCCESS;
+    });
   }
-  std::printf("%d allocations failed: %s\n", reported, title(c).c_str());
+  std::printf("%ld allocations failed: %s\n", failed, title(c).c_str());
 }
 
 void check_pixels() {
@@ -291,18 +297,12 @@ struct Int8Run {
 };
 
 void check_int8_allocations(const Case& c) {
-  int reported = 0;
-  for (long allowed = 0;; ++allowed, ++reported) {
+  long failed = 0;
+  for (bool done = false; !done; failed += !done) {
     Int8Run r(c);
-    bool done = false;
-    std::thread([&] {
-      allocations_left = allowed;
-      done = r.forward();
-      allocations_left = -1;
-    }).join();
-    if (done) break;
+    done = succeeds_with(failed, [&] { return r.forward(); });
   }
-  std::printf("%d allocations failed: %s\n", reported, title(c).c_str());
+  std::printf("%ld allocations failed: %s\n", failed, title(c).c_str());
 }
 
 void check_int8() {
