@@ -127,8 +127,8 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
   const bool add = product.add || block.top > 0;
   const int vectors = static_cast<int>(columns / kernel.width);
   const int64_t strip_stride = block.depth + kLine;
-  // Floats in order are read where they are: a copy takes longer than what rows a power of two apart
-  // cost, which share places in the cache.
+  // Floats in order are read where they are. Rows a power of two apart share places in the cache,
+  // but a copy takes longer.
   const bool in_order = product.a.column_stride == 1 && product.of_word == 1 && !product.round;
   View strip = product.a.from(row, block.top);
   if (!in_order || height % third > 0) {
