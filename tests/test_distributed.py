@@ -150,12 +150,12 @@ import train_imagenet
 from common import cli
 from common.runtime.mxnet import mx
 from common.train.cluster import Cluster
-reduce = Cluster.reduce
+update = Cluster.update
 def late(cluster, module):
     mx.nd.waitall()
     time.sleep(0.1 * {!r}.index(cluster.share.rank))
-    reduce(cluster, module)
-Cluster.reduce = late
+    update(cluster, module)
+Cluster.update = late
 cli.run(train_imagenet.main)
 """
 
