@@ -105,7 +105,7 @@ bool add_sparse(const Layer& layer, float* x, float* w, float* y) {
   product.depth = layer.inputs;
   product.add = true;
   product.weights = kRight;
-  product.block_depth = 128;
+  product.block_depth = 192;
   product.block_columns = 1;  // one panel
   product.round = layer.of_bfloat16;
   return multiply_sparse(product);

@@ -5,6 +5,8 @@
 // copied.
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -16,6 +18,8 @@
 #include "squares.h"
 
 namespace {
+
+const int64_t kPage = 4096;  // bytes
 
 enum Weights { kLeft, kRight, kNeither };
 
@@ -64,9 +68,9 @@ void pack_transposed(const View& b, int64_t depth, int64_t width, int64_t column
       [&](int64_t i, int64_t p) INLINED_LAMBDA { panel[p * columns + i] = *b.at(p, i); });
 }
 
-// The block of b in panels without gaps, the last one with zeros at the end. Rows
-// of b, or its columns, are without gaps: they are read in long stretches, and the next one is
-// fetched meanwhile.
+// The block of b in panels without gaps, the last one with zeros at the end. Rows of b, or its
+// columns, are without gaps: they are read in long stretches, and the next one is fetched meanwhile,
+// into the second-level cache, since rows of weights displace each other in the first.
 void pack_block(const Product& product, const Block& block, float* panels) {
   const View& b = product.b;
   const int64_t columns = block.columns;
@@ -92,10 +96,29 @@ void pack_block(const Product& product, const Block& block, float* panels) {
   }
 }
 
-// The part of a that a strip of tiles needs.
-void pack_strip(const Product& product, int64_t row, int64_t height, int64_t top, int64_t depth,
-                const View& to) {
+// Whether so many rows, from each of which a product takes the same column, are in the first cache
+// together: those that begin whole pages apart share one set of it.
+bool fit_together(int64_t row_stride, int64_t rows) {
+  int64_t ways = 8;
+#ifdef _SC_LEVEL1_DCACHE_ASSOC
+  static const int64_t found = sysconf(_SC_LEVEL1_DCACHE_ASSOC);
+  ways = std::max(ways, found);
+#endif
+  return row_stride * sizeof(float) % kPage > 0 || rows <= ways;
+}
+
+// The part of a that a strip of tiles needs: where it is, or else copied, which takes longer.
+View strip_of(const Product& product, int64_t row, int64_t height, int64_t top, int64_t depth,
+              std::vector<float>* buffer) {
   const View& a = product.a;
+  const int64_t rows = best_kernel().rows;
+  const bool floats = product.of_word == 1 && !product.round;
+  // Tiles are computed in thirds.
+  if (floats && a.column_stride == 1 && height % (rows / 3) == 0 &&
+      fit_together(a.row_stride, height))
+    return a.from(row, top);
+  const int64_t stride = depth + kLine;  // or rows would share places in the cache
+  const View to = {aligned(buffer, rows * stride), stride, 1};
   if (product.of_word > 1) {
     for (int64_t r = 0; r < height; ++r) product.widen(a, row + r, top, depth, to.at(r, 0));
   } else if (a.column_stride == 1) {
@@ -108,6 +131,7 @@ void pack_strip(const Product& product, int64_t row, int64_t height, int64_t top
         *to.at(r, p) = product.round ? rounded(value) : value;
       }
   }
+  return to;
 }
 
 // Copies, or adds, a tile at the edge of c from the buffer in which it was computed whole.
@@ -126,15 +150,7 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
   const int64_t height = std::min(kernel.rows, product.rows - row);
   const bool add = product.add || block.top > 0;
   const int vectors = static_cast<int>(columns / kernel.width);
-  const int64_t strip_stride = block.depth + kLine;
-  // Floats in order are read where they are. Rows a power of two apart share places in the cache,
-  // but a copy takes longer.
-  const bool in_order = product.a.column_stride == 1 && product.of_word == 1 && !product.round;
-  View strip = product.a.from(row, block.top);
-  if (!in_order || height % third > 0) {
-    strip = {aligned(&buffers[0], kernel.rows * strip_stride), strip_stride, 1};
-    pack_strip(product, row, height, block.top, block.depth, strip);
-  }
+  const View strip = strip_of(product, row, height, block.top, block.depth, &buffers[0]);
   const View edge = {aligned(&buffers[1], kernel.rows * columns), columns, 1};
   Tile tile = {};
   tile.a = strip.data;

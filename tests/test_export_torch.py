@@ -267,7 +267,7 @@ def assert_same_in_pytorch(folder, symbol, values, zero=()):
     source = converted(symbol, values)
     found = run_in_pytorch(folder, source, values)
     expected = mxnets_probabilities(symbol, values)
-    assert np.abs(found.pop("said") - expected).max() < 1e-6 * expected.max()
+    assert np.abs(found.pop("said") - expected).max() < 2e-6 * expected.max()  # a layer's bound
 
     shape = values["data"].shape
     right = decompose_lrn(decompose_leaky(symbol, shape), shape)

@@ -106,9 +106,13 @@ std::vector<Case> fully_connected() {
     for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{13, 257}, Shape{33, 3, 5, 7},
                                Shape{131, 40}})
       cases.push_back({"_alexnet_fully_connected", {{"num_hidden", outputs}}, shape, 3});
-  cases.push_back({"_alexnet_fully_connected", {{"num_hidden", "523"}}, {13, 1300}, 3});
+  cases.push_back({"_alexnet_fully_connected", {{"num_hidden", "523"}}, {13, 2100}, 3});
+  // Whole strips of rows at an array's end: all three thirds, two of them.
+  for (int64_t rows : {24, 20})
+    cases.push_back({"_alexnet_fully_connected", {{"num_hidden", std::to_string(rows)}},
+                     {rows, 257}, 3});
   for (const char* outputs : {"16", "33", "430"})
-    for (const Shape& shape : {Shape{16, 16}, Shape{67, 257}, Shape{131, 1101}})
+    for (const Shape& shape : {Shape{16, 16}, Shape{67, 257}, Shape{131, 1101}, Shape{193, 257}})
       cases.push_back({"_alexnet_fully_connected", {{"num_hidden", outputs}}, shape, 3, true});
   return cases;
 }

@@ -83,16 +83,19 @@ def draw_sparse(images, inputs, outputs, share):
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.45])
-@pytest.mark.parametrize("images", [15, 16, 131])
-@pytest.mark.parametrize("inputs, outputs", [(15, 16), (16, 17), (1040, 300), (257, 2305)])
+@pytest.mark.parametrize("images", [15, 16, 131, 193])
+@pytest.mark.parametrize(
+    "inputs, outputs", [(15, 16), (16, 17), (130, 70), (1040, 300), (257, 2305)]
+)
 def test_products_with_many_zeros_are_right(images, inputs, outputs, share):
     assert_right(draw_sparse(images, inputs, outputs, share))
 
 
-def test_large_gradients_of_weights_are_right_past_the_caches():
+@pytest.mark.parametrize("images", [16, 48, 49])
+def test_large_gradients_of_weights_are_right_past_the_caches(images):
     # Each thread's share is stored past them, but for its last columns.
     outputs = 1050 * cpus.openmp_threads()
-    assert_right(draw_sparse(16, 1040, outputs, 0.2))
+    assert_right(draw_sparse(images, 1040, outputs, 0.2))
 
 
 ZEROS = """

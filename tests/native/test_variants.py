@@ -13,8 +13,8 @@ VARIANTS = {"ALL": "AVX-512", "AVX2": "AVX2", "SSE41": "baseline"}  # the best o
 # Of each operator, what reaches all of its code.
 OPERATORS = (
     "channels_and_filters or (fourier and 33) or first_convolution or groups or"
-    " output_and_gradients or whole_tiles or past_the_caches or max_pooling_alone or fused or"
-    " ten_updates or (lrn_equals and 60) or int8 or crop or normali"
+    " output_and_gradients or whole_tiles or past_the_caches or (many_zeros and 193) or"
+    " max_pooling_alone or fused or ten_updates or (lrn_equals and 60) or int8 or crop or normali"
 )
 
 
