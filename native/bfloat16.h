@@ -53,8 +53,6 @@ struct PairRows {
   }
 };
 
-int64_t in_blocks(int64_t count, int64_t block) { return (count + block - 1) / block; }
-
 // `count` of Bfloat16 or Pair, which begin with a cache line.
 template <typename Value>
 Value* aligned_values(std::vector<float>* buffer, int64_t count) {

@@ -33,7 +33,7 @@ struct Layer {
   bool by_inputs;
   int64_t row() const {  // of weights: it may end with zeros
     if (weights_of_word == 1 && !by_inputs) return inputs;
-    return ((by_inputs ? outputs : inputs) + kUnit - 1) / kUnit * kUnit;
+    return in_blocks(by_inputs ? outputs : inputs, kUnit) * kUnit;
   }
   Shape output() const { return {images, outputs}; }
   Shape weight() const {  // an array of int32 holds pairs of bfloat16

@@ -272,7 +272,7 @@ void convolve_image(const Int8Convolution& c, const MXTensor& x, const int8_t* w
     copy_padded_row(c, x, image, i / height, i % height, input + i * row);
   });
   const int64_t together = Each::workers() * kPlaces;
-  const int64_t parts = (places + together - 1) / together * Each::workers();
+  const int64_t parts = in_blocks(places, together) * Each::workers();
   each(parts, [&](int64_t i) {
     const uint8_t* of[kPlaces];
     const int64_t first = places * i / parts, count = places * (i + 1) / parts - first;

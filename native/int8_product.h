@@ -14,7 +14,6 @@
 #include <vector>
 
 #include "amx.h"
-#include "bfloat16.h"
 #include "product.h"
 #include "variants.h"
 

@@ -19,8 +19,6 @@
 
 namespace {
 
-const int64_t kPage = 4096;  // bytes
-
 enum Weights { kLeft, kRight, kNeither };
 
 struct Product {  // c = a b
@@ -69,7 +67,7 @@ void pack_transposed(const View& b, int64_t depth, int64_t width, int64_t column
 }
 
 // The block of b in panels without gaps, the last one with zeros at the end. Rows of b, or its
-// columns, are without gaps: they are read in long stretches, and the next one is fetched meanwhile,
+// columns, are without gaps: they are read in long stretches, and the next is fetched meanwhile,
 // into the second-level cache, since rows of weights displace each other in the first.
 void pack_block(const Product& product, const Block& block, float* panels) {
   const View& b = product.b;
@@ -97,28 +95,28 @@ void pack_block(const Product& product, const Block& block, float* panels) {
 }
 
 // Whether so many rows, from each of which a product takes the same column, are in the first cache
-// together: those that begin whole pages apart share one set of it.
+// together: those that begin whole pages of 4 KB apart share one set of it.
 bool fit_together(int64_t row_stride, int64_t rows) {
   int64_t ways = 8;
 #ifdef _SC_LEVEL1_DCACHE_ASSOC
   static const int64_t found = sysconf(_SC_LEVEL1_DCACHE_ASSOC);
   ways = std::max(ways, found);
 #endif
-  return row_stride * sizeof(float) % kPage > 0 || rows <= ways;
+  return row_stride * sizeof(float) % 4096 > 0 || rows <= ways;
 }
 
 // The part of a that a strip of tiles needs: where it is, or else copied, which takes longer.
-View strip_of(const Product& product, int64_t row, int64_t height, int64_t top, int64_t depth,
-              std::vector<float>* buffer) {
+View strip_of(const Kernel& kernel, const Product& product, const Block& block, int64_t row,
+              int64_t height, std::vector<float>* buffer) {
   const View& a = product.a;
-  const int64_t rows = best_kernel().rows;
+  const int64_t top = block.top, depth = block.depth;
   const bool floats = product.of_word == 1 && !product.round;
   // Tiles are computed in thirds.
-  if (floats && a.column_stride == 1 && height % (rows / 3) == 0 &&
+  if (floats && a.column_stride == 1 && height % (kernel.rows / 3) == 0 &&
       fit_together(a.row_stride, height))
     return a.from(row, top);
   const int64_t stride = depth + kLine;  // or rows would share places in the cache
-  const View to = {aligned(buffer, rows * stride), stride, 1};
+  const View to = {aligned(buffer, kernel.rows * stride), stride, 1};
   if (product.of_word > 1) {
     for (int64_t r = 0; r < height; ++r) product.widen(a, row + r, top, depth, to.at(r, 0));
   } else if (a.column_stride == 1) {
@@ -150,7 +148,7 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
   const int64_t height = std::min(kernel.rows, product.rows - row);
   const bool add = product.add || block.top > 0;
   const int vectors = static_cast<int>(columns / kernel.width);
-  const View strip = strip_of(product, row, height, block.top, block.depth, &buffers[0]);
+  const View strip = strip_of(kernel, product, block, row, height, &buffers[0]);
   const View edge = {aligned(&buffers[1], kernel.rows * columns), columns, 1};
   Tile tile = {};
   tile.a = strip.data;
@@ -172,7 +170,7 @@ void multiply_strip(const Kernel& kernel, const Product& product, const Block& b
     tile.c = whole ? c.at(row, j) : edge.data;
     tile.c_row_stride = whole ? c.row_stride : columns;
     tile.add = whole && add;
-    kernel.multiply_tile(tile, (height + third - 1) / third, vectors);
+    kernel.multiply_tile(tile, in_blocks(height, third), vectors);
     if (!whole) copy_edge(edge, c.from(row, j), height, width, add);
   }
 }
@@ -201,7 +199,7 @@ template <typename Work>
 void split_product(const Product& product, int64_t unit, const Work& work) {
   const bool by_columns = product.weights == kRight;
   const int64_t length = by_columns ? product.columns : product.rows;
-  split((length + unit - 1) / unit, [&](int64_t first, int64_t last) {
+  split(in_blocks(length, unit), [&](int64_t first, int64_t last) {
     const int64_t start = first * unit, end = std::min(length, last * unit);
     if (start >= end) return;
     Product part = product;

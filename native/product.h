@@ -13,6 +13,9 @@ namespace {
 
 const int64_t kLine = 64 / sizeof(float);  // floats in a cache line
 
+// Blocks that hold so many; the last may be partly filled.
+inline int64_t in_blocks(int64_t count, int64_t block) { return (count + block - 1) / block; }
+
 // `size` floats that begin with a cache line. The buffer is never shrunk: growing it again would
 // first fill it with zeros.
 float* aligned(std::vector<float>* buffer, int64_t size) {

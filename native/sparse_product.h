@@ -29,7 +29,7 @@ struct SparseMatrix {
   std::vector<float> values;
   std::vector<int32_t> places;  // within the part
   std::vector<int32_t> counts;
-  int64_t parts() const { return (depth + part - 1) / part; }
+  int64_t parts() const { return in_blocks(depth, part); }
   int64_t list(int64_t row, int64_t p) const { return p * rows + row; }
 };
 
@@ -141,8 +141,8 @@ void multiply_sparse_rows(const Product& product, const Block& block, const Spar
 void multiply_sparse_on_this_thread(const Product& product, const SparseMatrix& a, int64_t a_row) {
   static thread_local std::vector<float> buffer;
   const int64_t columns = kSumVectors * best_kernel().width;
-  const int64_t block_columns = (product.block_columns + columns - 1) / columns * columns;
-  const int64_t block_depth = (product.block_depth + a.part - 1) / a.part * a.part;
+  const int64_t block_columns = in_blocks(product.block_columns, columns) * columns;
+  const int64_t block_depth = in_blocks(product.block_depth, a.part) * a.part;
   float* const panels = aligned(&buffer, block_depth * block_columns);
   Block block;
   block.panels = panels;

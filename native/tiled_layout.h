@@ -96,11 +96,11 @@ struct Convolution {
   int64_t tiles_of_image() const { return tiles_before(kKinds); }
   int64_t together() const {  // images
     const int64_t most_tiles = by_fourier() ? kTogetherByFourier : kTogether;
-    return std::min(images, (most_tiles + tiles_of_image() - 1) / tiles_of_image());
+    return std::min(images, in_blocks(most_tiles, tiles_of_image()));
   }
 };
 
-int64_t blocks(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
+int64_t blocks(int64_t channels) { return in_blocks(channels, kLanes); }
 int64_t padded(int64_t channels) { return blocks(channels) * kLanes; }
 
 // A matrix for each pair of points, one after the other.
@@ -132,7 +132,7 @@ struct PointPanels {
 };
 
 int64_t panel_width() { return std::max(kLanes, 2 * best_kernel().width); }
-int64_t panels_of(int64_t columns) { return (columns + panel_width() - 1) / panel_width(); }
+int64_t panels_of(int64_t columns) { return in_blocks(columns, panel_width()); }
 
 // A window of 16 channels' maps with the channels innermost; it may reach beyond the maps. Rows and
 // columns of inputs are counted with the padding.

@@ -98,7 +98,7 @@ void multiply_panel(const PointProducts& products, const Panel& panel, const Pan
       const int64_t vectors = std::min<int64_t>(2, (right - left - column) / kernel.width);
       tile.b = from_b + column;
       tile.c = to + row * tile.c_row_stride + column;
-      kernel.multiply_tile(tile, (height + third - 1) / third, static_cast<int>(vectors));
+      kernel.multiply_tile(tile, in_blocks(height, third), static_cast<int>(vectors));
       tile.next += 2 * kernel.width;
     }
   }
