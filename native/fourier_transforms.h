@@ -7,9 +7,10 @@
 //   k1 = c (a + b), k2 = a (d - c), k3 = b (c + d): (a + i b) (c + i d) = k1 - k3 + i (k1 + k2)
 // So 81 outputs of a 5x5 kernel take 253 multiplications, where Winograd's method takes 441 with 7
 // points, and rounding is enlarged ten times less: no number is larger than a sum. Each weight has
-// 253 values, so there have to be many images. In the notation of winograd_transforms.h, B^T, A^T
-// and G are D, the transform of real maps, or its transpose, with what Gauss's products take or
-// give.
+// 253 values, so there have to be many images. A whole map of 7x7 with padding of 2 takes T = 9,
+// and 121 multiplications: the inputs that wrap around are padding, which is 0. In the notation of
+// winograd_transforms.h, B^T, A^T and G are D, the transform of real maps, or its transpose, with
+// what Gauss's products take or give.
 // A. Zlateski, Z. Jia, K. Li, F. Durand, "FFT Convolutions are Faster than Winograd on Modern CPUs,
 // Here is Why", arXiv 1809.07851.
 #pragma once
@@ -178,7 +179,7 @@ struct Values {
 // values have both.
 template <typename Vector, int side, int T>
 INLINED void transform_by_fourier(Step::Kind kind, const View& map, float* data, int64_t stride) {
-  const int size = T + 1 - side;
+  const int size = outputs_of_tile(T, side);
   const Values<Vector, T> values = {data, stride};
   Vector v[3];
   switch (kind) {
@@ -225,7 +226,7 @@ INLINED void transform_by_fourier(Step::Kind kind, const View& map, float* data,
 struct TransformTilesByFourier {
   template <typename Vector, int side, int T>
   static INLINED void run_at(const Step& step) {
-    const int size = T + 1 - side;
+    const int size = outputs_of_tile(T, side);
     for (int64_t t = 0; t < step.tiles; ++t) {
       if (t + 1 < step.tiles)
         for (int value = 0; value < fourier_values(T); ++value)
@@ -242,6 +243,7 @@ struct TransformTilesByFourier {
   }
   template <typename Vector, int side>
   static INLINED void run_for(const Step& step) {
+    if (step.points[0] == kPlacesOfMap) return run_at<Vector, side, kPlacesOfMap>(step);
     step.points[0] == 11 ? run_at<Vector, side, 11>(step) : run_at<Vector, side, 13>(step);
   }
   template <typename Vector>

@@ -88,15 +88,15 @@ void convolve(const Convolution& c, const float* x, const float* w, const float*
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices outputs = point_matrices(c, &buffers[1], most, c.filters);
   for (int64_t g = 0; g < c.groups; ++g) {
-    const PointPanels weights =
-        transform_weights(c, weight_matrix(c, w + g * c.weights(), false),
-                          kept ? &kept->values[g] : &buffers[2], known);
+    const WeightMatrix matrix = weight_matrix(c, w + g * c.weights(), false);
+    PointPanels weights = {};
+    if (kept || !weights_go_by_panels(c, matrix))
+      weights = transform_weights(c, matrix, kept ? &kept->values[g] : &buffers[2], known);
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
       const std::vector<Part> all = parts(c, image, last, kMostRows);
       transform_inputs(c, all, x, g, inputs);
-      multiply_at_points(c, last - image, {inputs, weights, outputs, padded(c.filters),
-                                           c.channels, false, false, 0});
+      multiply_by_weights(c, last - image, inputs, matrix, weights, outputs);
       transform_outputs(c, all, outputs, g, bias, y);
     }
   }
@@ -153,7 +153,7 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   const int64_t most = c.together() * c.tiles_of_image(), width = panel_width();
   const PointMatrices inputs = point_matrices(c, &buffers[0], most, c.channels);
   const PointMatrices gradients = point_matrices(c, &buffers[1], most, c.filters);
-  const bool by_panels = goes_by_panels(c);
+  const bool by_panels = goes_by_panels(c, c.filters);
   PointMatrices sums = {};
   if (!by_panels) sums = point_matrices(c, &buffers[3], padded(c.channels), c.filters);
   const PointPanels gradient_panels = {gradients.first.data, gradients.stride, width,
@@ -164,10 +164,11 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
   for (int64_t g = 0; g < c.groups; ++g) {
     PointMatrices back = {};
     PointPanels weights = {};
+    const WeightMatrix matrix = weight_matrix(c, w + g * c.weights(), true);
     if (dx) {
       back = point_matrices(c, &buffers[2], most, c.channels);
-      weights = transform_weights(c, weight_matrix(c, w + g * c.weights(), true), &buffers[4],
-                                  false);
+      if (!weights_go_by_panels(c, matrix))
+        weights = transform_weights(c, matrix, &buffers[4], false);
     }
     for (int64_t image = 0; image < c.images; image += c.together()) {
       const int64_t last = std::min(c.images, image + c.together());
@@ -181,8 +182,7 @@ void differentiate(const Convolution& c, const float* dy, const float* x, const 
                                              padded(c.filters), padded(c.channels), true,
                                              image > 0, 0});
       if (!dx) continue;
-      multiply_at_points(c, last - image, {gradients, weights, back, padded(c.channels),
-                                           c.filters, false, false, 0});
+      multiply_by_weights(c, last - image, gradients, matrix, weights, back);
       transform_input_gradients(c, parts(c, image, last, c.tiles(0)), back, g, dx);
     }
     if (by_panels) continue;

@@ -45,8 +45,15 @@ struct Convolution {
     const double of_image = by_fourier() ? 1.0 * tiles_of_image() * values() : down * across;
     return images * of_image + kOfWeight * values();
   }
+  // Whether a tile of so many points is a whole map with its padding.
+  bool is_map(int points) const {
+    for (int i = 0; i < 2; ++i)
+      if (stride > 1 || pad[i] != side / 2 || out[i] > outputs_of(points)) return false;
+    return true;
+  }
   // Fourier's method, with tiles of the size that takes fewer multiplications.
   void choose_fourier() {
+    if (is_map(kPlacesOfMap)) return divide(kPlacesOfMap);
     divide(11);
     const double cost_of_11 = cost();
     divide(13);
@@ -54,6 +61,7 @@ struct Convolution {
   }
   // The cheaper method; for a side of 3, whose tiles save less by Fourier's, Winograd's.
   void choose_method() {
+    if (side == 3 && is_map(kPointsOfMap)) return divide(kPointsOfMap);
     choose_fourier();
     const int places = most;
     const double cost_by_fourier = cost();
@@ -65,7 +73,7 @@ struct Convolution {
     most = points;
     for (int i = 0; i < 2; ++i) {
       const int64_t outputs = outputs_of(most), left = out[i] % outputs;
-      small[i] = !by_fourier() && left > 0 && left <= outputs_of(kFewPoints);
+      small[i] = most == kMostPoints && left > 0 && left <= outputs_of(kFewPoints);
       large[i] = out[i] / outputs + (left > 0 && !small[i]);
     }
   }

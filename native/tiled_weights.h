@@ -33,16 +33,25 @@ WeightMatrix weight_matrix(const Convolution& c, const float* w, bool filters_in
   return {w, c.channels, c.filters, channel, filter, false};
 }
 
-const int64_t kRowsAhead = 4;  // how far ahead the places of values are fetched
+const int64_t kRowsAhead = 4;  // how far ahead weights and the places of values are fetched
+
+// Of 16 columns from `first` on, if they are one behind the other.
+void fetch_kernels(const WeightMatrix& w, int64_t row, int64_t first) {
+  if (!w.filters_in_rows || row >= w.rows) return;
+  const float* const from = w.data + row * w.row_stride + first * w.column_stride;
+  for (int64_t i = 0; i < kLanes * w.column_stride; i += kLine) __builtin_prefetch(from + i);
+}
 
 // To points: 16 columns from `first` on.
 void transform_columns(const Convolution& c, const WeightMatrix& w, int64_t first,
                        const PointPanels& panels) {
   const int64_t many = std::min(kLanes, w.columns - first);
   for (int64_t row = 0; row < w.rows; ++row) {
-    float kernel[kMostElements * kLanes] = {};
+    float kernel[kMostElements * kLanes];
+    if (many < kLanes || c.stride > 1) std::fill_n(kernel, kMostElements * kLanes, 0.0f);
     if (c.stride == 1) {
       const float* const from = w.data + row * w.row_stride + first * w.column_stride;
+      fetch_kernels(w, row + kRowsAhead, first);
       const PlainRows<const float> rows = {from, w.column_stride};
       rows_to_lanes(rows, many, c.kernel * c.kernel, kernel);
     } else {
@@ -73,6 +82,40 @@ PointPanels transform_weights(const Convolution& c, const WeightMatrix& w,
       transform_columns(c, w, block * kLanes, panels);
     });
   return panels;
+}
+
+// Whether to take columns of values at the points a panel at a time, which then stays in the cache.
+// That needs the values of all images' tiles in memory at once, and is slower than all panels
+// together where some thread would have none.
+bool goes_by_panels(const Convolution& c, int64_t columns) {
+  return c.images <= c.together() && panels_of(columns) >= threads();
+}
+
+const int64_t kMostOfPanel = 384 << 10;  // values: 1.5 MB
+
+// The same of the weights' values, whose panels are larger than those of their gradients: each
+// thread reads a panel for all tiles.
+bool weights_go_by_panels(const Convolution& c, const WeightMatrix& w) {
+  return goes_by_panels(c, w.columns) && c.values() * w.rows * panel_width() <= kMostOfPanel;
+}
+
+// a times the weights' values. values: of all weights; without data each panel is computed where it
+// is multiplied.
+void multiply_by_weights(const Convolution& c, int64_t images, const PointMatrices& a,
+                         const WeightMatrix& w, const PointPanels& values,
+                         const PointMatrices& products) {
+  PointProducts all = {a, values, products, padded(w.columns), w.rows, false, false, 0};
+  if (values.data) return multiply_at_points(c, images, all);
+  const int64_t width = panel_width(), size = w.rows * width + kLanes;
+  parallel_for(panels_of(w.columns), [&](int64_t panel) {
+    static thread_local std::vector<float> buffer;
+    PointProducts of_panel = all;
+    of_panel.b = {aligned(&buffer, c.values() * size), size, 0, width, width};
+    const int64_t left = panel * width, right = std::min(w.columns, left + width);
+    for (int64_t first = left; first < right; first += kLanes)
+      transform_columns(c, w, first, of_panel.b);
+    multiply_panel_at_points(c, of_panel, left);
+  });
 }
 
 // The weights' values at the points, and the weights that they were computed of. Which points they
@@ -123,13 +166,6 @@ void transform_weight_gradients(const Convolution& c, const PointMatrices& sums,
     for_each_element(c, first + l, channel, [&](int64_t e, int64_t index) {
       dw[index] = kernel[e * kLanes + l];
     });
-}
-
-// Whether to take the sums a panel of filters at a time, which then stays in the cache. That needs
-// the values of all images' tiles in memory at once, and is slower than all panels together where
-// some thread would have none.
-bool goes_by_panels(const Convolution& c) {
-  return c.images <= c.together() && panels_of(c.filters) >= threads();
 }
 
 // The sums over all tiles.

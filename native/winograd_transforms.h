@@ -22,6 +22,15 @@
 // Where few outputs are left at the end of a row or a column, a tile has the first five points
 // alone: F(3, 3) and F(1, 5), whose outputs are off by 1e-6. B^T divides by a point's distances to
 // the others, and not G, so that the weights' values are the same for both.
+//
+// A whole map of 3x3 with padding of 1 takes 4 multiplications a direction, since the padding is 0,
+// 16 in place of 25 in two. In one direction, with 3 weights w, inputs d, turned round to e, and
+// outputs y, the sum of all w[i] e[j] y[k] with i + j + k = 3 says which products an output has. It
+// is the symmetric trilinear form of a cubic, which is a sum of four cubes:
+//   v1^3 + 6 v0 v1 v2 = 3/4 (l0^3 + l1^3) - 1/4 (l2^3 + l3^3), where
+//   l0, l1 = v1 +- (v0 + v2) / sqrt(3) and l2, l3 = v1 +- (v0 - v2)
+// So it is 3/4 l0(w) l0(e) l0(y) + 3/4 l1(w) l1(e) l1(y) - 1/4 l2(w) l2(e) l2(y) - .... Outputs are
+// as exact as those of plain sums.
 #pragma once
 
 #include <cstdint>
@@ -31,16 +40,25 @@
 
 namespace {
 
-const int kMostPoints = 7, kFewPoints = 5;  // of a tile, in a direction
-const int64_t kLanes = 16;                  // channels handled together
+// Points of a tile, in a direction. The tiles of a whole map have one of their own number; by
+// Fourier's method 9 (fourier_transforms.h).
+const int kMostPoints = 7, kFewPoints = 5, kPointsOfMap = 4, kPlacesOfMap = 9;
+const int64_t kLanes = 16;  // channels handled together
 
-constexpr int outputs_of_tile(int points, int side) { return points + 1 - side; }  // a direction
+constexpr bool is_whole_map(int points) {
+  return points == kPointsOfMap || points == kPlacesOfMap;
+}
+// Of a tile, in a direction, for a kernel of `side`. The padding of a whole map is no loss.
+constexpr int outputs_of_tile(int points, int side) {
+  return points - (is_whole_map(points) ? side / 2 : side - 1);
+}
 
 #pragma GCC push_options
 #pragma GCC optimize("fp-contract=fast", "no-signed-zeros")
 
 const float kA = 0.3f, kB = 1.75f, kC = 0.875f;  // kC: in tiles of seven points
 const float kA2 = kA * kA, kB2 = kB * kB, kC2 = kC * kC;
+const float kOfSum = 0.57735027f;  // 1 / sqrt(3)
 
 // Values at the points of a polynomial with n coefficients; apply_at_both: at a point and its
 // negative.
@@ -159,6 +177,56 @@ struct InterpolateTransposed {
   }
 };
 
+// Those of a whole map: the linear forms of weights or outputs; and of inputs, turned round, with
+// the factors.
+template <>
+struct Evaluate<3, kPointsOfMap> {
+  static const int kFrom = 3, kTo = kPointsOfMap;
+  template <typename Vector>
+  static INLINED void apply(const Vector* c, Vector* v) {
+    const Vector sum = kOfSum * (c[0] + c[2]), difference = c[0] - c[2];
+    v[0] = c[1] + sum;
+    v[1] = c[1] - sum;
+    v[2] = c[1] + difference;
+    v[3] = c[1] - difference;
+  }
+};
+
+template <>
+struct Collect<3, kPointsOfMap> {
+  static const int kFrom = kPointsOfMap, kTo = 3;
+  template <typename Vector>
+  static INLINED void apply(const Vector* v, Vector* c) {
+    const Vector sum = kOfSum * (v[0] - v[1]), difference = v[2] - v[3];
+    c[0] = sum + difference;
+    c[1] = (v[0] + v[1]) + (v[2] + v[3]);
+    c[2] = sum - difference;
+  }
+};
+
+template <>
+struct Interpolate<kPointsOfMap> {
+  static const int kFrom = 3, kTo = kPointsOfMap;
+  template <typename Vector>
+  static INLINED void apply(const Vector* d, Vector* v) {
+    const Vector turned[3] = {d[2], d[1], d[0]};
+    Evaluate<3, kPointsOfMap>::apply(turned, v);
+    for (int i = 0; i < kPointsOfMap; ++i) v[i] *= i < 2 ? .75f : -.25f;
+  }
+};
+
+template <>
+struct InterpolateTransposed<kPointsOfMap> {
+  static const int kFrom = kPointsOfMap, kTo = 3;
+  template <typename Vector>
+  static INLINED void apply(const Vector* v, Vector* d) {
+    Vector scaled[kPointsOfMap], turned[3];
+    for (int i = 0; i < kPointsOfMap; ++i) scaled[i] = v[i] * (i < 2 ? .75f : -.25f);
+    Collect<3, kPointsOfMap>::apply(scaled, turned);
+    for (int i = 0; i < 3; ++i) d[i] = turned[2 - i];
+  }
+};
+
 // A transform along columns, and another along rows, of matrices whose elements are 16 channels.
 template <typename Down, typename Across, typename Vector, bool add = false>
 INLINED void transform(const View& from, const View& to) {
@@ -205,9 +273,10 @@ struct Step {
 template <typename Vector, int side, int down, int across>
 INLINED void transform_tiles(const Step& step) {
   const int rows = outputs_of_tile(down, side), columns = outputs_of_tile(across, side);
+  const bool of_inputs = step.kind == Step::kInputs || step.kind == Step::kInputGradients;
   for (int64_t t = 0; t < step.tiles; ++t) {
-    const View map =
-        step.map.from(t / step.tiles_per_row * rows, t % step.tiles_per_row * columns);
+    View map = step.map.from(t / step.tiles_per_row * rows, t % step.tiles_per_row * columns);
+    if (is_whole_map(down) && of_inputs) map = map.from(1, 1);  // without the padding
     View values = step.values;
     values.data += t * step.next;
     if (t + 1 < step.tiles)
@@ -250,7 +319,10 @@ INLINED void transform_tiles(const Step& step) {
 struct TransformTiles {
   template <typename Vector>
   static INLINED void run(const Step& step) {
-    step.side == 3 ? transform_tiles<Vector, 3>(step) : transform_tiles<Vector, 5>(step);
+    if (step.points[0] == kPointsOfMap)
+      transform_tiles<Vector, 3, kPointsOfMap, kPointsOfMap>(step);
+    else
+      step.side == 3 ? transform_tiles<Vector, 3>(step) : transform_tiles<Vector, 5>(step);
   }
 };
 

@@ -32,7 +32,10 @@ std::vector<Case> convolutions() {
   for (const Shape& shape : {Shape{60, 2, 7, 7}, Shape{12, 3, 27, 9}})  // by Fourier's method
     cases.push_back({"_alexnet_convolution", {{"kernel", "(5, 5)"}, {"pad", "(2, 2)"},
                      {"num_filter", "17"}}, shape, 3});
-  // A panel of weights' gradients for each thread, and more.
+  for (const Shape& shape : {Shape{3, 34, 3, 3}, Shape{2, 34, 1, 2}})  // whole maps
+    cases.push_back({"_alexnet_convolution", {{"kernel", "(3, 3)"}, {"pad", "(1, 1)"},
+                     {"num_filter", "40"}, {"num_group", "2"}, {"act_type", "relu"}}, shape, 3});
+  // A panel of weights' values and of their gradients for each thread, and more.
   for (const char* kernel : {"(3, 3)", "(5, 5)"})
     cases.push_back({"_alexnet_convolution", {{"kernel", kernel}, {"pad", "(1, 2)"},
                      {"num_filter", "200"}, {"num_group", "2"}}, {3, 198, 6, 7}, 3});

@@ -94,7 +94,15 @@ def test_larger_kernels_with_a_stride_are_right(size, stride, side, pad):
 
 @pytest.mark.parametrize("channels, filters, num_group", [(1, 1, 1), (17, 33, 1), (48, 10, 2)])
 @pytest.mark.parametrize(
-    "size, pad", [((7, 7), (2, 2)), ((27, 27), (4, 1)), ((9, 20), (2, 2)), ((31, 8), (4, 1))]
+    "size, pad",
+    [
+        ((7, 7), (2, 2)),
+        ((6, 7), (2, 2)),
+        ((7, 7), (2, 1)),
+        ((27, 27), (4, 1)),
+        ((9, 20), (2, 2)),
+        ((31, 8), (4, 1)),
+    ],
 )
 def test_fourier_is_right_and_nearly_as_exact_as_plain_sums(
     channels, filters, num_group, size, pad
@@ -104,6 +112,17 @@ def test_fourier_is_right_and_nearly_as_exact_as_plain_sums(
     right = expected(*values, pad=pad, num_group=num_group)
     for ours, exact, most in zip(found, right, (6e-7, 6e-7, 6e-7, TOLERANCE)):
         assert np.abs(ours - exact).max() <= most * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("images, channels, filters", [(1, 1, 1), (3, 17, 33), (70, 64, 128)])
+@pytest.mark.parametrize("size", [(3, 3), (1, 2), (3, 1)])
+def test_whole_maps_are_nearly_as_exact_as_plain_sums(images, channels, filters, size, groups):
+    pad = (1, 1)
+    values = draw(images, channels * groups, size, filters * groups, 3, pad, groups)
+    found = layer(*values, pad=pad, num_group=groups)
+    for ours, exact in zip(found, expected(*values, pad=pad, num_group=groups)):
+        assert np.abs(ours - exact).max() <= 6e-7 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("relu", [{}, {"act_type": "relu"}])
