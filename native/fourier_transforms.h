@@ -228,10 +228,10 @@ struct TransformTilesByFourier {
   static INLINED void run_at(const Step& step) {
     const int size = outputs_of_tile(T, side);
     for (int64_t t = 0; t < step.tiles; ++t) {
-      if (t + 1 < step.tiles)
+      const float* const next = step.values.data + t * step.next + step.ahead(t);
+      if (step.next > 0)
         for (int value = 0; value < fourier_values(T); ++value)
-          __builtin_prefetch(
-              step.values.data + (t + 1) * step.next + value * step.values.column_stride, 1);
+          __builtin_prefetch(next + value * step.values.column_stride, 1);
       for (int64_t lane = 0; lane < kLanes; lane += sizeof(Vector) / sizeof(float)) {
         View map = step.map.from(t / step.tiles_per_row * size, t % step.tiles_per_row * size);
         map.data += lane;

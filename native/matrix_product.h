@@ -66,8 +66,10 @@ void pack_transposed(const View& b, int64_t depth, int64_t width, int64_t column
       [&](int64_t i, int64_t p) INLINED_LAMBDA { panel[p * columns + i] = *b.at(p, i); });
 }
 
+const int64_t kStreams = 8;  // of memory that are read at a time, which is faster than one
+
 // The block of b in panels without gaps, the last one with zeros at the end. Rows of b, or its
-// columns, are without gaps: they are read in long stretches, and the next is fetched meanwhile,
+// columns, are without gaps: they are read in long stretches, and the next are fetched meanwhile,
 // into the second-level cache, since rows of weights displace each other in the first.
 void pack_block(const Product& product, const Block& block, float* panels) {
   const View& b = product.b;
@@ -76,14 +78,15 @@ void pack_block(const Product& product, const Block& block, float* panels) {
     if (block.right - j < columns)
       std::fill_n(panels + (j - block.left) * block.depth, columns * block.depth, 0.0f);
   if (b.column_stride == 1) {
-    for (int64_t p = 0; p < block.depth; ++p)
-      for (int64_t j = block.left; j < block.right; j += columns) {
-        const float* const from = b.at(block.top + p, j);
-        float* const to = panels + (j - block.left) * block.depth + p * columns;
-        for (int64_t at = 0; at < columns; at += kLine)
-          __builtin_prefetch(from + b.row_stride + at, 0, 2);
-        copy_values(from, std::min(columns, block.right - j), product.round, to);
-      }
+    for (int64_t top = 0; top < block.depth; top += kStreams)
+      for (int64_t j = block.left; j < block.right; j += columns)
+        for (int64_t p = top; p < std::min(top + kStreams, block.depth); ++p) {
+          const float* const from = b.at(block.top + p, j);
+          for (int64_t at = 0; at < columns; at += kLine)
+            __builtin_prefetch(from + kStreams * b.row_stride + at, 0, 2);
+          copy_values(from, std::min(columns, block.right - j), product.round,
+                      panels + (j - block.left) * block.depth + p * columns);
+        }
   } else {
     for (int64_t j = block.left; j < block.right; j += columns) {
       float* const to = panels + (j - block.left) * block.depth;

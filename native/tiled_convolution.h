@@ -107,7 +107,7 @@ void transform_output_gradients(const Convolution& c, const std::vector<Part>& a
                                 const float* dy, const float* y, int64_t g,
                                 const PointMatrices& gradients, float* dbias) {
   static thread_local std::vector<float> buffer;
-  buffer.assign(all.size() * padded(c.filters), 0.0f);
+  buffer.resize(all.size() * padded(c.filters));
   std::vector<float>& sums = buffer;  // in a lambda, `buffer` would be the thread's own
   for_each_part(all, c.filters, [&](const Part& part, int64_t first) {
     const Window& w = output_window(c, part);
@@ -117,9 +117,10 @@ void transform_output_gradients(const Convolution& c, const std::vector<Part>& a
       rows_to_lanes(GradientRows{{dy + at, map}, {c.relu ? y + at : nullptr, map}}, channels, n,
                     w.at(row, 0));
     });
-    float* const sum = &sums[(&part - &all[0]) * padded(c.filters) + first];
+    float total[kLanes] = {};
     for (int64_t i = 0; i < w.rows * w.columns; ++i)
-      for (int64_t l = 0; l < kLanes; ++l) sum[l] += w.elements.data[i * kLanes + l];
+      for (int64_t l = 0; l < kLanes; ++l) total[l] += w.elements.data[i * kLanes + l];
+    std::copy_n(total, kLanes, &sums[(&part - &all[0]) * padded(c.filters) + first]);
     transform_part(c, Step::kOutputGradients, part, w, gradients, first);
   });
   for (size_t p = 0; p < all.size(); ++p)

@@ -267,21 +267,22 @@ struct Step {
   int64_t tiles, tiles_per_row;
   View map;                                       // or the kernel; an element is 16 channels
   View values;                                    // of the first tile, at pairs of points
-  int64_t next;                                   // from a tile's values to the next one's
+  int64_t next;  // from a tile's values to the next one's, 0 of a kernel
+  // From tile t's values to those that come next. Those of the next 16 channels follow the last.
+  int64_t ahead(int64_t t) const { return t + 1 < tiles ? next : kLanes; }
 };
 
 template <typename Vector, int side, int down, int across>
 INLINED void transform_tiles(const Step& step) {
   const int rows = outputs_of_tile(down, side), columns = outputs_of_tile(across, side);
-  const bool of_inputs = step.kind == Step::kInputs || step.kind == Step::kInputGradients;
   for (int64_t t = 0; t < step.tiles; ++t) {
-    View map = step.map.from(t / step.tiles_per_row * rows, t % step.tiles_per_row * columns);
-    if (is_whole_map(down) && of_inputs) map = map.from(1, 1);  // without the padding
+    const View map =
+        step.map.from(t / step.tiles_per_row * rows, t % step.tiles_per_row * columns);
     View values = step.values;
     values.data += t * step.next;
-    if (t + 1 < step.tiles)
+    if (step.next > 0)
       for (int i = 0; i < down; ++i)
-        for (int j = 0; j < across; ++j) __builtin_prefetch(values.at(i, j) + step.next, 1);
+        for (int j = 0; j < across; ++j) __builtin_prefetch(values.at(i, j) + step.ahead(t), 1);
     switch (step.kind) {
       case Step::kInputs:
         transform<Interpolate<down>, Interpolate<across>, Vector>(map, values);
