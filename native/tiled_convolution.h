@@ -1,7 +1,7 @@
 // Convolution of (N, C, H, W) arrays, and its gradients, in three steps:
 // 1. to points: tiles of images' maps, or kernels, become values at pairs of points
 //    (winograd_transforms.h), or at frequencies (fourier_transforms.h), called points here, too;
-// 2. products: a matrix product for each pair of points, of which there are 25 to 253;
+// 2. products: a matrix product for each pair of points, of which there are 16 to 253;
 // 3. to maps: the products' values become maps, or kernels, again.
 // The values of many tiles are a matrix for each pair of points, with a tile in each row and a
 // channel in each column; those of the weights have a channel in each row and a filter in each

@@ -190,10 +190,8 @@ def _native_layer(node, weights, output, for_training, first, in_tiles):
     if node.op == "FullyConnected" and said == {"num_hidden"}:
         return _FULLY_CONNECTED
     if node.op == "Convolution" and said <= {"kernel", "num_filter", "num_group", "pad", "stride"}:
-        groups = int(settings.get("num_group", 1))
-        strides = ast.literal_eval(settings.get("stride", "(1, 1)"))
         pays = _amx_pays if in_tiles else _winograd_pays
-        if not pays(weights[0], groups, output, strides, for_training):
+        if not pays(weights[0], output, settings, for_training):
             return None
         if for_training and "stride" in said:
             return _FIRST_CONVOLUTION if first else None
@@ -206,33 +204,42 @@ def said_of(settings: dict) -> set:
     return {key for key, value in settings.items() if value not in _DEFAULTS.get(key, ())}
 
 
-def _winograd_pays(weight, groups, output, strides, for_training):
+def _winograd_pays(weight, output, settings, for_training):
     """Whether Winograd's method is the faster one (measured: benchmarks/NOTES.md), for these shapes
-    of a convolution's weight and output, groups of channels, and strides (rows, columns).
+    of a convolution's weight and output, and its settings.
     """
+    groups, strides = int(settings.get("num_group", 1)), _pair(settings, "stride", 1)
     if not _can_be_ours(weight, output, strides):
         return False
     filters, channels, *kernel = weight
     images, _, *size = output
     side, places = -(-kernel[0] // strides[0]), math.prod(strides)  # as native/tiled_layout.h
+    whole_map = kernel == size == [3, 3] and _pair(settings, "pad", 0) == strides == (1, 1)
     tiles = math.prod(-(-n // (8 - side)) for n in size)
     plain = math.prod(kernel) // places * math.prod(size)  # multiplications an image and weight
-    ours = math.prod(_points(n, side) for n in size)
-    of_weight = math.prod(7 if n > 6 - side else 5 for n in size)
+    ours = 16 if whole_map else math.prod(_points(n, side) for n in size)
+    of_weight = 16 if whole_map else math.prod(7 if n > 6 - side else 5 for n in size)
     fewer, more = sorted((channels * places, filters // groups))
     fits = tiles * more <= 2**18  # all values of an image in some 50 MB
-    # The weights' values take as long as so many multiplications.
-    enough = images * (plain - ours) >= (48 if for_training else 12) * of_weight
+    # A weight's value takes as long as so many multiplications.
+    of_value = (48 if for_training else 12) * (2 / 3 if whole_map else 1)
+    enough = images * (plain - ours) >= of_value * of_weight
     return fewer >= 48 and plain >= 2.2 * ours and enough and fits
 
 
-def _amx_pays(weight, groups, output, strides, for_training):
+def _amx_pays(weight, output, settings, _):
     """Whether AMX is worth it: its tiles hold 16 filters and 32 channels.
 
     Training does so without AMX, too: what it rounds does not depend on the CPU.
     """
+    groups, strides = int(settings.get("num_group", 1)), _pair(settings, "stride", 1)
     filters, channels = weight[0] // groups, weight[1] * math.prod(strides)
     return _can_be_ours(weight, output, strides) and min(filters, channels) >= 16
+
+
+def _pair(settings, name, default):
+    """A setting of two integers."""
+    return tuple(ast.literal_eval(settings.get(name, f"({default}, {default})")))
 
 
 def _can_be_ours(weight, output, strides):

@@ -282,16 +282,19 @@ def test_a_layer_without_bias_is_replaced():
     assert replaced.list_arguments() == plain.list_arguments()
 
 
-@pytest.mark.parametrize("images, side, ours", [(1, 13, True), (1, 7, False), (8, 3, True)])
+@pytest.mark.parametrize(
+    "images, side, ours", [(1, 13, True), (1, 7, False), (1, 3, False), (2, 3, True)]
+)
 def test_inference_takes_few_images_where_their_maps_are_large(images, side, ours):
     shape = (images, 64, side, side)
     replaced = use_native_operators(convolution(), shape, for_training=False)
     assert (operators(replaced) == {"c": "_alexnet_keeping_convolution"}) == ours
 
 
-def test_maps_of_3x3_are_ours_in_training_with_many_images():
-    replaced = use_native_layers(convolution(), (32, 64, 3, 3))
-    assert operators(replaced) == {"c": "_alexnet_convolution"}
+@pytest.mark.parametrize("pad, side, ours", [((1, 1), 3, True), ((0, 0), 5, False)])
+def test_whole_maps_of_3x3_are_ours_in_training(pad, side, ours):
+    replaced = use_native_layers(convolution(pad=pad), (MIN_IMAGES, 64, side, side))
+    assert (operators(replaced) == {"c": "_alexnet_convolution"}) == ours
 
 
 @pytest.mark.parametrize("images, waits", [(1, False), (MIN_IMAGES - 1, False), (MIN_IMAGES, True)])
@@ -363,7 +366,7 @@ def test_other_layers_stay_mxnets(attrs):
         (MIN_IMAGES - 1, *USUAL[1:]),
         (MIN_IMAGES, 32, 13, 13),
         (64, 64, 2, 2),
-        (MIN_IMAGES, 64, 3, 3),  # the weights' values would take most of the time
+        (MIN_IMAGES, 64, 4, 4),  # the weights' values would take most of the time
         (MIN_IMAGES, 64, 325, 325),  # 65 x 65 tiles of 64 channels: over 50 MB an image
     ],
 )
