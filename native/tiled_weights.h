@@ -33,13 +33,15 @@ WeightMatrix weight_matrix(const Convolution& c, const float* w, bool filters_in
   return {w, c.channels, c.filters, channel, filter, false};
 }
 
-const int64_t kRowsAhead = 4;  // how far ahead weights and the places of values are fetched
+// How far ahead the places of values, and weights, are fetched.
+const int64_t kRowsAhead = 4, kWeightsAhead = 8;
 
-// Of 16 columns from `first` on, if they are one behind the other.
+// Of 16 columns from `first` on, if they are one behind the other: into the second-level cache,
+// since more of them are on their way at a time than the first can wait for.
 void fetch_kernels(const WeightMatrix& w, int64_t row, int64_t first) {
   if (!w.filters_in_rows || row >= w.rows) return;
   const float* const from = w.data + row * w.row_stride + first * w.column_stride;
-  for (int64_t i = 0; i < kLanes * w.column_stride; i += kLine) __builtin_prefetch(from + i);
+  for (int64_t i = 0; i < kLanes * w.column_stride; i += kLine) __builtin_prefetch(from + i, 0, 2);
 }
 
 // To points: 16 columns from `first` on.
@@ -51,7 +53,7 @@ void transform_columns(const Convolution& c, const WeightMatrix& w, int64_t firs
     if (many < kLanes || c.stride > 1) std::fill_n(kernel, kMostElements * kLanes, 0.0f);
     if (c.stride == 1) {
       const float* const from = w.data + row * w.row_stride + first * w.column_stride;
-      fetch_kernels(w, row + kRowsAhead, first);
+      fetch_kernels(w, row + kWeightsAhead, first);
       const PlainRows<const float> rows = {from, w.column_stride};
       rows_to_lanes(rows, many, c.kernel * c.kernel, kernel);
     } else {
