@@ -83,9 +83,9 @@ struct Convolution {
     return by_fourier() ? fourier_values(most) : points(0) * points(1);
   }
   int64_t tiles(int i) const { return large[i] + small[i]; }
-  // What tiles have of the padding, and how many more inputs than outputs in a direction.
-  int64_t padding(int i) const { return most == kPointsOfMap ? 0 : pad[i]; }
-  int64_t more_inputs() const { return most == kPointsOfMap ? 0 : side - 1; }
+  // Whether tiles of inputs have the padding; what a direction has more of them than of outputs.
+  bool tiles_have_padding() const { return most != kPointsOfMap; }
+  int64_t more_inputs() const { return tiles_have_padding() ? side - 1 : 0; }
   // The first output of a tile of a column or a row; also of the one after the last.
   int64_t start(int i, int64_t tile) const {
     const int64_t first = tile * outputs_of(most);
@@ -146,9 +146,10 @@ int64_t panel_width() { return std::max(kLanes, 2 * best_kernel().width); }
 int64_t panels_of(int64_t columns) { return in_blocks(columns, panel_width()); }
 
 // A window of 16 channels' maps with the channels innermost; it may reach beyond the maps. Rows and
-// columns of inputs are counted with the padding.
+// columns of inputs are counted with the padding, if the window has it.
 struct Window {
   int64_t top, rows, columns;
+  bool has_padding = true;
   std::vector<float> buffer;
   View elements;  // each of 16 channels
   float* at(int64_t row, int64_t column) const { return elements.at(row - top, column); }
@@ -177,19 +178,21 @@ INLINED void for_each_row(const Convolution& c, const Window& w, Work work) {
 // Calls work(channel, row, column, n, map, stride) for the window's part of each row of every
 // `step`-th of up to 16 channels of the input, from `first` on; `map` is where the array has the
 // first of the n elements, `stride` how far apart they are, x the maps of an image and a group. All
-// rows are one if they are without gaps in both.
+// rows are one if they are without gaps in both and all channels are taken at once.
 template <typename Float, typename Work>
 INLINED void for_each_input_row(const Convolution& c, const Window& w, Float* x, int64_t first,
                                 int64_t step, Work work) {
   const int64_t s = c.stride, bottom = w.top + w.rows;
-  if (s == 1 && c.padding(0) == 0 && c.padding(1) == 0 && w.columns == c.in[1])
+  const int64_t pad[2] = {w.has_padding ? c.pad[0] : 0, w.has_padding ? c.pad[1] : 0};
+  const bool whole_rows = s == 1 && pad[0] == 0 && pad[1] == 0 && w.columns == c.in[1];
+  if (whole_rows && step == kLanes)
     return work(0, w.top, 0, (std::min(c.in[0], bottom) - w.top) * w.columns,
                 x + (first * c.in[0] + w.top) * w.columns, s);
   const auto reach = [s](int64_t n) { return n > 0 ? (n + s - 1) / s : 0; };
   for (int64_t row = w.top; row < bottom; ++row)
     for (int64_t l = 0; l < std::min(kLanes, c.channels - first); l += step) {
       const int64_t map = (first + l) / (s * s), place = (first + l) % (s * s);
-      const int64_t down = s * row + place / s - c.padding(0), right = place % s - c.padding(1);
+      const int64_t down = s * row + place / s - pad[0], right = place % s - pad[1];
       if (down < 0 || down >= c.in[0]) continue;
       const int64_t left = reach(-right);
       const int64_t n = std::min(w.columns, reach(c.in[1] - right)) - left;
@@ -232,7 +235,9 @@ void for_each_part(const std::vector<Part>& all, int64_t channels, const Work& w
 
 Window& input_window(const Convolution& c, const Part& part) {
   const int64_t top = c.start(0, part.top), bottom = c.start(0, part.top + part.rows);
-  return window(top, bottom - top + c.more_inputs(), c.start(1, c.tiles(1)) + c.more_inputs());
+  Window& w = window(top, bottom - top + c.more_inputs(), c.start(1, c.tiles(1)) + c.more_inputs());
+  w.has_padding = c.tiles_have_padding();
+  return w;
 }
 
 Window& output_window(const Convolution& c, const Part& part) {

@@ -23,6 +23,7 @@ extern "C" void convolve(const int64_t* sides, bool relu, const float* x, const 
     c.pad[i] = sides[6 + i];
     c.out[i] = (c.in[i] + 2 * c.pad[i] - c.kernel) / c.stride + 1;
   }
+  c.choose_method();  // as the operator does, though tiles take no method
   convolve_in_tiles(c, x, w, bias, y_out, nullptr, false);
   differentiate_in_tiles(c, dy, x, w, y, dx, dw, dbias);
 }

@@ -92,6 +92,8 @@ std::vector<Case> of_bfloat16() {
                         {"act_type", "relu"}}, shape, 3});
   cases.push_back({"_alexnet_convolution", {{"kernel", "(3, 3)"}, {"num_filter", "40"},
                    {"num_group", "2"}}, {3, 34, 13, 12}, 3});
+  cases.push_back({"_alexnet_convolution", {{"kernel", "(3, 3)"}, {"pad", "(1, 1)"},
+                   {"num_filter", "40"}}, {3, 34, 3, 3}, 3});
   for (const Shape& shape : {Shape{1, 1, 11, 11}, Shape{3, 3, 31, 44}})
     cases.push_back({"_alexnet_first_convolution",
                      {{"kernel", "(11, 11)"}, {"stride", "(4, 4)"}, {"pad", "(2, 3)"},
