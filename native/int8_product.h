@@ -17,8 +17,9 @@
 #include "product.h"
 #include "variants.h"
 
-#if defined(HAS_VARIANTS) && !defined(ALEXNET_NO_VNNI)  // binutils 2.36
+#if defined(HAS_AVX512) && !defined(ALEXNET_NO_VNNI)  // binutils 2.36
 #define HAS_VNNI
+#include <cpuid.h>
 #endif
 
 namespace {
@@ -214,10 +215,15 @@ bool vnni_is_wanted() {
 }
 
 #ifdef HAS_VNNI
+// GCC before 11 does not know its name.
+bool has_avx_vnni() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
+}
+
 const bool kVnni512 =
     kVariant == kAvx512 && vnni_is_wanted() && __builtin_cpu_supports("avx512vnni");
-const bool kVnni256 =
-    kVariant != kBaseline && vnni_is_wanted() && __builtin_cpu_supports("avxvnni");
+const bool kVnni256 = kVariant != kBaseline && vnni_is_wanted() && has_avx_vnni();
 #endif
 
 Int8Kernel best_int8_kernel() {

@@ -190,9 +190,13 @@ AVX2 void multiply_tile_avx2(const Tile& tile, int64_t thirds, int vectors) {
   multiply_thirds<Floats8, 2>(tile, thirds, vectors);
 }
 
-typedef float Floats16 __attribute__((vector_size(64)));  // there are twice as many registers
+#ifdef HAS_AVX512
+typedef float Floats16 __attribute__((vector_size(64)));
+#else
+typedef Floats8 Floats16;
+#endif
 AVX512 void multiply_tile_avx512(const Tile& tile, int64_t thirds, int vectors) {
-  multiply_thirds<Floats16, 4>(tile, thirds, vectors);
+  multiply_thirds<Floats16, 4>(tile, thirds, vectors);  // there are twice as many registers
 }
 
 template <typename Body, typename... Arguments>

@@ -1,5 +1,9 @@
 """MXNet's int8 networks by operators of ours: which layers, and that they say the same."""
 
+import os
+import shlex
+import subprocess
+
 import mxnet as mx
 import numpy as np
 import pytest
@@ -195,7 +199,15 @@ def test_ours_are_used_where_the_cpu_has_instructions_for_them(isa):
     code += "; print(native.has_int8(), cpus.has_int8())"
     result = run_script("-c", code, DNNL_MAX_CPU_ISA=isa)
     ours, mxnets = result.stdout.split()
-    assert ours == mxnets, result.stderr
+    assert ours == (mxnets if assembler_knows_vnni() else "False"), result.stderr
+
+
+def assembler_knows_vnni():
+    """Whether binutils is 2.36 or later: before, the library has no instructions for int8."""
+    command = [*shlex.split(os.environ.get("CXX") or "g++"), "-c", "-x", "assembler", "-"]
+    text = "{vex} vpdpbusd %ymm0, %ymm1, %ymm2\n"
+    done = subprocess.run([*command, "-o", os.devnull], input=text, text=True, capture_output=True)
+    return done.returncode == 0
 
 
 def test_threads_and_batches_change_nothing(monkeypatch):
