@@ -17,7 +17,7 @@
 #include "product.h"
 #include "variants.h"
 
-#if defined(HAS_AVX512) && !defined(ALEXNET_NO_VNNI)  // binutils 2.36
+#if defined(HAS_VARIANTS) && !defined(ALEXNET_NO_VNNI)  // binutils 2.36
 #define HAS_VNNI
 #include <cpuid.h>
 #endif

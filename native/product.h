@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "variants.h"
@@ -24,16 +23,20 @@ float* aligned(std::vector<float>* buffer, int64_t size) {
   return reinterpret_cast<float*>((start + line - 1) / line * line);
 }
 
+// A vector at any place. By memcpy GCC 9 would copy it in pieces of 16 bytes.
+template <typename Vector>
+struct __attribute__((packed, may_alias)) Unaligned {
+  Vector vector;
+};
+
 template <typename Vector>
 INLINED Vector load(const float* from) {
-  Vector vector;
-  std::memcpy(&vector, from, sizeof(Vector));
-  return vector;
+  return reinterpret_cast<const Unaligned<Vector>*>(from)->vector;
 }
 
 template <typename Vector>
 INLINED void store(const Vector& vector, float* to) {
-  std::memcpy(to, &vector, sizeof(Vector));
+  reinterpret_cast<Unaligned<Vector>*>(to)->vector = vector;
 }
 
 // Past the caches, for what is not read soon: a plain store of a cache line reads it first. `to` is
@@ -190,13 +193,9 @@ AVX2 void multiply_tile_avx2(const Tile& tile, int64_t thirds, int vectors) {
   multiply_thirds<Floats8, 2>(tile, thirds, vectors);
 }
 
-#ifdef HAS_AVX512
-typedef float Floats16 __attribute__((vector_size(64)));
-#else
-typedef Floats8 Floats16;
-#endif
+typedef float Floats16 __attribute__((vector_size(64)));  // there are twice as many registers
 AVX512 void multiply_tile_avx512(const Tile& tile, int64_t thirds, int vectors) {
-  multiply_thirds<Floats16, 4>(tile, thirds, vectors);  // there are twice as many registers
+  multiply_thirds<Floats16, 4>(tile, thirds, vectors);
 }
 
 template <typename Body, typename... Arguments>

@@ -15,12 +15,7 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAS_VARIANTS
 #define AVX2 __attribute__((target("avx2,fma")))
-#ifdef ALEXNET_NO_AVX512  // GCC 9 makes moves of it that no assembler takes
-#define AVX512 AVX2
-#else
-#define HAS_AVX512
 #define AVX512 __attribute__((target("avx512vl,fma")))
-#endif
 #else  // no such variants
 #define AVX2
 #define AVX512
@@ -37,9 +32,7 @@ Variant best_variant() {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (!avx2 || isa == "SSE41" || isa == "AVX") return kBaseline;
-#ifdef HAS_AVX512
   if (isa.compare(0, 4, "AVX2") != 0 && __builtin_cpu_supports("avx512vl")) return kAvx512;
-#endif
   return kAvx2;
 #else
   return kBaseline;

@@ -175,9 +175,9 @@ def _compile(compiler, path):
     sources = [_SOURCE, os.path.join(package, "src", "lib_api.cc")]
     command = [*compiler, *_FLAGS, f"-I{package}/include", "-o", path, *sources]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    # What binutils before 2.35 and 2.36 do not know is left out, and what GCC 9 gets wrong.
-    unknown = {"tile": "AMX", "vpdpbusd": "VNNI", "vmovdqu": "AVX512"}
-    without = [f"-DALEXNET_NO_{name}" for word, name in unknown.items() if word in done.stderr]
+    # What binutils before 2.35 and 2.36 do not know is left out.
+    unknown = {"tile": "-DALEXNET_NO_AMX", "vpdpbusd": "-DALEXNET_NO_VNNI"}
+    without = [flag for word, flag in unknown.items() if word in done.stderr]
     if done.returncode and without:
         command += without
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
