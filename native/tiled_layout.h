@@ -83,7 +83,7 @@ struct Convolution {
     return by_fourier() ? fourier_values(most) : points(0) * points(1);
   }
   int64_t tiles(int i) const { return large[i] + small[i]; }
-  // Whether tiles of inputs have the padding; what a direction has more of them than of outputs.
+  // Whether a tile's inputs include the padding; how many inputs more than outputs a window has.
   bool tiles_have_padding() const { return most != kPointsOfMap; }
   int64_t more_inputs() const { return tiles_have_padding() ? side - 1 : 0; }
   // The first output of a tile of a column or a row; also of the one after the last.

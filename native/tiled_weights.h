@@ -33,7 +33,7 @@ WeightMatrix weight_matrix(const Convolution& c, const float* w, bool filters_in
   return {w, c.channels, c.filters, channel, filter, false};
 }
 
-// How far ahead the places of values, and weights, are fetched.
+// How many rows ahead the places of values, and weights, are fetched.
 const int64_t kRowsAhead = 4, kWeightsAhead = 8;
 
 // Of 16 columns from `first` on, if they are one behind the other: into the second-level cache,
@@ -95,8 +95,7 @@ bool goes_by_panels(const Convolution& c, int64_t columns) {
 
 const int64_t kMostOfPanel = 384 << 10;  // values: 1.5 MB
 
-// The same of the weights' values, whose panels are larger than those of their gradients: each
-// thread reads a panel for all tiles.
+// The same of the weights' values, where a panel stays in the cache: larger ones were slower.
 bool weights_go_by_panels(const Convolution& c, const WeightMatrix& w) {
   return goes_by_panels(c, w.columns) && c.values() * w.rows * panel_width() <= kMostOfPanel;
 }

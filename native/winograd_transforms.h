@@ -40,8 +40,8 @@
 
 namespace {
 
-// Points of a tile, in a direction. The tiles of a whole map have one of their own number; by
-// Fourier's method 9 (fourier_transforms.h).
+// Points of a tile, in a direction. A tile that is a whole map has kPointsOfMap, or by Fourier's
+// method kPlacesOfMap (fourier_transforms.h).
 const int kMostPoints = 7, kFewPoints = 5, kPointsOfMap = 4, kPlacesOfMap = 9;
 const int64_t kLanes = 16;  // channels handled together
 
